@@ -1,0 +1,2 @@
+//! Types of the cluster manager's API, shared with keelctl.
+#![forbid(unsafe_code)]

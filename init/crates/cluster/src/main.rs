@@ -1,0 +1,4 @@
+//! The cluster manager: identity, certificates, settings and services of a node.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,4 @@
+//! The operator's command line.
+#![forbid(unsafe_code)]
+
+fn main() {}

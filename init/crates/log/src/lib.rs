@@ -1,0 +1,2 @@
+//! The services' output: rings, files, queries.
+#![forbid(unsafe_code)]

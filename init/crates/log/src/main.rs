@@ -1,0 +1,4 @@
+//! The services' output: rings, files, queries.
+#![forbid(unsafe_code)]
+
+fn main() {}

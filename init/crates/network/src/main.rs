@@ -1,0 +1,4 @@
+//! Links, addresses, DHCP, time: everything the node does to get on the network.
+#![forbid(unsafe_code)]
+
+fn main() {}

@@ -1,0 +1,2 @@
+//! Authorities, certificates and kubeconfigs.
+#![forbid(unsafe_code)]

@@ -1,0 +1,4 @@
+//! PID 1: finds the root, boots by named phases, supervises services.
+#![forbid(unsafe_code)]
+
+fn main() {}
