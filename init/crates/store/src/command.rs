@@ -1,0 +1,126 @@
+//! What an entry of the replicated log says.
+//!
+//! A [`Command`] is everything `apply` may know: time and randomness are put into it by whoever proposes it (a lease's id
+//! and TTL, for instance), so that every member, and every replay after a crash, arrives at the same state.
+//!
+//! # Encoding
+//!
+//! ```text
+//! u8   encoding version, now 1
+//! u8   kind, see `Kind`
+//! ...  the etcd request of that kind, in etcd's own protobuf encoding (etcdserverpb)
+//! ```
+//!
+//! The body is etcd's wire format because that format is frozen by etcd's own compatibility promise: fields are only ever
+//! added, with a zero value that means what their absence meant. It is thus a better contract than one of our own, and a
+//! request is logged as it came. The consensus library's own types are never serialised: they may change with its version.
+//!
+//! Upgrade rule: a new kind, or a field that changes what an old kind means, is proposed only once every member of the
+//! cluster runs a release that knows it. A member that meets a version or kind it does not know stops with
+//! [`DecodeError`] rather than skip it, since skipping is diverging.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use keelson_etcd_api::etcdserverpb as pb;
+use prost::Message;
+
+const ENCODING_VERSION: u8 = 1;
+
+/// One deterministic change of the replicated state.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Command {
+    Put(pb::PutRequest),
+    DeleteRange(pb::DeleteRangeRequest),
+    Txn(pb::TxnRequest),
+    /// `physical` asks the member that answers to wait until the space is free; it changes no state.
+    Compact(pb::CompactionRequest),
+    /// The proposer has chosen the id (never zero) and bounded the TTL.
+    LeaseGrant(pb::LeaseGrantRequest),
+    LeaseRevoke(pb::LeaseRevokeRequest),
+    /// Remaining seconds of leases, so that a new leader does not start them from the full TTL.
+    LeaseCheckpoint(pb::LeaseCheckpointRequest),
+    Alarm(pb::AlarmRequest),
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+enum Kind {
+    Put = 1,
+    DeleteRange = 2,
+    Txn = 3,
+    Compact = 4,
+    LeaseGrant = 5,
+    LeaseRevoke = 6,
+    LeaseCheckpoint = 7,
+    Alarm = 8,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum DecodeError {
+    #[error("a log entry of {0} bytes is too short for a command")]
+    Short(usize),
+    #[error("a log entry has command encoding {0}; this release reads {ENCODING_VERSION}: run a newer release")]
+    Version(u8),
+    #[error("a log entry has command kind {0}, which this release does not know: run a newer release")]
+    Kind(u8),
+    #[error("a log entry's command of kind {kind} cannot be decoded")]
+    Body { kind: u8, #[source] source: prost::DecodeError },
+}
+
+impl Command {
+    /// Appends the encoding to `buffer`.
+    pub fn encode(&self, buffer: &mut BytesMut) {
+        fn body(buffer: &mut BytesMut, kind: Kind, message: &impl Message) {
+            buffer.reserve(2 + message.encoded_len());
+            buffer.put_u8(ENCODING_VERSION);
+            buffer.put_u8(kind as u8);
+            message.encode_raw(buffer);
+        }
+        match self {
+            Self::Put(request) => body(buffer, Kind::Put, request),
+            Self::DeleteRange(request) => body(buffer, Kind::DeleteRange, request),
+            Self::Txn(request) => body(buffer, Kind::Txn, request),
+            Self::Compact(request) => body(buffer, Kind::Compact, request),
+            Self::LeaseGrant(request) => body(buffer, Kind::LeaseGrant, request),
+            Self::LeaseRevoke(request) => body(buffer, Kind::LeaseRevoke, request),
+            Self::LeaseCheckpoint(request) => body(buffer, Kind::LeaseCheckpoint, request),
+            Self::Alarm(request) => body(buffer, Kind::Alarm, request),
+        }
+    }
+
+    pub fn encoded_len(&self) -> usize {
+        2 + match self {
+            Self::Put(request) => request.encoded_len(),
+            Self::DeleteRange(request) => request.encoded_len(),
+            Self::Txn(request) => request.encoded_len(),
+            Self::Compact(request) => request.encoded_len(),
+            Self::LeaseGrant(request) => request.encoded_len(),
+            Self::LeaseRevoke(request) => request.encoded_len(),
+            Self::LeaseCheckpoint(request) => request.encoded_len(),
+            Self::Alarm(request) => request.encoded_len(),
+        }
+    }
+
+    /// Decodes what [`Command::encode`] wrote; keys and values stay slices of `encoded`.
+    pub fn decode(encoded: Bytes) -> Result<Self, DecodeError> {
+        let (&version, &kind) = match (encoded.first(), encoded.get(1)) {
+            (Some(version), Some(kind)) => (version, kind),
+            _ => return Err(DecodeError::Short(encoded.len())),
+        };
+        if version != ENCODING_VERSION {
+            return Err(DecodeError::Version(version));
+        }
+        let body = encoded.slice(2..);
+        let wrap = |source| DecodeError::Body { kind, source };
+        Ok(match kind {
+            _ if kind == Kind::Put as u8 => Self::Put(Message::decode(body).map_err(wrap)?),
+            _ if kind == Kind::DeleteRange as u8 => Self::DeleteRange(Message::decode(body).map_err(wrap)?),
+            _ if kind == Kind::Txn as u8 => Self::Txn(Message::decode(body).map_err(wrap)?),
+            _ if kind == Kind::Compact as u8 => Self::Compact(Message::decode(body).map_err(wrap)?),
+            _ if kind == Kind::LeaseGrant as u8 => Self::LeaseGrant(Message::decode(body).map_err(wrap)?),
+            _ if kind == Kind::LeaseRevoke as u8 => Self::LeaseRevoke(Message::decode(body).map_err(wrap)?),
+            _ if kind == Kind::LeaseCheckpoint as u8 => Self::LeaseCheckpoint(Message::decode(body).map_err(wrap)?),
+            _ if kind == Kind::Alarm as u8 => Self::Alarm(Message::decode(body).map_err(wrap)?),
+            unknown => return Err(DecodeError::Kind(unknown)),
+        })
+    }
+}
