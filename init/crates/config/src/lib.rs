@@ -1,2 +1,36 @@
-//! Kernel command line and metadata, read into a valid NodeConfig.
+//! What a node was told, and what is meant by it.
+//!
+//! Two types, because they answer two questions. [`RawConfig`] is what was written, value by value, each with the
+//! [`Source`] that said it. [`NodeConfig`] is what is meant: valid by construction, immutable, no I/O left in it.
+//! Between them lie the merge (first hit wins per field, in the order of [`Origin`]) and the validation, which reports
+//! every fault and not only the first.
+//!
+//! The parsers take bytes and never touch the machine. They sit behind the feature `sources`, which only keelson-exec
+//! turns on: PID 1 links the types alone.
+//!
+//! Secrets never enter [`NodeConfig`]. They travel in [`Secrets`], which has no `Serialize` and prints nothing.
 #![forbid(unsafe_code)]
+
+mod error;
+pub mod network_state;
+mod node;
+mod raw;
+mod secret;
+mod source;
+
+pub use error::{ConfigError, ConfigErrors};
+pub use node::{
+    AddressMethod, Bond, ClusterConfig, Component, HttpProxy, LinkConfig, LinkSelector, MacAddress, NetworkConfig,
+    NodeConfig, Oidc, OperatorKey, Peers, RegistryMirror, Role, StateSelection, StaticAddressing, Taint, TaintEffect,
+    Vlan,
+};
+pub use raw::{RawAddressing, RawConfig, RawLink, Said};
+pub use secret::{RegistryCredential, Secret, Secrets};
+pub use source::{Origin, Source};
+
+/// Where PID 1 writes the [`NodeConfig`] for every other process.
+pub const NODE_CONFIG_PATH: &str = "/run/keelson/config/node.json";
+/// Where PID 1 writes the join token, mode 0600, only if one was given. keelson-cluster unlinks it after the join.
+pub const TOKEN_PATH: &str = "/run/keelson/config/token";
+/// Where PID 1 writes the clock floor: seconds since the epoch, decimal. Nothing sets the clock below it.
+pub const CLOCK_FLOOR_PATH: &str = "/run/keelson/config/clock-floor";

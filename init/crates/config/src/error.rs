@@ -1,0 +1,51 @@
+//! What is wrong with a configuration, said so that it can be corrected: source, field, fault, what is allowed.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+use crate::source::Source;
+
+/// One fault. Values of secret fields are never part of it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub struct ConfigError {
+    /// Absent when the fault is that nobody said the field.
+    pub source_said: Option<Source>,
+    /// The field as the source spells it: `keelson.role`, `ip`, `spec.role`.
+    pub field: String,
+    /// What is wrong, a clause: `"master" is not a role`.
+    pub problem: String,
+    /// What would be right, a clause: `control-plane or worker`.
+    pub allowed: String,
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.source_said {
+            // The source of a document's value already names the field.
+            Some(source @ Source { field: Some(_), .. }) => write!(f, "{source}: {}", self.problem)?,
+            Some(source) => write!(f, "{source}, {}: {}", self.field, self.problem)?,
+            None => write!(f, "{}: {}", self.field, self.problem)?,
+        }
+        if !self.allowed.is_empty() {
+            write!(f, "; allowed: {}", self.allowed)?;
+        }
+        Ok(())
+    }
+}
+
+/// Every fault that was found; never empty.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+pub struct ConfigErrors(pub Vec<ConfigError>);
+
+impl fmt::Display for ConfigErrors {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, error) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(f, "{error}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,116 @@
+//! Settings that concern Kubernetes. They apply where the cluster is founded; a node that joins gets the cluster's.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
+
+use ipnet::{IpNet, Ipv4Net};
+use serde::{Deserialize, Serialize};
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct ClusterConfig {
+    pub pod_cidr: IpNet,
+    pub service_cidr: IpNet,
+    pub cluster_domain: String,
+    /// Inside `service_cidr`: the tenth address unless another was said.
+    pub dns_address: IpAddr,
+    /// Names and addresses that the API server's certificate carries in addition.
+    pub extra_sans: Vec<String>,
+    /// Flags by component, without the leading dashes.
+    pub extra_arguments: BTreeMap<Component, BTreeMap<String, String>>,
+    pub oidc: Option<Oidc>,
+}
+
+impl Default for ClusterConfig {
+    fn default() -> Self {
+        Self {
+            pod_cidr: IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
+            service_cidr: IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16)),
+            cluster_domain: "cluster.local".to_owned(),
+            dns_address: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
+            extra_sans: Vec::new(),
+            extra_arguments: BTreeMap::new(),
+            oidc: None,
+        }
+    }
+}
+
+/// A Kubernetes component that takes extra arguments.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Component {
+    KubeApiserver,
+    KubeControllerManager,
+    KubeScheduler,
+    Kubelet,
+    KubeProxy,
+}
+
+impl Component {
+    pub const ALL: [Self; 5] =
+        [Self::KubeApiserver, Self::KubeControllerManager, Self::KubeScheduler, Self::Kubelet, Self::KubeProxy];
+
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::KubeApiserver => "kube-apiserver",
+            Self::KubeControllerManager => "kube-controller-manager",
+            Self::KubeScheduler => "kube-scheduler",
+            Self::Kubelet => "kubelet",
+            Self::KubeProxy => "kube-proxy",
+        }
+    }
+}
+
+impl fmt::Display for Component {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Taint {
+    pub key: String,
+    pub value: String,
+    pub effect: TaintEffect,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TaintEffect {
+    NoSchedule,
+    PreferNoSchedule,
+    NoExecute,
+}
+
+/// Where containerd pulls instead of a registry's own host. Credentials are in [`crate::Secrets`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RegistryMirror {
+    /// The registry as images name it, for instance `docker.io`.
+    pub registry: String,
+    /// URLs, tried in order, before the registry itself.
+    pub endpoints: Vec<String>,
+    /// Whether an endpoint's path replaces `/v2`.
+    pub override_path: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HttpProxy {
+    /// URLs without credentials.
+    pub http: Option<String>,
+    pub https: Option<String>,
+    pub no_proxy: Vec<String>,
+}
+
+/// kube-apiserver's OpenID Connect authenticator.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Oidc {
+    pub issuer_url: String,
+    pub client_id: String,
+    pub username_claim: String,
+    pub username_prefix: String,
+    pub groups_claim: Option<String>,
+    pub groups_prefix: String,
+    pub required_claims: BTreeMap<String, String>,
+    /// PEM; the system's certificates if absent.
+    pub certificate_authority: Option<String>,
+}
