@@ -1,2 +1,44 @@
-//! Types of the cluster manager's API, shared with keelctl.
+//! Types of keelson-cluster's API, shared by the server and keelctl.
+//!
+//! Everything that goes over port 6400 (and over the same API's root-only unix socket) is a type of this crate, and the
+//! OpenAPI document is made from these types, so that the document, the server and the client cannot tell different stories.
+//!
+//! Rules that hold for all of it:
+//! - the version is the first element of the path ([`VERSION`]); within a version, fields are added and never change their
+//!   meaning, so that a keelctl and a node of different releases understand each other
+//! - requests refuse unknown fields, answers tolerate them: an operator's typing mistake is told, a newer node is not a fault
+//! - times are RFC 3339 in UTC, names of fields are in camelCase as Kubernetes writes them
+//! - every refusal is an [`ErrorBody`] that names the field it is about
 #![forbid(unsafe_code)]
+
+pub mod boots;
+pub mod error;
+pub mod logs;
+pub mod nodes;
+pub mod openapi;
+pub mod operators;
+pub mod paths;
+pub mod power;
+pub mod proof;
+pub mod services;
+pub mod status;
+
+pub use boots::{Boot, BootList};
+pub use error::{ErrorBody, ErrorCode};
+pub use logs::LogQuery;
+pub use nodes::{Node, NodeList};
+pub use operators::{
+    Certificate, CertificateRequest, Challenge, KubeconfigMaterial, KubeconfigRequest, PublicAuthority,
+};
+pub use power::{PowerAccepted, PowerRequest};
+pub use services::{Service, ServiceList, ServiceState};
+pub use status::{Condition, ConditionStatus, Phase, Status, Versions};
+
+/// The first element of every path.
+pub const VERSION: &str = "v1";
+
+/// The port on which a node's API answers.
+pub const PORT: u16 = 6400;
+
+/// The organisation that marks an operator's client certificate, here and in kubeconfigs.
+pub const OPERATORS: &str = "keelson:operators";

@@ -1,0 +1,71 @@
+//! How the API says no.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The body of every answer whose status is not 2xx.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ErrorBody {
+    pub code: ErrorCode,
+    /// One sentence for a person, with the cause and, where there is one, the remedy.
+    pub message: String,
+    /// The field of the request (a path such as `csr`, or a parameter's name) that the refusal is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+}
+
+/// The kinds of refusal a program can act on.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ErrorCode {
+    /// 401: no operator's certificate was shown, or a proof does not hold.
+    Unauthenticated,
+    /// 400: the request cannot be understood; `field` says where.
+    Invalid,
+    /// 404
+    NotFound,
+    /// 405
+    MethodNotAllowed,
+    /// 413
+    TooLarge,
+    /// 429: too many attempts; the `Retry-After` header says when to try again.
+    TooManyRequests,
+    /// 503: a part of the node that the answer needs does not answer yet.
+    Unavailable,
+    /// 504: a part of the node took longer than the deadline.
+    Timeout,
+    /// 500
+    Internal,
+    /// A code of a newer release.
+    #[serde(other)]
+    Unknown,
+}
+
+impl ErrorCode {
+    /// The HTTP status that goes with the code.
+    pub const fn status(self) -> u16 {
+        match self {
+            Self::Unauthenticated => 401,
+            Self::Invalid => 400,
+            Self::NotFound => 404,
+            Self::MethodNotAllowed => 405,
+            Self::TooLarge => 413,
+            Self::TooManyRequests => 429,
+            Self::Unavailable => 503,
+            Self::Timeout => 504,
+            Self::Internal | Self::Unknown => 500,
+        }
+    }
+}
+
+impl ErrorBody {
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        Self { code, message: message.into(), field: None }
+    }
+
+    /// A refusal of one field of the request.
+    pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
+        Self { code: ErrorCode::Invalid, message: message.into(), field: Some(field.into()) }
+    }
+}

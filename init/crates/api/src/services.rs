@@ -1,0 +1,48 @@
+//! The services that PID 1 supervises.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ServiceList {
+    pub services: Vec<Service>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Service {
+    pub name: String,
+    pub state: ServiceState,
+    /// What it waits for, or why it is where it is, in plain words; empty when there is nothing to say.
+    #[serde(default)]
+    pub reason: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// How often it was started again in this boot.
+    pub restarts: u32,
+    /// Seconds since it entered its state.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub seconds_in_state: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ServiceState {
+    /// Its conditions for starting are not met yet.
+    Waiting,
+    /// It runs and has not said that it is ready.
+    Starting,
+    Ready,
+    /// It ended, and is started again after a pause.
+    Backoff,
+    Stopping,
+    Stopped,
+    /// A one-shot that has done its work.
+    Done,
+    /// It ended too often, or for a reason that a restart does not mend.
+    Failed,
+    /// A state of a newer release.
+    #[serde(other)]
+    Unknown,
+}

@@ -1,0 +1,84 @@
+//! What a node says of itself, so that "why is this node not Ready?" has an answer in plain words.
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+/// The node that was asked. It answers before the store and Kubernetes do.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Status {
+    pub name: String,
+    /// `control-plane` or `worker`.
+    pub role: String,
+    pub phase: Phase,
+    /// Whether everything that this node is there for works.
+    pub ready: bool,
+    pub addresses: Vec<String>,
+    /// The address at which Kubernetes' API answers, once it is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub api_server: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cluster_id: Option<String>,
+    pub versions: Versions,
+    /// In the order in which one depends on the other: the first that is not true is the reason for those behind it.
+    pub conditions: Vec<Condition>,
+}
+
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Versions {
+    pub keelson: String,
+    pub kubernetes: String,
+    pub kernel: String,
+}
+
+/// How far the node has come.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum Phase {
+    /// The node's identity and certificates are being made or read.
+    Starting,
+    /// The cluster's store is starting.
+    StartingStore,
+    /// Kubernetes' components are starting.
+    StartingKubernetes,
+    Ready,
+    /// It was ready in this boot and something no longer works.
+    Degraded,
+    /// A reboot or power-off has been asked for.
+    ShuttingDown,
+    /// A phase of a newer release.
+    #[serde(other)]
+    Unknown,
+}
+
+/// One thing that must be true for the node to be ready.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Condition {
+    /// A name in CamelCase for programs, such as `NetworkUp` or `StoreServing`.
+    #[serde(rename = "type")]
+    pub kind: String,
+    pub status: ConditionStatus,
+    /// Plain words for a person: why it is not true, and what it waits for.
+    pub reason: String,
+    /// When the status last changed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub since: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum ConditionStatus {
+    True,
+    False,
+    #[serde(other)]
+    Unknown,
+}
+
+impl Status {
+    /// The first condition that is not true: the reason why the node is not ready.
+    pub fn first_unmet(&self) -> Option<&Condition> {
+        self.conditions.iter().find(|condition| condition.status != ConditionStatus::True)
+    }
+}
