@@ -1,0 +1,165 @@
+//! What `list` shows: each service's state, and why it is in it.
+
+use serde::{Deserialize, Serialize};
+
+use crate::ServiceName;
+use crate::message::ShutdownKind;
+
+/// The answer to `list`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SupervisorStatus {
+    /// The version of the applied set; 0 while only the static services are there.
+    pub set_version: u64,
+    /// Set once a shutdown has begun.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub shutting_down: Option<ShutdownKind>,
+    pub services: Vec<ServiceStatus>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceStatus {
+    pub name: ServiceName,
+    pub state: ServiceState,
+    pub desired: Desired,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub pid: Option<u32>,
+    /// How long it has been in this state.
+    pub in_state_milliseconds: u64,
+    /// `CLOCK_BOOTTIME` when its present (or last) process was started, and when that became ready.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub started_at_boottime_milliseconds: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ready_at_boottime_milliseconds: Option<u64>,
+    /// How often it was started again without being asked to.
+    pub restarts: u32,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub last_exit: Option<LastExit>,
+    /// What a waiting service waits for, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub waiting_for: Option<String>,
+    /// Why a failed service was given up, or a stopped one stopped.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+    /// `memory.current` and `cpu.stat` of its cgroup.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_microseconds: Option<u64>,
+}
+
+/// The state a service is in. The supervisor's core has the table of transitions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ServiceState {
+    /// Not wanted, nothing runs.
+    Stopped,
+    /// Wanted, its conditions do not hold yet.
+    Waiting,
+    /// Its process runs and is not ready yet.
+    Starting,
+    Ready,
+    /// Being stopped: signalled, or killed and its cgroup not yet empty.
+    Stopping,
+    /// Its process ended; it is started again when its delay is over.
+    Backoff,
+    /// A one-shot that ended well.
+    Done,
+    /// Given up; `reason` says why. Only a request or a new specification starts it again.
+    Failed,
+}
+
+/// What the supervisor was asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Desired {
+    Up,
+    Down,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LastExit {
+    pub reason: ExitReason,
+    pub milliseconds_ago: u64,
+}
+
+/// How a process ended. `Display` prints it as "exited with status 1" or "was killed by SIGKILL".
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ExitReason {
+    Exited(i32),
+    Signaled(i32),
+    /// It never ran: set-up or exec failed, with the step's name and error.
+    NotExecuted(String),
+}
+
+impl ExitReason {
+    pub fn is_success(&self) -> bool {
+        matches!(self, Self::Exited(0))
+    }
+}
+
+impl std::fmt::Display for ExitReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited(status) => write!(f, "exited with status {status}"),
+            Self::Signaled(signal) => match signal_name(*signal) {
+                Some(name) => write!(f, "was killed by {name}"),
+                None => write!(f, "was killed by signal {signal}"),
+            },
+            Self::NotExecuted(reason) => write!(f, "could not be executed: {reason}"),
+        }
+    }
+}
+
+/// The names of the signals that end processes (signal(7)).
+fn signal_name(signal: i32) -> Option<&'static str> {
+    Some(match signal {
+        1 => "SIGHUP",
+        2 => "SIGINT",
+        3 => "SIGQUIT",
+        4 => "SIGILL",
+        5 => "SIGTRAP",
+        6 => "SIGABRT",
+        7 => "SIGBUS",
+        8 => "SIGFPE",
+        9 => "SIGKILL",
+        11 => "SIGSEGV",
+        13 => "SIGPIPE",
+        14 => "SIGALRM",
+        15 => "SIGTERM",
+        31 => "SIGSYS",
+        _ => return None,
+    })
+}
+
+/// One boot, as the boot history remembers it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootRecord {
+    /// `/proc/sys/kernel/random/boot_id`
+    pub boot_id: String,
+    /// Version of the image.
+    pub version: String,
+    /// By the clock as it was then.
+    pub started_unix_seconds: u64,
+    /// Whether `mark-boot-good` was received.
+    pub good: bool,
+    /// How it ended; unknown for the present one and after a power cut.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn exit_reasons_read_as_sentences() {
+        assert_eq!(ExitReason::Exited(1).to_string(), "exited with status 1");
+        assert_eq!(ExitReason::Signaled(9).to_string(), "was killed by SIGKILL");
+        assert_eq!(ExitReason::Signaled(35).to_string(), "was killed by signal 35");
+    }
+}
