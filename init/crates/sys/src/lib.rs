@@ -16,4 +16,5 @@ pub mod memfd;
 pub mod memory;
 pub mod mount;
 pub mod power;
+pub mod process;
 pub mod watchdog;
