@@ -1,0 +1,3 @@
+module keelson/workload
+
+go 1.26.0

@@ -1,0 +1,183 @@
+// Command workload is what the tests run in pods: a server, a client and some ways to end, in one static file.
+//
+//	workload [serve]      HTTP on :8080. / answers the pod's name, /env the variable MESSAGE, /env/NAME any variable,
+//	                      /file/PATH a file of the container; /crash ends the process with exit code 7
+//	workload get URL      prints the answer; tries again for 30 s, then ends with exit code 1
+//	workload lookup NAME  prints the addresses of a host name, one a line
+//	workload cat PATH     prints a file
+//	workload echo WORD…   prints its arguments
+//	workload exit CODE    ends with that code at once
+//	workload sleep        waits for SIGTERM
+//	workload kill NAME    sends SIGKILL to the processes whose program has that name; needs the host's PID namespace
+//	workload processes    prints the arguments of all processes it can see, one process a line
+package main
+
+import (
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"syscall"
+	"time"
+)
+
+func main() {
+	arguments := append(os.Args[1:], "serve")
+	if err := run(arguments[0], os.Args[min(len(os.Args), 2):]); err != nil {
+		fmt.Fprintln(os.Stderr, "workload:", err)
+		os.Exit(1)
+	}
+}
+
+func run(command string, arguments []string) error {
+	switch command {
+	case "serve":
+		go func() {
+			waitForEnd()
+			os.Exit(0)
+		}()
+		return serve()
+	case "sleep":
+		waitForEnd()
+		return nil
+	case "processes":
+		for _, process := range processes() {
+			fmt.Println(strings.Join(process.arguments, " "))
+		}
+		return nil
+	case "echo":
+		fmt.Println(strings.Join(arguments, " "))
+		return nil
+	}
+	if len(arguments) != 1 {
+		return fmt.Errorf("%q is no command, or lacks its argument", command)
+	}
+	switch command {
+	case "get":
+		return get(arguments[0])
+	case "lookup":
+		addresses, err := net.LookupHost(arguments[0])
+		fmt.Println(strings.Join(addresses, "\n"))
+		return err
+	case "cat":
+		content, err := os.ReadFile(arguments[0])
+		os.Stdout.Write(content)
+		return err
+	case "kill":
+		return kill(arguments[0])
+	case "exit":
+		code, err := strconv.Atoi(arguments[0])
+		if err == nil {
+			os.Exit(code)
+		}
+		return err
+	}
+	return fmt.Errorf("%q is no command", command)
+}
+
+func waitForEnd() {
+	signals := make(chan os.Signal, 1)
+	signal.Notify(signals, syscall.SIGTERM, syscall.SIGINT)
+	<-signals
+}
+
+type process struct {
+	id        int
+	arguments []string
+}
+
+// Processes that end meanwhile are left out, and so are kernel threads, which have no arguments.
+func processes() []process {
+	paths, _ := filepath.Glob("/proc/[0-9]*/cmdline")
+	var found []process
+	for _, path := range paths {
+		content, err := os.ReadFile(path)
+		id, notNumber := strconv.Atoi(strings.Split(path, "/")[2])
+		if err != nil || notNumber != nil || len(content) == 0 {
+			continue
+		}
+		found = append(found, process{id, strings.Split(strings.TrimRight(string(content), "\x00"), "\x00")})
+	}
+	return found
+}
+
+func kill(name string) error {
+	killed := 0
+	for _, process := range processes() {
+		if filepath.Base(process.arguments[0]) != name {
+			continue
+		}
+		if err := syscall.Kill(process.id, syscall.SIGKILL); err != nil {
+			return err
+		}
+		killed++
+	}
+	if killed == 0 {
+		return fmt.Errorf("no process is called %s", name)
+	}
+	fmt.Println("killed", killed)
+	return nil
+}
+
+func serve() error {
+	name, err := os.Hostname()
+	if err != nil {
+		return err
+	}
+	http.HandleFunc("GET /{$}", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, name)
+	})
+	http.HandleFunc("GET /env", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprintln(w, os.Getenv("MESSAGE"))
+	})
+	http.HandleFunc("GET /env/{name}", func(w http.ResponseWriter, r *http.Request) {
+		fmt.Fprintln(w, os.Getenv(r.PathValue("name")))
+	})
+	http.HandleFunc("GET /file/{path...}", func(w http.ResponseWriter, r *http.Request) {
+		content, err := os.ReadFile("/" + r.PathValue("path"))
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusNotFound)
+			return
+		}
+		w.Write(content)
+	})
+	http.HandleFunc("GET /crash", func(http.ResponseWriter, *http.Request) {
+		os.Exit(7)
+	})
+	fmt.Println("workload: serving on :8080 as", name)
+	return http.ListenAndServe(":8080", nil)
+}
+
+func get(url string) error {
+	client := http.Client{Timeout: 5 * time.Second}
+	deadline := time.Now().Add(30 * time.Second)
+	for {
+		err := getOnce(&client, url)
+		if err == nil || time.Now().After(deadline) {
+			return err
+		}
+		time.Sleep(time.Second)
+	}
+}
+
+func getOnce(client *http.Client, url string) error {
+	answer, err := client.Get(url)
+	if err != nil {
+		return err
+	}
+	defer answer.Body.Close()
+	body, err := io.ReadAll(answer.Body)
+	if err != nil {
+		return err
+	}
+	if answer.StatusCode != http.StatusOK {
+		return fmt.Errorf("%s: %s: %s", url, answer.Status, body)
+	}
+	_, err = os.Stdout.Write(body)
+	return err
+}
