@@ -1,0 +1,147 @@
+//! What the parts of keelson-cluster share.
+//!
+//! A [`Node`] exists from the start: configuration, paths, status, what the network daemon reports. A [`Member`] exists once
+//! the node has a cluster: its identity and the authorities it signs with. Parts that need the cluster wait for it with
+//! [`Node::member`]; nothing else is global.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use keelson_config::NodeConfig;
+use keelson_config::network_state::NetworkState;
+use keelson_control::{Client, ClientError};
+use keelson_pki::{Authority, AuthorityKind, Clock, Pair};
+use time::OffsetDateTime;
+use tokio::sync::watch;
+
+use crate::authorities::Authorities;
+use crate::identity::Identity;
+use crate::paths::Paths;
+use crate::status::StatusBoard;
+
+/// How PID 1's log calls this process.
+const CLIENT_NAME: &str = "keelson-cluster";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    #[error("the request to PID 1 was interrupted")]
+    Interrupted,
+}
+
+#[derive(Debug)]
+pub struct Node {
+    pub paths: Paths,
+    pub config: NodeConfig,
+    pub status: StatusBoard,
+    /// No honest clock is before this.
+    pub clock_floor: OffsetDateTime,
+    name: String,
+    network: watch::Sender<NetworkState>,
+    member: watch::Sender<Option<Arc<Member>>>,
+}
+
+impl Node {
+    pub fn new(paths: Paths, config: NodeConfig, name: String, clock_floor: OffsetDateTime) -> Self {
+        Self {
+            paths,
+            config,
+            status: StatusBoard::default(),
+            clock_floor,
+            name,
+            network: watch::Sender::new(NetworkState::default()),
+            member: watch::Sender::new(None),
+        }
+    }
+
+    /// The name the node has or would have in a cluster.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub fn clock(&self) -> Clock {
+        Clock::system(self.clock_floor)
+    }
+
+    /// What keelson-network reported last.
+    pub fn network(&self) -> watch::Receiver<NetworkState> {
+        self.network.subscribe()
+    }
+
+    /// The node's addresses, the preferred one first; empty while there is none.
+    pub fn addresses(&self) -> Vec<IpAddr> {
+        self.network.borrow().node_addresses.clone()
+    }
+
+    pub fn set_network(&self, state: NetworkState) {
+        self.network.send_if_modified(|present| {
+            let changed = *present != state;
+            *present = state;
+            changed
+        });
+    }
+
+    /// The node as member of its cluster, as soon as it is one.
+    pub async fn member(&self) -> Arc<Member> {
+        let mut receiver = self.member.subscribe();
+        loop {
+            if let Some(member) = receiver.borrow_and_update().clone() {
+                return member;
+            }
+            // The sender is a field of this very node, so the channel cannot close while it is borrowed.
+            if receiver.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    pub fn member_now(&self) -> Option<Arc<Member>> {
+        self.member.borrow().clone()
+    }
+
+    pub fn set_member(&self, member: Arc<Member>) {
+        self.member.send_replace(Some(member));
+    }
+
+    /// Asks PID 1 something over a connection of its own.
+    pub async fn control<T, F>(&self, request: F) -> Result<T, ControlError>
+    where
+        T: Send + 'static,
+        F: FnOnce(Client) -> Result<T, ClientError> + Send + 'static,
+    {
+        let socket = self.paths.control_socket();
+        tokio::task::spawn_blocking(move || request(Client::connect(socket, CLIENT_NAME)?))
+            .await
+            .map_err(|_| ControlError::Interrupted)?
+            .map_err(ControlError::Client)
+    }
+}
+
+/// The node once it has a cluster.
+#[derive(Debug)]
+pub struct Member {
+    pub identity: Identity,
+    authorities: Authorities,
+    api_serving: watch::Sender<Arc<Pair>>,
+}
+
+impl Member {
+    pub fn new(identity: Identity, authorities: Authorities, api_serving: Pair) -> Self {
+        Self { identity, authorities, api_serving: watch::Sender::new(Arc::new(api_serving)) }
+    }
+
+    /// An authority that this node signs with. A control plane holds all of them.
+    pub fn authority(&self, kind: AuthorityKind) -> &Authority {
+        self.authorities.get(kind)
+    }
+
+    /// The certificate that the API on port 6400 serves with; it changes at each renewal and when addresses change.
+    pub fn api_serving(&self) -> watch::Receiver<Arc<Pair>> {
+        self.api_serving.subscribe()
+    }
+
+    pub fn set_api_serving(&self, pair: Pair) {
+        self.api_serving.send_replace(Arc::new(pair));
+    }
+}
