@@ -18,6 +18,7 @@
 //! the range only has to bridge the moment when one of them is restarted from a newer one.
 #![forbid(unsafe_code)]
 
+pub mod child;
 pub mod client;
 pub mod codec;
 pub mod message;

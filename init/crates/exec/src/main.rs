@@ -1,4 +1,15 @@
 //! Child set-up before each service, and the bounded place where foreign bytes are parsed.
+//!
+//! The first argument says what to do. `service` becomes a service ([`service`]); all else is a job that PID 1 waits for.
 #![forbid(unsafe_code)]
 
-fn main() {}
+mod service;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    match std::env::args().nth(1).as_deref() {
+        Some("service") => service::run(),
+        _ => ExitCode::FAILURE,
+    }
+}

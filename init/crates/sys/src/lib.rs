@@ -10,6 +10,7 @@
 
 pub mod block;
 pub mod clock;
+pub mod descriptor;
 pub mod entropy;
 pub mod loopback;
 pub mod memfd;
