@@ -1,35 +1,56 @@
 //! The second stage's boot: from an executed root to the moment services start.
 //!
-//! Boot is data: [`PHASES`](phases::PHASES) lists the named steps in order, each with the rule for its failure. A phase
-//! takes what earlier ones found out and adds to it; nothing is decided in two places. What the last phase leaves is
-//! [`Boot`], all that the supervisor gets to know.
+//! Boot is data: [`phases::PHASES`] lists the named steps in order, each with the rule for its failure. A phase takes what
+//! earlier ones found out and adds to it; nothing is decided in two places. What the last phase leaves is [`Boot`], all that
+//! the supervisor gets to know.
 //!
 //! Until services start PID 1 may wait for a child with a deadline; after that it waits for nothing but its event loop.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
-use crate::console::Console;
+use keelson_config::NodeConfig;
+use keelson_job::BootRecord;
+use keelson_sys::watchdog::Watchdog;
+use serde::{Deserialize, Serialize};
 
-/// What boot hands to the supervisor. `main` keeps it, so that the end of the machine can still use the console and the
-/// watchdog whatever becomes of the supervisor.
+use crate::console::Console;
+use crate::recovery::{Failure, Rule};
+use crate::root::handover;
+
+pub(crate) mod job;
+pub(crate) mod mounts;
+mod phases;
+
+/// The root of the cgroup v2 hierarchy. PID 1 itself is in `/init` below it; services go below `/keelson`.
+pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
+
+/// What boot hands to the supervisor. `main` keeps it, so that the end of the machine can still use it whatever becomes of the
+/// supervisor.
 #[derive(Debug)]
 pub(crate) struct Boot {
-    pub(crate) console: Console,
     pub(crate) facts: Facts,
+    /// Armed already, if the machine has one. To be fed from the event loop, at [`WATCHDOG_INTERVAL`](phases::watchdog::INTERVAL).
+    pub(crate) watchdog: Option<Watchdog>,
 }
 
 /// What boot found out. Plain values.
 #[derive(Debug)]
 pub(crate) struct Facts {
-    /// Where the time went: each phase with its start since the kernel's and how long it took.
+    pub(crate) node: NodeConfig,
+    /// The name that the machine goes by: configured, remembered or derived.
+    pub(crate) hostname: String,
+    /// STATE and DATA are gone after this boot.
+    pub(crate) in_memory: bool,
+    /// How the last boot of this STATE went.
+    pub(crate) previous: Option<BootRecord>,
+    /// The number of this boot of this STATE.
+    pub(crate) number: u64,
+    /// Where the time went, in order.
     pub(crate) timeline: Vec<Span>,
-    /// The root of the cgroup v2 hierarchy; `/init` and `/keelson` exist below it, and their controllers are enabled.
-    pub(crate) cgroups: PathBuf,
 }
 
 /// A stretch of the boot, in time since kernel start (`CLOCK_BOOTTIME`).
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Span {
     pub(crate) name: String,
     pub(crate) start: Duration,
@@ -49,4 +70,23 @@ pub(crate) enum Action {
     Reboot,
     PowerOff,
     Halt,
+}
+
+impl Action {
+    pub(crate) fn words(self) -> &'static str {
+        match self {
+            Self::Reboot => "reboot",
+            Self::PowerOff => "power off",
+            Self::Halt => "halt",
+        }
+    }
+}
+
+/// Runs all phases.
+pub(crate) fn run(console: &mut Console) -> Result<Boot, Failure> {
+    let mut machine = phases::Machine::new(handover::receive(std::env::args().skip(1)));
+    for phase in phases::PHASES {
+        phases::run(phase, &mut machine, console)?;
+    }
+    machine.into_boot().ok_or_else(|| Failure::new("boot", Rule::Fatal, "a phase left nothing behind"))
 }

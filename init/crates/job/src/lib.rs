@@ -1,0 +1,152 @@
+//! What PID 1 asks of keelson-exec, and what it gets back.
+//!
+//! A job is work that PID 1 must not do itself: parsing bytes that strangers wrote, and anything that touches a disk and so
+//! may never return. PID 1 starts `keelson-exec JOB` with the [`Request`] as JSON in a sealed memfd ([`REQUEST_FD`]) and an
+//! empty one for the answer ([`RESULT_FD`]), and waits with the request's own deadline. The answer is `Result<T, Fault>` as
+//! JSON, where `T` is the request's report.
+//!
+//! Both sides come from one image, so the form has no version.
+#![forbid(unsafe_code)]
+
+use std::time::Duration;
+
+use keelson_config::{NodeConfig, Role, StateSelection};
+use serde::{Deserialize, Serialize};
+
+/// The program that does the jobs.
+pub const PROGRAM: &str = "/usr/bin/keelson-exec";
+/// Where the job writes its answer.
+pub const RESULT_FD: i32 = 3;
+/// Where the job reads its request.
+pub const REQUEST_FD: i32 = 4;
+
+/// STATE is mounted here.
+pub const STATE: &str = "/state";
+/// DATA is mounted here.
+pub const DATA: &str = "/var";
+/// The user's disk of OCI archives is mounted here.
+pub const USER_IMAGES: &str = "/run/keelson/user-images";
+
+/// One job.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Request {
+    /// Reads the kernel command line, SMBIOS and `fw_cfg`. Answered by [`Configuration`].
+    Configuration,
+    /// Finds or makes STATE and DATA, checks and mounts them. Answered by [`Disks`].
+    Disks { state: StateSelection },
+    /// Reads what STATE remembers, credits the seed, begins this boot's record. Answered by [`State`].
+    OpenState { booted_at: u64 },
+    /// Saves the clock and completes this boot's record. Answered by `()`.
+    CloseState { record: BootEnd },
+    /// Finds and mounts the user's disk of images. Answered by [`UserImages`].
+    UserImages,
+}
+
+impl Request {
+    /// The job's name: its first argument, and what messages call it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Configuration => "configuration",
+            Self::Disks { .. } => "disks",
+            Self::OpenState { .. } => "open-state",
+            Self::CloseState { .. } => "close-state",
+            Self::UserImages => "user-images",
+        }
+    }
+
+    /// How long PID 1 waits. Generous, because an emulated or busy machine is slow and giving up means that the node does not
+    /// come up; bounded, because a dead disk answers never.
+    pub fn deadline(&self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Configuration | Self::UserImages | Self::OpenState { .. } => 60,
+            // e2fsck of a large DATA after a crash is what takes time.
+            Self::Disks { .. } => 1800,
+            Self::CloseState { .. } => 10,
+        })
+    }
+}
+
+/// Why a job did not do what it was asked. The message is for a person: a line per cause, what to do about it in the last.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    pub message: String,
+}
+
+/// What the sources say.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Configuration {
+    pub node: Box<NodeConfig>,
+    /// The join token in clear: this answer is a memfd that only PID 1 can read, and goes to one file.
+    pub token: Option<String>,
+    /// Things worth a line on the console that are no faults.
+    pub notes: Vec<String>,
+}
+
+/// Where STATE and DATA are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disks {
+    /// A sentence for the console.
+    pub summary: String,
+    /// They live in memory and are gone after this boot.
+    pub in_memory: bool,
+    /// What e2fsck repaired, and the like.
+    pub notes: Vec<String>,
+}
+
+/// What STATE remembers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct State {
+    /// 32 lower-case hexadecimal digits, as machine-id(5) has them.
+    pub machine_id: String,
+    /// The wall clock when it was last saved, in seconds since the epoch.
+    pub clock: Option<u64>,
+    /// How the last boot went, if there was one.
+    pub previous: Option<BootRecord>,
+    /// The number of this boot, from 1.
+    pub boot: u64,
+    pub identity: Option<RememberedIdentity>,
+    pub notes: Vec<String>,
+}
+
+/// Those parts of `/state/identity.json` (keelson-cluster's) that overrule every other source.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RememberedIdentity {
+    pub role: Option<Role>,
+    pub name: Option<String>,
+    pub cluster_id: Option<String>,
+}
+
+/// A boot's entry in `/state/boots/`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootRecord {
+    /// From 1, one more each boot of this STATE.
+    pub number: u64,
+    /// The image's version.
+    pub version: String,
+    /// Wall clock at the boot, seconds since the epoch.
+    pub booted_at: u64,
+    /// Absent when the machine ended without an ordered shutdown: a crash, a power cut, or a boot that still runs.
+    pub end: Option<BootEnd>,
+}
+
+/// How a boot ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootEnd {
+    /// Wall clock, seconds since the epoch.
+    pub at: u64,
+    /// "reboot", "power off" or "halt".
+    pub action: String,
+    pub reason: String,
+    /// The last phase that was reached.
+    pub phase: String,
+    /// Name, start and length in milliseconds of each phase.
+    pub phases: Vec<(String, u64, u64)>,
+}
+
+/// What became of the user's disk of images.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UserImages {
+    /// The device that is mounted at [`USER_IMAGES`], if there is one.
+    pub device: Option<String>,
+}

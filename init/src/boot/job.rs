@@ -1,0 +1,117 @@
+//! Running a keelson-exec job: a child, a deadline, an answer.
+//!
+//! A child that does not end in time is killed and then left alone: if it sleeps in the kernel for a dead disk, SIGKILL does
+//! not end it, and PID 1 must not sleep with it. The reaper gets it whenever it ends.
+
+use std::ffi::CString;
+use std::fs::File;
+use std::io::{self, Read, Seek};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use keelson_job::{Fault, PROGRAM, REQUEST_FD, RESULT_FD, Request};
+use keelson_sys::memfd;
+use keelson_sys::process::{self, Child, Command, Exit};
+use serde::de::DeserializeOwned;
+use thiserror::Error;
+
+use crate::console::Console;
+
+/// How often a job that takes long is mentioned.
+const PATIENCE_INTERVAL: Duration = Duration::from_secs(10);
+/// What a killed child gets to end.
+const KILL_LIMIT: Duration = Duration::from_secs(2);
+/// More than any report holds.
+const MAX_RESULT_BYTES: u64 = 4 * 1024 * 1024;
+
+#[derive(Debug, Error)]
+pub(crate) enum JobError {
+    #[error("cannot write the request for {job}")]
+    Request { job: &'static str, source: io::Error },
+    #[error("cannot start {PROGRAM} {job}")]
+    Start { job: &'static str, source: io::Error },
+    #[error("cannot wait for {PROGRAM} {job}")]
+    Wait { job: &'static str, source: io::Error },
+    #[error("{PROGRAM} {job} did not end within {} s", limit.as_secs())]
+    TimedOut { job: &'static str, limit: Duration },
+    #[error("{PROGRAM} {job} ended with {exit} and left no answer")]
+    NoAnswer { job: &'static str, exit: Exit },
+    #[error("cannot read the answer of {PROGRAM} {job}")]
+    Answer { job: &'static str, source: io::Error },
+    /// The job did its work and says no; its message is for a person and stands for itself.
+    #[error("{message}")]
+    Refused { message: String },
+}
+
+/// Runs one job to its end or its deadline.
+pub(crate) fn run<T: DeserializeOwned>(console: &mut Console, request: &Request) -> Result<T, JobError> {
+    let job = request.name();
+    let (child, mut result) = start(request)?;
+    let limit = request.deadline();
+    let Some(exit) = wait(console, &child, job, limit)? else {
+        // Failing to kill leaves it as it is.
+        let _ = child.kill();
+        let _ = child.wait(KILL_LIMIT);
+        return Err(JobError::TimedOut { job, limit });
+    };
+    let answer = read_answer(&mut result).map_err(|source| JobError::Answer { job, source })?;
+    if answer.is_empty() {
+        return Err(JobError::NoAnswer { job, exit });
+    }
+    let answer: Result<T, Fault> =
+        serde_json::from_slice(&answer).map_err(|error| JobError::Answer { job, source: error.into() })?;
+    answer.map_err(|fault| JobError::Refused { message: fault.message })
+}
+
+fn start(request: &Request) -> Result<(Child, File), JobError> {
+    let job = request.name();
+    let wrong_request = |source| JobError::Request { job, source };
+    let text = serde_json::to_vec(request).map_err(|error| wrong_request(error.into()))?;
+    let input = memfd::sealed("request", &text).map_err(wrong_request)?;
+    let result = memfd::create("result").map_err(wrong_request)?;
+    let words = [PROGRAM, job].map(CString::new).into_iter().collect::<Result<Vec<_>, _>>();
+    let words = words.map_err(|error| wrong_request(error.into()))?;
+    let program = words.first().ok_or_else(|| wrong_request(io::ErrorKind::InvalidInput.into()))?;
+    // Standard streams: the jobs speak by their answer alone, and nothing of ours may hold a terminal.
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(wrong_request)?;
+    let child = process::spawn(&Command {
+        program,
+        arguments: &words,
+        environment: &[c"PATH=/usr/bin".to_owned()],
+        descriptors: &[
+            (null.as_fd(), 0),
+            (null.as_fd(), 1),
+            (null.as_fd(), 2),
+            (result.as_fd(), RESULT_FD),
+            (input.as_fd(), REQUEST_FD),
+        ],
+        cgroup: None,
+    });
+    Ok((child.map_err(|source| JobError::Start { job, source })?, result))
+}
+
+/// Waits, and says so when it takes long.
+fn wait(console: &mut Console, child: &Child, job: &'static str, limit: Duration) -> Result<Option<Exit>, JobError> {
+    let start = Instant::now();
+    loop {
+        let left = limit.saturating_sub(start.elapsed());
+        let exit = child.wait(left.min(PATIENCE_INTERVAL)).map_err(|source| JobError::Wait { job, source })?;
+        if exit.is_some() || left <= PATIENCE_INTERVAL {
+            return Ok(exit);
+        }
+        console.flush();
+        if start.elapsed() >= PATIENCE_INTERVAL {
+            console.info(
+                job,
+                format_args!("still at work after {} s (limit {} s)", start.elapsed().as_secs(), limit.as_secs()),
+            );
+        }
+    }
+}
+
+fn read_answer(result: &mut File) -> io::Result<Vec<u8>> {
+    result.rewind()?;
+    let mut text = Vec::new();
+    result.take(MAX_RESULT_BYTES).read_to_end(&mut text)?;
+    Ok(text)
+}

@@ -1,0 +1,17 @@
+//! STATE and DATA, found or made, checked and mounted: all of it in keelson-exec, which may hang in PID 1's stead.
+
+use keelson_job::{Disks, Request};
+
+use super::{Machine, PhaseResult};
+use crate::boot::job;
+use crate::console::Console;
+
+pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
+    let request = Request::Disks { state: machine.node()?.state.clone() };
+    let disks: Disks = job::run(console, &request)?;
+    for note in &disks.notes {
+        console.info("disks", note);
+    }
+    machine.in_memory = disks.in_memory;
+    Ok(disks.summary)
+}

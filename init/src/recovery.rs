@@ -1,0 +1,180 @@
+//! The one place where every fatal path ends.
+//!
+//! It says on the console and in the kernel's log what is wrong, gives the disks a bounded time to take what is in memory,
+//! and then either reboots or holds. Which of the two is decided by the failure's [`Rule`] and by the kernel's own policy: a
+//! machine with `panic=N` reboots N seconds after a failure that a reboot may cure; what only a person can cure holds, because
+//! rebooting into the same fault for ever helps nobody and hides the message.
+//!
+//! A holding machine still reaps, still obeys ctrl-alt-del, and repeats its message for whoever connects to the console later.
+
+use std::error::Error;
+use std::sync::mpsc;
+use std::thread;
+use std::time::Duration;
+
+use keelson_sys::power::{self, End};
+use nix::sys::signal::Signal;
+
+use crate::console::Console;
+use crate::signals::Signals;
+
+/// How long the last sync may take.
+const SYNC_LIMIT: Duration = Duration::from_secs(10);
+/// How often a holding machine says why it holds.
+const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
+/// The name under which recovery speaks.
+const SUBJECT: &str = "recovery";
+
+/// What can be done about a failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Rule {
+    /// Another boot may go better: reboot if the kernel's panic policy says so, else hold.
+    Fatal,
+    /// Only a person can help: hold.
+    Hold,
+    /// The machine is worth having without it: say so and go on.
+    Degrade,
+}
+
+/// Something that cannot be helped here.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    /// The phase in which it happened.
+    pub(crate) phase: &'static str,
+    pub(crate) rule: Rule,
+    pub(crate) error: Box<dyn Error + Send + Sync>,
+}
+
+impl Failure {
+    pub(crate) fn new(phase: &'static str, rule: Rule, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
+        Self { phase, rule, error: error.into() }
+    }
+
+    /// The panic's own words are in the kernel's log already.
+    pub(crate) fn panicked() -> Self {
+        Self::new("init", Rule::Fatal, "PID 1 panicked; the line before this one says where")
+    }
+}
+
+/// An error with its causes, a line each.
+pub(crate) fn chain(error: &(dyn Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
+
+/// Makes a panic say where it happened in the kernel's log. The default hook writes to standard error, which for PID 1 may be
+/// a serial port that blocks.
+pub(crate) fn report_panics() {
+    std::panic::set_hook(Box::new(|panic| {
+        let mut console = Console::default();
+        console.open();
+        console.error("init", format_args!("{panic}"));
+    }));
+}
+
+/// Ends the machine, or waits for a person who does.
+pub(crate) fn recover(console: &mut Console, failure: &Failure) -> ! {
+    if console.is_closed() {
+        console.open();
+    }
+    report(console, failure);
+    sync_bounded(console);
+    let signals = Signals::open();
+    match patience(failure.rule, kernel_panic_seconds()) {
+        Some(delay) => {
+            console.error(SUBJECT, format_args!("rebooting in {} s", delay.as_secs()));
+            wait_for_person(&signals, delay);
+            power::end(End::Reboot);
+            // Only a kernel that cannot reboot comes here: hold.
+            hold(console, failure, &signals)
+        }
+        None => hold(console, failure, &signals),
+    }
+}
+
+fn report(console: &mut Console, failure: &Failure) {
+    console.error(failure.phase, chain(&*failure.error));
+}
+
+fn hold(console: &mut Console, failure: &Failure, signals: &Signals) -> ! {
+    loop {
+        console.error(SUBJECT, "this machine holds until the above is corrected; ctrl-alt-del reboots it");
+        wait_for_person(signals, REMINDER_INTERVAL);
+        report(console, failure);
+    }
+}
+
+/// Reaps for so long, unless ctrl-alt-del or the like says to end sooner.
+fn wait_for_person(signals: &Signals, limit: Duration) {
+    let request = signals.wait_for_request(limit);
+    let end = match request {
+        Some(Signal::SIGINT) => End::Reboot,
+        Some(Signal::SIGPWR) => End::PowerOff,
+        _ => return,
+    };
+    power::end(end);
+}
+
+/// How long to wait before a reboot; `None` is for ever.
+fn patience(rule: Rule, kernel_panic_seconds: i64) -> Option<Duration> {
+    match rule {
+        Rule::Hold | Rule::Degrade => None,
+        Rule::Fatal => match kernel_panic_seconds {
+            0 => None,
+            // The kernel's meaning of a negative value: at once.
+            seconds => Some(Duration::from_secs(u64::try_from(seconds).unwrap_or_default())),
+        },
+    }
+}
+
+/// What the kernel does after a panic: `panic=` on its command line, or the sysctl of that name.
+fn kernel_panic_seconds() -> i64 {
+    std::fs::read_to_string("/proc/sys/kernel/panic").ok().and_then(|text| text.trim().parse().ok()).unwrap_or_default()
+}
+
+/// Syncs in a thread that may hang instead of this one.
+pub(crate) fn sync_bounded(console: &mut Console) {
+    let (done, wait) = mpsc::channel();
+    let thread = thread::Builder::new().stack_size(crate::finish::THREAD_STACK_BYTES).spawn(move || {
+        rustix::fs::sync();
+        let _ = done.send(());
+    });
+    let synced = thread.is_ok() && wait.recv_timeout(SYNC_LIMIT).is_ok();
+    if !synced {
+        console.warn(SUBJECT, format_args!("the disks did not take everything within {} s", SYNC_LIMIT.as_secs()));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io;
+
+    use super::*;
+
+    #[test]
+    fn what_only_a_person_can_cure_holds_whatever_the_kernel_would_do() {
+        assert_eq!(patience(Rule::Hold, 10), None);
+    }
+
+    #[test]
+    fn fatal_failure_follows_the_kernels_panic_policy() {
+        assert_eq!(patience(Rule::Fatal, 10), Some(Duration::from_secs(10)));
+        assert_eq!(patience(Rule::Fatal, -1), Some(Duration::ZERO));
+        assert_eq!(patience(Rule::Fatal, 0), None);
+    }
+
+    #[test]
+    fn chain_names_every_cause() {
+        #[derive(Debug, thiserror::Error)]
+        #[error("cannot mount /state")]
+        struct Outer(#[source] io::Error);
+        let error = Outer(io::Error::other("no such device"));
+        assert_eq!(chain(&error), "cannot mount /state: no such device");
+    }
+}

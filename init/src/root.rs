@@ -1,0 +1,148 @@
+//! The first stage: from the initramfs to the root.
+//!
+//! The kernel runs this program from the initramfs, a tmpfs that cannot be unmounted. It finds the root file system, mounts it,
+//! moves the mounts that exist over to it, makes it `/`, empties the initramfs (which is memory) and executes itself from
+//! there. pivot_root(2) does not work on the initramfs, so this is MS_MOVE and chroot, as in switch_root(8).
+//!
+//! The form of the root is a [`RootSource`]. Today there is one: the image as a file inside the initramfs. A root on a disk,
+//! and dm-verity under either, add a variant each and change nothing else here.
+
+use std::convert::Infallible;
+use std::ffi::CString;
+use std::fs::{self, File};
+use std::io;
+use std::os::fd::{AsRawFd, IntoRawFd};
+use std::path::{Path, PathBuf};
+
+use keelson_sys::mount::{self, MountFlags};
+use keelson_sys::{clock, loopback, memfd};
+use thiserror::Error;
+
+use crate::boot::{Span, mounts};
+use crate::console::Console;
+use crate::recovery::{Failure, Rule};
+
+mod empty;
+pub(crate) mod handover;
+
+/// The image as a file in the initramfs.
+const IMAGE: &str = "/root.erofs";
+/// Where the root is mounted until it is `/`.
+const NEW_ROOT: &str = "/sysroot";
+/// This program, in the root.
+const INIT: &str = "/usr/bin/init";
+/// Mounts of the first stage that the second goes on using.
+const KEPT_MOUNTS: [&str; 4] = ["dev", "proc", "sys", "run"];
+
+/// Magic numbers of statfs(2) that say "this is the initramfs".
+const RAMFS_MAGIC: u64 = 0x8584_58f6;
+const TMPFS_MAGIC: u64 = 0x0102_1994;
+
+#[derive(Debug, Error)]
+enum RootError {
+    #[error("cannot mount what the first stage needs")]
+    Mounts(#[from] mounts::MountError),
+    #[error("there is no root: the initramfs has no {IMAGE}")]
+    NoRoot,
+    #[error("cannot open {IMAGE}")]
+    Open(#[source] io::Error),
+    #[error("cannot bind {IMAGE} to a loop device")]
+    Loop(#[source] io::Error),
+    #[error("cannot mount {device} at {NEW_ROOT}")]
+    Mount { device: PathBuf, source: io::Error },
+    #[error("the root has no {INIT}")]
+    NoInit(#[source] io::Error),
+    #[error("cannot move /{mount} into the root")]
+    Move { mount: &'static str, source: io::Error },
+    #[error("cannot make {NEW_ROOT} the root")]
+    Enter(#[source] io::Error),
+    #[error("cannot hand the timings over")]
+    HandOver(#[source] io::Error),
+    #[error("cannot execute {INIT}")]
+    Execute(#[source] io::Error),
+}
+
+/// Where the root file system comes from.
+#[derive(Debug)]
+enum RootSource {
+    /// An erofs image in the initramfs, read through a loop device. It stays in memory, compressed as it is.
+    ImageFile(File),
+}
+
+/// Whether this process still has the initramfs as its root.
+pub(crate) fn in_initramfs() -> bool {
+    rustix::fs::statfs("/").is_ok_and(|status| {
+        let kind = u64::from_ne_bytes(status.f_type.to_ne_bytes());
+        kind == RAMFS_MAGIC || kind == TMPFS_MAGIC
+    })
+}
+
+/// Moves to the root and executes it. Returns only if that failed.
+pub(crate) fn enter(console: &mut Console) -> Failure {
+    match try_enter(console) {
+        Ok(never) => match never {},
+        Err(error) => Failure::new("root", Rule::Fatal, error),
+    }
+}
+
+fn try_enter(console: &mut Console) -> Result<Infallible, RootError> {
+    let start = clock::since_boot();
+    mounts::mount_first_stage()?;
+    console.open();
+    console.info("root", format_args!("Keelson {}", env!("CARGO_PKG_VERSION")));
+
+    let source = find()?;
+    let new_root = Path::new(NEW_ROOT);
+    mount_root(&source, new_root)?;
+    fs::metadata(new_root.join(INIT.trim_start_matches('/'))).map_err(RootError::NoInit)?;
+    for mount in KEPT_MOUNTS {
+        mount::move_mount(&Path::new("/").join(mount), &new_root.join(mount))
+            .map_err(|source| RootError::Move { mount, source })?;
+    }
+
+    let old_root = File::open("/").map_err(RootError::Enter)?;
+    rustix::process::chdir(new_root).map_err(|error| RootError::Enter(error.into()))?;
+    mount::move_mount(Path::new("."), Path::new("/")).map_err(RootError::Enter)?;
+    mount::enter_root(Path::new(".")).map_err(RootError::Enter)?;
+    // The loop device keeps the image's bytes alive; all other bytes of the initramfs are freed.
+    if let Err(error) = empty::empty(&old_root) {
+        console.warn("root", format_args!("the initramfs keeps some memory: {error}"));
+    }
+    drop(old_root);
+
+    let span = Span { name: "root".to_owned(), start, length: clock::since_boot().saturating_sub(start) };
+    execute(&[span])
+}
+
+/// Looks for the root in the order in which the forms are preferred.
+fn find() -> Result<RootSource, RootError> {
+    match File::open(IMAGE) {
+        Ok(file) => Ok(RootSource::ImageFile(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(RootError::NoRoot),
+        Err(error) => Err(RootError::Open(error)),
+    }
+}
+
+fn mount_root(source: &RootSource, target: &Path) -> Result<(), RootError> {
+    let RootSource::ImageFile(file) = source;
+    let device = loopback::attach_read_only(file).map_err(RootError::Loop)?;
+    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
+    fs::create_dir_all(target).map_err(|source| RootError::Mount { device: device.path.clone(), source })?;
+    mount::mount(&device.path.to_string_lossy(), target, "erofs", flags, "")
+        .map_err(|source| RootError::Mount { device: device.path.clone(), source })
+}
+
+/// Executes this program from the root, with the time spent so far in a memfd that its argument names.
+fn execute(spans: &[Span]) -> Result<Infallible, RootError> {
+    let text = handover::encode(spans).map_err(RootError::HandOver)?;
+    let sealed = memfd::sealed("handover", &text).map_err(RootError::HandOver)?;
+    rustix::io::fcntl_setfd(&sealed, rustix::io::FdFlags::empty())
+        .map_err(|error| RootError::HandOver(error.into()))?;
+    let argument = handover::argument(sealed.as_raw_fd());
+    // Left open on purpose: the next program closes it.
+    let _ = sealed.into_raw_fd();
+    let words = [INIT.to_owned(), argument].map(CString::new).into_iter().collect::<Result<Vec<_>, _>>();
+    let words = words.map_err(|error| RootError::Execute(error.into()))?;
+    let Some(program) = words.first() else { return Err(RootError::Execute(io::ErrorKind::InvalidInput.into())) };
+    nix::unistd::execv(program, &words).map_err(|error| RootError::Execute(error.into()))
+}
