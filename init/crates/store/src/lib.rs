@@ -1,7 +1,14 @@
 //! A Raft key-value store that speaks etcd v3.
 //!
-//! Read the modules in this order: what a log entry says ([`command`]), what it is applied to ([`state`]).
+//! Read the modules in this order: what a log entry says ([`command`]) and what it is applied to ([`state`]); where both are kept
+//! ([`log`], [`checkpoint`], on [`disk`]); how members agree ([`raft`]).
 #![forbid(unsafe_code)]
 
+pub mod checkpoint;
 pub mod command;
+pub mod disk;
+pub mod log;
+pub mod member;
+pub mod raft;
+pub mod random;
 pub mod state;

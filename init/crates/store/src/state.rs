@@ -51,6 +51,10 @@ pub enum Table {
     Meta = 3,
 }
 
+impl Table {
+    pub const ALL: [Self; 3] = [Self::Revisions, Self::Leases, Self::Meta];
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
     pub table: Table,

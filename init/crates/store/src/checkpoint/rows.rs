@@ -1,0 +1,89 @@
+//! Rows with their checksum, and reading them back in order.
+
+use bytes::Bytes;
+use redb::{ReadOnlyTable, ReadTransaction};
+
+use super::{Applied, CheckpointError, KEY_APPLIED, META, decode_applied, table_definition};
+use crate::state::{LoadError, Row, Table};
+
+const CHECKSUM_LEN: usize = 4;
+
+pub(super) fn encode_value(row: &Row, buffer: &mut Vec<u8>) {
+    buffer.clear();
+    buffer.extend_from_slice(&row.value);
+    buffer.extend_from_slice(&checksum(row.table, &row.key, &row.value).to_le_bytes());
+}
+
+fn checksum(table: Table, key: &[u8], value: &[u8]) -> u32 {
+    let mut hasher = crc32fast::Hasher::new();
+    hasher.update(&[table as u8]);
+    hasher.update(&(key.len() as u64).to_le_bytes());
+    hasher.update(key);
+    hasher.update(value);
+    hasher.finalize()
+}
+
+fn decode(table: Table, key: &[u8], stored: &[u8]) -> Result<Row, CheckpointError> {
+    let (value, crc) = stored.split_last_chunk::<CHECKSUM_LEN>().ok_or(CheckpointError::Row { table })?;
+    if checksum(table, key, value) != u32::from_le_bytes(*crc) {
+        return Err(CheckpointError::Row { table });
+    }
+    Ok(Row { table, key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value) })
+}
+
+/// All rows of one commit, by table and key ascending: an iterator that holds the commit while others go on.
+pub struct Rows {
+    applied: Applied,
+    transaction: ReadTransaction,
+    tables: std::slice::Iter<'static, Table>,
+    current: Option<(Table, redb::Range<'static, &'static [u8], &'static [u8]>)>,
+}
+
+impl std::fmt::Debug for Rows {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Rows").field("applied", &self.applied).finish_non_exhaustive()
+    }
+}
+
+impl Rows {
+    pub(super) fn new(transaction: ReadTransaction) -> Result<Self, CheckpointError> {
+        let meta = transaction.open_table(META).map_err(CheckpointError::database("read"))?;
+        let encoded = meta.get(KEY_APPLIED).map_err(CheckpointError::database("read"))?;
+        let applied = encoded.map(|value| decode_applied(value.value())).transpose()?.unwrap_or_default().0;
+        Ok(Self { applied, transaction, tables: Table::ALL.iter(), current: None })
+    }
+
+    /// How far the rows are.
+    pub fn applied(&self) -> &Applied {
+        &self.applied
+    }
+
+    fn advance(&mut self) -> Result<Option<Row>, CheckpointError> {
+        loop {
+            if let Some((table, range)) = &mut self.current {
+                if let Some(row) = range.next() {
+                    let (key, value) = row.map_err(CheckpointError::database("read"))?;
+                    return decode(*table, key.value(), value.value()).map(Some);
+                }
+            }
+            let Some(&table) = self.tables.next() else { return Ok(None) };
+            self.current = match self.transaction.open_table(table_definition(table)) {
+                Ok(rows) => {
+                    let rows: ReadOnlyTable<&'static [u8], &'static [u8]> = rows;
+                    let range = rows.range::<&[u8]>(..).map_err(CheckpointError::database("read"))?;
+                    Some((table, range))
+                }
+                Err(redb::TableError::TableDoesNotExist(_)) => None,
+                Err(error) => return Err(CheckpointError::database("read")(error)),
+            };
+        }
+    }
+}
+
+impl Iterator for Rows {
+    type Item = Result<Row, LoadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        self.advance().map_err(LoadError::from).transpose()
+    }
+}

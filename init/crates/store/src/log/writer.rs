@@ -1,0 +1,335 @@
+//! The thread that writes the log, and the one that keeps its next file ready.
+//!
+//! The writer takes all that is queued, writes it as one batch (several if it is large), waits for `fdatasync`, and only then calls
+//! back. Making a file means writing zeros and syncing them, which would hold commits up, so a second thread does it ahead.
+
+use std::io;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Arc, PoisonError};
+use std::thread::JoinHandle;
+
+use super::format::{BatchEncoder, SEGMENT_HEADER_LEN, SegmentHeader};
+use super::index::Place;
+use super::segment::{Factory, Segment};
+use super::{Completion, LogId, OnFailure, Operation, Options, Request, Shared, Vote};
+use crate::disk::Disk;
+use crate::random::Random;
+
+/// A batch is closed at this size: beyond it the disk's bandwidth, not the `fdatasync`, is what one waits for.
+const BATCH_TARGET: usize = 1 << 20;
+
+/// Where recovery found the end of the log.
+#[derive(Debug)]
+pub(super) struct Tail {
+    pub active: Option<(Segment, u32)>,
+    /// A segment behind the active one that nothing was written to yet.
+    pub prepared: Option<Segment>,
+    pub next_number: u64,
+    pub next_sequence: u64,
+}
+
+/// Stops and joins both threads when dropped; what was queued before is written first.
+#[derive(Debug)]
+pub(super) struct Handle {
+    shared: Arc<Shared>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Handle {
+    pub(super) fn start(
+        disk: Arc<dyn Disk>,
+        random: Arc<dyn Random>,
+        options: Options,
+        shared: Arc<Shared>,
+        tail: Tail,
+        on_failure: OnFailure,
+    ) -> io::Result<Self> {
+        let (jobs, job_queue) = channel();
+        let (ready, prepared) = channel();
+        let files = std::thread::Builder::new()
+            .name("log-files".to_owned())
+            .spawn(move || keep_files(Factory::new(disk), &job_queue, &ready))?;
+        let (vote, purged) = {
+            let state = shared.lock();
+            (state.vote, state.index.purged())
+        };
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            random,
+            options,
+            active: tail.active,
+            spare: tail.prepared,
+            awaited: false,
+            next_number: tail.next_number,
+            next_sequence: tail.next_sequence,
+            vote,
+            purged,
+            new_vote: None,
+            new_purged: None,
+            encoder: BatchEncoder::default(),
+            places: Vec::new(),
+            done: Vec::new(),
+            jobs,
+            prepared,
+        };
+        let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
+            writer.run(&on_failure);
+            // The writer's end of the channel is gone now, so this thread has ended or is about to.
+            drop(files.join());
+        })?;
+        Ok(Self { shared, thread: Some(thread) })
+    }
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.shared.lock().closed = true;
+        self.shared.wake.notify_one();
+        if let Some(thread) = self.thread.take() {
+            drop(thread.join());
+        }
+    }
+}
+
+enum FileJob {
+    Make(SegmentHeader),
+    Dispose(Vec<Segment>),
+}
+
+fn keep_files(mut factory: Factory, jobs: &Receiver<FileJob>, ready: &Sender<io::Result<Segment>>) {
+    for job in jobs {
+        let result = match job {
+            FileJob::Make(header) => factory.make(header),
+            FileJob::Dispose(segments) => match segments.into_iter().try_for_each(|segment| factory.dispose(segment)) {
+                Ok(()) => continue,
+                Err(error) => Err(error),
+            },
+        };
+        if ready.send(result).is_err() {
+            return;
+        }
+    }
+}
+
+struct Writer {
+    shared: Arc<Shared>,
+    random: Arc<dyn Random>,
+    options: Options,
+    active: Option<(Segment, u32)>,
+    spare: Option<Segment>,
+    /// Whether a segment was asked for and has not come yet.
+    awaited: bool,
+    next_number: u64,
+    next_sequence: u64,
+    /// As far as they are durable.
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+    /// In the encoder.
+    new_vote: Option<Vote>,
+    new_purged: Option<LogId>,
+    encoder: BatchEncoder,
+    /// Entries in the encoder, with their place from the batch's start.
+    places: Vec<(LogId, u32, u32)>,
+    done: Vec<Completion>,
+    jobs: Sender<FileJob>,
+    prepared: Receiver<io::Result<Segment>>,
+}
+
+impl Writer {
+    fn run(mut self, on_failure: &OnFailure) {
+        let mut requests = Vec::new();
+        while self.take(&mut requests) {
+            if let Err(error) = self.write(requests.drain(..)) {
+                on_failure(&error);
+                self.fail();
+                return;
+            }
+        }
+    }
+
+    /// Waits for requests; false once there are none and the log is closed.
+    fn take(&self, requests: &mut Vec<Request>) -> bool {
+        let mut state = self.shared.lock();
+        while state.queue.is_empty() {
+            if state.closed {
+                return false;
+            }
+            state = self.shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+        }
+        std::mem::swap(&mut state.queue, requests);
+        true
+    }
+
+    fn fail(&mut self) {
+        let queued = {
+            let mut state = self.shared.lock();
+            state.failed = true;
+            std::mem::take(&mut state.queue)
+        };
+        let waiting = queued.into_iter().map(|request| request.done);
+        for done in self.done.drain(..).chain(waiting) {
+            done(Err(io::Error::other("the log has failed")));
+        }
+    }
+
+    fn write(&mut self, requests: impl Iterator<Item = Request>) -> io::Result<()> {
+        self.encoder.clear();
+        for Request { operation, done } in requests {
+            match operation {
+                Operation::Append(entries) => {
+                    for entry in &entries {
+                        if self.encoder.len() > BATCH_TARGET {
+                            self.commit()?;
+                        }
+                        let (offset, len) = self.encoder.entry(entry);
+                        self.places.push((entry.id, offset, len));
+                    }
+                }
+                Operation::Vote(vote) => {
+                    self.encoder.vote(vote);
+                    self.new_vote = Some(vote);
+                }
+                Operation::Truncate(first) => {
+                    // Places are noted by index and term, and entries of the same place may follow: settle these first.
+                    self.commit()?;
+                    self.encoder.truncate(first);
+                }
+                Operation::Purge(last) => {
+                    self.encoder.purge(last);
+                    self.new_purged = Some(last);
+                }
+                Operation::Flush => {}
+            }
+            self.done.push(done);
+        }
+        self.commit()
+    }
+
+    /// Makes what is in the encoder durable and calls back.
+    fn commit(&mut self) -> io::Result<()> {
+        if self.encoder.is_empty() && self.done.is_empty() {
+            return Ok(());
+        }
+        self.make_room()?;
+        let segment = self.write_batch()?;
+        {
+            let mut state = self.shared.lock();
+            for (id, offset, len) in self.places.drain(..) {
+                state.index.placed(id, Place { segment: segment.0, offset: segment.1 + offset, len });
+                state.segments.holds(segment.0, id.index);
+            }
+            state.index.evict();
+        }
+        self.encoder.clear();
+        self.vote = self.new_vote.take().or(self.vote);
+        let purged = self.new_purged.take();
+        self.purged = purged.or(self.purged);
+        for done in self.done.drain(..) {
+            done(Ok(()));
+        }
+        if let Some(purged) = purged {
+            self.dispose_purged(segment.0, purged)?;
+        }
+        self.prepare_next()
+    }
+
+    /// Writes the encoder's batch to the active segment; returns the segment's number and the batch's offset.
+    fn write_batch(&mut self) -> io::Result<(u64, u32)> {
+        let committed = self.shared.lock().committed;
+        let Some((segment, offset)) = &mut self.active else {
+            return Err(io::Error::other("the log has no segment to write to"));
+        };
+        let data = self.encoder.finish(segment.header.salt, self.next_sequence, committed);
+        let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
+        segment.file.write_at(u64::from(*offset), data)?;
+        segment.file.sync_data()?;
+        let place = (segment.header.number, *offset);
+        *offset += len;
+        self.next_sequence += 1;
+        Ok(place)
+    }
+
+    /// Goes to the next segment if the batch does not fit into the active one.
+    fn make_room(&mut self) -> io::Result<()> {
+        // Headers are aligned, so a batch ends at most this much behind its last record.
+        let len = self.encoder.len().next_multiple_of(super::format::BATCH_ALIGN);
+        let len = u32::try_from(len).unwrap_or(u32::MAX);
+        let capacity = self.options.segment_size.saturating_sub(SEGMENT_HEADER_LEN);
+        if len > capacity {
+            return Err(io::Error::other(format!("a batch of {len} bytes is larger than a segment")));
+        }
+        let fits = |(segment, offset): &(Segment, u32)| offset.saturating_add(len) <= segment.header.size;
+        if self.active.as_ref().is_some_and(fits) {
+            return Ok(());
+        }
+        let segment = self.next_segment()?;
+        self.shared.lock().segments.insert(segment.clone(), None);
+        self.active = Some((segment, SEGMENT_HEADER_LEN));
+        self.write_opening()
+    }
+
+    /// The first batch of a segment: what must not be lost when the segments before it go.
+    fn write_opening(&mut self) -> io::Result<()> {
+        let mut opening = BatchEncoder::default();
+        opening.clear();
+        if let Some(vote) = self.vote {
+            opening.vote(vote);
+        }
+        if let Some(purged) = self.purged {
+            opening.purge(purged);
+        }
+        std::mem::swap(&mut self.encoder, &mut opening);
+        let written = self.write_batch();
+        std::mem::swap(&mut self.encoder, &mut opening);
+        written.map(|_| ())
+    }
+
+    fn next_segment(&mut self) -> io::Result<Segment> {
+        if let Some(segment) = self.spare.take() {
+            return Ok(segment);
+        }
+        self.ask_for_segment()?;
+        self.awaited = false;
+        self.prepared.recv().map_err(|_| io::Error::other("the log's file thread is gone"))?
+    }
+
+    fn ask_for_segment(&mut self) -> io::Result<()> {
+        if self.awaited {
+            return Ok(());
+        }
+        let header = SegmentHeader {
+            store_id: self.options.store_id,
+            number: self.next_number,
+            salt: self.random.next_u64(),
+            size: self.options.segment_size,
+        };
+        self.next_number += 1;
+        self.awaited = true;
+        self.jobs.send(FileJob::Make(header)).map_err(|_| io::Error::other("the log's file thread is gone"))
+    }
+
+    /// Has the next segment made while this one fills up, and notices if that failed.
+    fn prepare_next(&mut self) -> io::Result<()> {
+        if self.spare.is_none() && self.awaited {
+            match self.prepared.try_recv() {
+                Ok(made) => {
+                    self.spare = Some(made?);
+                    self.awaited = false;
+                }
+                Err(std::sync::mpsc::TryRecvError::Empty) => {}
+                Err(error) => return Err(io::Error::other(error)),
+            }
+        }
+        let half_full = self.active.as_ref().is_some_and(|(segment, offset)| *offset > segment.header.size / 2);
+        if half_full && self.spare.is_none() { self.ask_for_segment() } else { Ok(()) }
+    }
+
+    fn dispose_purged(&mut self, active: u64, purged: LogId) -> io::Result<()> {
+        // The durable copies of vote and marks are in the active segment's first batch.
+        let taken = self.shared.lock().segments.take_purged(active, purged.index);
+        if taken.is_empty() {
+            return Ok(());
+        }
+        self.jobs.send(FileJob::Dispose(taken)).map_err(|_| io::Error::other("the log's file thread is gone"))
+    }
+}

@@ -1,0 +1,114 @@
+//! Who is a member: the configuration that consensus keeps in its own log, and nowhere else.
+//!
+//! Encoded as protobuf in membership entries of the log and in the checkpoint, so that fields can be added.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+
+use bytes::Bytes;
+use prost::Message;
+
+/// A member's id. Chosen once, random, and never used again after the member is removed or has lost its disk: Raft counts votes
+/// by it, and a member that forgot its vote under an old id can elect a second leader.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct MemberId(pub u64);
+
+impl fmt::Display for MemberId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // As etcd prints ids.
+        write!(f, "{:x}", self.0)
+    }
+}
+
+impl From<u64> for MemberId {
+    fn from(id: u64) -> Self {
+        Self(id)
+    }
+}
+
+/// What members know of each other besides the id.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Member {
+    pub name: String,
+    pub peer_urls: Vec<String>,
+    pub client_urls: Vec<String>,
+}
+
+/// Voters (two sets while a change is under way) and all members; one that is in no set learns.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Membership {
+    pub voters: Vec<BTreeSet<MemberId>>,
+    pub members: BTreeMap<MemberId, Member>,
+}
+
+impl Membership {
+    pub fn encode(&self) -> Vec<u8> {
+        let voters = self.voters.iter().map(|set| VoterSet { ids: set.iter().map(|id| id.0).collect() }).collect();
+        let members = self
+            .members
+            .iter()
+            .map(|(id, member)| MemberRecord {
+                id: id.0,
+                name: member.name.clone(),
+                peer_urls: member.peer_urls.clone(),
+                client_urls: member.client_urls.clone(),
+            })
+            .collect();
+        MembershipRecord { voters, members }.encode_to_vec()
+    }
+
+    pub fn decode(encoded: Bytes) -> Result<Self, prost::DecodeError> {
+        let record = MembershipRecord::decode(encoded)?;
+        let voters = record.voters.into_iter().map(|set| set.ids.into_iter().map(MemberId).collect()).collect();
+        let members = record
+            .members
+            .into_iter()
+            .map(|member| {
+                let MemberRecord { id, name, peer_urls, client_urls } = member;
+                (MemberId(id), Member { name, peer_urls, client_urls })
+            })
+            .collect();
+        Ok(Self { voters, members })
+    }
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct MembershipRecord {
+    #[prost(message, repeated, tag = "1")]
+    voters: Vec<VoterSet>,
+    #[prost(message, repeated, tag = "2")]
+    members: Vec<MemberRecord>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct VoterSet {
+    #[prost(fixed64, repeated, tag = "1")]
+    ids: Vec<u64>,
+}
+
+#[derive(Clone, PartialEq, Message)]
+struct MemberRecord {
+    #[prost(fixed64, tag = "1")]
+    id: u64,
+    #[prost(string, tag = "2")]
+    name: String,
+    #[prost(string, repeated, tag = "3")]
+    peer_urls: Vec<String>,
+    #[prost(string, repeated, tag = "4")]
+    client_urls: Vec<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn joint_membership_survives_encoding() {
+        let member = Member { name: "a".into(), peer_urls: vec!["https://a:2380".into()], client_urls: vec![] };
+        let membership = Membership {
+            voters: vec![BTreeSet::from([MemberId(1)]), BTreeSet::from([MemberId(1), MemberId(u64::MAX)])],
+            members: BTreeMap::from([(MemberId(1), member), (MemberId(u64::MAX), Member::default())]),
+        };
+        assert_eq!(Membership::decode(membership.encode().into()).unwrap(), membership);
+    }
+}
