@@ -11,26 +11,48 @@
 //! Secrets never enter [`NodeConfig`]. They travel in [`Secrets`], which has no `Serialize` and prints nothing.
 #![forbid(unsafe_code)]
 
+pub mod command_line;
+#[cfg(feature = "sources")]
+pub mod document;
 mod error;
+#[cfg(feature = "sources")]
+mod ip_argument;
+#[cfg(feature = "sources")]
+mod merge;
 pub mod network_state;
 mod node;
 mod raw;
+#[cfg(feature = "sources")]
+mod resolve;
 mod secret;
+#[cfg(feature = "sources")]
+pub mod smbios;
 mod source;
+pub mod wire;
+#[cfg(feature = "sources")]
+pub mod words;
 
+pub use command_line::redact;
 pub use error::{ConfigError, ConfigErrors};
+#[cfg(feature = "sources")]
+pub use merge::merge;
 pub use node::{
     AddressMethod, Bond, ClusterConfig, Component, HttpProxy, LinkConfig, LinkSelector, MacAddress, NetworkConfig,
     NodeConfig, Oidc, OperatorKey, Peers, RegistryMirror, Role, StateSelection, StaticAddressing, Taint, TaintEffect,
     Vlan,
 };
-pub use raw::{RawAddressing, RawConfig, RawLink, Said};
+pub use raw::{RawAddressing, RawBond, RawConfig, RawLink, RawOperatorKey, RawTaint, RawVlan, Said};
+#[cfg(feature = "sources")]
+pub use resolve::{Inputs, read, resolve, state_selection, validate};
 pub use secret::{RegistryCredential, Secret, Secrets};
 pub use source::{Origin, Source};
+pub use wire::{Outcome, Remembered, Resolved};
 
 /// Where PID 1 writes the [`NodeConfig`] for every other process.
 pub const NODE_CONFIG_PATH: &str = "/run/keelson/config/node.json";
 /// Where PID 1 writes the join token, mode 0600, only if one was given. keelson-cluster unlinks it after the join.
 pub const TOKEN_PATH: &str = "/run/keelson/config/token";
+/// Where PID 1 writes credentials of registries, mode 0600, only if some were given: `{"HOST": ["user name", "password"]}`.
+pub const REGISTRY_CREDENTIALS_PATH: &str = "/run/keelson/config/registries.json";
 /// Where PID 1 writes the clock floor: seconds since the epoch, decimal. Nothing sets the clock below it.
 pub const CLOCK_FLOOR_PATH: &str = "/run/keelson/config/clock-floor";
