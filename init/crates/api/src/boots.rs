@@ -14,12 +14,15 @@ pub struct BootList {
 pub struct Boot {
     /// The kernel's random id of the boot.
     pub id: String,
+    /// The image's version.
+    pub version: String,
+    /// By the clock as it was then.
     pub started: String,
-    /// Absent for the boot that is running, and for one that ended without a word (power cut, crash).
+    pub current: bool,
+    /// Whether the node was found to be well in this boot.
+    pub good: bool,
+    /// How it ended, in plain words; absent for the boot that is running, and for one that ended without a word (power
+    /// cut, crash).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
-    pub current: bool,
-    /// How it ended, in plain words; empty while it runs.
-    #[serde(default)]
-    pub end_reason: String,
 }

@@ -1,1 +1,259 @@
 //! The OpenAPI document, made from the types.
+//!
+//! [`OPERATIONS`] lists every endpoint once, with who may call it; the server's tests walk the same list, so an endpoint
+//! that is served and not documented, or documented and not guarded as it says, fails a test. The document is committed as
+//! `openapi.json` beside this crate for readers and generators, and a test says how to renew it.
+
+use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
+use serde_json::{Map, Value, json};
+
+use crate::{
+    BootList, Certificate, CertificateRequest, Challenge, ErrorBody, KubeconfigMaterial, KubeconfigRequest, NodeList,
+    PowerAccepted, PowerRequest, PublicAuthority, ServiceList, Status,
+    logs::{LINES_DEFAULT, LINES_MAX},
+    paths,
+};
+
+/// The document as it is committed and served.
+pub const DOCUMENT: &str = include_str!("../openapi.json");
+
+/// The version of OpenAPI whose schemas are JSON Schema 2020-12, which is what is generated.
+const OPENAPI_VERSION: &str = "3.1.0";
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Method {
+    Get,
+    Post,
+}
+
+impl Method {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Get => "GET",
+            Self::Post => "POST",
+        }
+    }
+}
+
+/// Who may call an endpoint.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Access {
+    /// Everyone: what is needed to obtain a certificate.
+    Public,
+    /// Whoever shows an operator's client certificate, and root on the node's own socket.
+    Operator,
+}
+
+/// What an answer of status 200 holds.
+#[derive(Clone, Copy, Debug)]
+pub enum Content {
+    Json(fn(&mut SchemaGenerator) -> Value),
+    /// Log lines.
+    Text,
+    /// This document.
+    Document,
+}
+
+/// One endpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Operation {
+    pub method: Method,
+    pub path: &'static str,
+    pub access: Access,
+    pub summary: &'static str,
+    pub request: Option<fn(&mut SchemaGenerator) -> Value>,
+    pub answer: Content,
+}
+
+const fn get(path: &'static str, summary: &'static str, answer: Content) -> Operation {
+    Operation { method: Method::Get, path, access: Access::Operator, summary, request: None, answer }
+}
+
+const fn post(
+    path: &'static str,
+    summary: &'static str,
+    request: fn(&mut SchemaGenerator) -> Value,
+    answer: Content,
+) -> Operation {
+    Operation { method: Method::Post, path, access: Access::Operator, summary, request: Some(request), answer }
+}
+
+impl Operation {
+    const fn public(mut self) -> Self {
+        self.access = Access::Public;
+        self
+    }
+}
+
+/// Every endpoint of the API.
+pub const OPERATIONS: &[Operation] = &[
+    get(
+        paths::AUTHORITY,
+        "The API's certificate authority, to be compared by fingerprint",
+        json_of::<PublicAuthority>(),
+    )
+    .public(),
+    get(paths::CHALLENGE, "A nonce to prove an operator's key with", json_of::<Challenge>()).public(),
+    post(
+        paths::OPERATOR_CERTIFICATE,
+        "A client certificate for 24 hours, for the proof of an operator's key",
+        schema_of::<CertificateRequest>,
+        json_of::<Certificate>(),
+    )
+    .public(),
+    get(paths::STATUS, "What this node says of itself, and why it is not ready", json_of::<Status>()),
+    get(paths::NODES, "The cluster's nodes, as Kubernetes knows them", json_of::<NodeList>()),
+    get(paths::SERVICES, "The services that PID 1 supervises on this node", json_of::<ServiceList>()),
+    get(paths::SERVICE_LOGS, "A service's log on this node", Content::Text),
+    get(paths::BOOTS, "This node's boots, newest first", json_of::<BootList>()),
+    post(paths::REBOOT, "Reboots this node in order", schema_of::<PowerRequest>, json_of::<PowerAccepted>()),
+    post(paths::POWER_OFF, "Switches this node off in order", schema_of::<PowerRequest>, json_of::<PowerAccepted>()),
+    post(
+        paths::KUBECONFIG,
+        "A client certificate for Kubernetes' API for 24 hours, and what else a kubeconfig needs",
+        schema_of::<KubeconfigRequest>,
+        json_of::<KubeconfigMaterial>(),
+    ),
+    get(paths::OPENAPI, "This document", Content::Document),
+];
+
+const fn json_of<T: JsonSchema>() -> Content {
+    Content::Json(schema_of::<T>)
+}
+
+fn schema_of<T: JsonSchema>(generator: &mut SchemaGenerator) -> Value {
+    generator.subschema_for::<T>().to_value()
+}
+
+/// Makes the document.
+pub fn document() -> Value {
+    let mut settings = SchemaSettings::draft2020_12();
+    settings.definitions_path = "/components/schemas".into();
+    settings.meta_schema = None;
+    let mut generator = SchemaGenerator::new(settings);
+    let error = schema_of::<ErrorBody>(&mut generator);
+
+    let mut all = Map::new();
+    for operation in OPERATIONS {
+        let path = all.entry(operation.path).or_insert_with(|| Value::Object(Map::new()));
+        if let Value::Object(methods) = path {
+            let name = operation.method.name().to_lowercase();
+            methods.insert(name, describe(operation, &error, &mut generator));
+        }
+    }
+    json!({
+        "openapi": OPENAPI_VERSION,
+        "info": {
+            "title": "Keelson",
+            "version": crate::VERSION,
+            "description": "The API of a Keelson node, on port 6400 over TLS 1.3 and on the node's own unix socket.",
+        },
+        "paths": all,
+        "components": {
+            "schemas": generator.take_definitions(true),
+            "securitySchemes": { "operator": {
+                "type": "mutualTLS",
+                "description": "A client certificate from POST /v1/operators/certificate",
+            } },
+        },
+    })
+}
+
+fn describe(operation: &Operation, error: &Value, generator: &mut SchemaGenerator) -> Value {
+    let answer = match operation.answer {
+        Content::Json(schema) => json!({ "application/json": { "schema": schema(generator) } }),
+        Content::Document => json!({ "application/json": { "schema": { "type": "object" } } }),
+        Content::Text => json!({ "text/plain": { "schema": { "type": "string" } } }),
+    };
+    let security = match operation.access {
+        Access::Public => json!([]),
+        Access::Operator => json!([{ "operator": [] }]),
+    };
+    let mut described = json!({
+        "summary": operation.summary,
+        "security": security,
+        "responses": {
+            "200": { "description": "Done", "content": answer },
+            "default": { "description": "Refused", "content": { "application/json": { "schema": error } } },
+        },
+    });
+    if let Value::Object(fields) = &mut described {
+        if let Some(schema) = operation.request {
+            let body = json!({ "required": true, "content": { "application/json": { "schema": schema(generator) } } });
+            fields.insert("requestBody".to_owned(), body);
+        }
+        if operation.path == paths::SERVICE_LOGS {
+            fields.insert("parameters".to_owned(), log_parameters());
+        }
+    }
+    described
+}
+
+/// The fields of [`crate::LogQuery`] and the service's name.
+fn log_parameters() -> Value {
+    json!([
+        { "name": "name", "in": "path", "required": true, "schema": { "type": "string" } },
+        { "name": "lines", "in": "query", "description": "How many of the newest lines",
+          "schema": { "type": "integer", "minimum": 0, "maximum": LINES_MAX, "default": LINES_DEFAULT } },
+        { "name": "follow", "in": "query", "description": "Whether to go on with lines as they come",
+          "schema": { "type": "boolean", "default": false } },
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{fs, path::Path};
+
+    use super::*;
+
+    /// Set to anything, it makes the test below write the document instead of comparing it.
+    const UPDATE_VARIABLE: &str = "KEELSON_UPDATE_OPENAPI";
+
+    #[test]
+    fn the_committed_document_is_current() {
+        let current = document();
+        if std::env::var_os(UPDATE_VARIABLE).is_some() {
+            let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("openapi.json");
+            let text = serde_json::to_string_pretty(&current).expect("a document");
+            fs::write(path, text + "\n").expect("written");
+            return;
+        }
+        assert!(
+            serde_json::from_str::<Value>(DOCUMENT).is_ok_and(|committed| committed == current),
+            "openapi.json is not what the types say; run: {UPDATE_VARIABLE}=1 cargo test -p keelson-api"
+        );
+    }
+
+    #[test]
+    fn every_reference_points_at_a_schema() {
+        let document = document();
+        let text = document.to_string();
+        let mut references = 0;
+        for part in text.split("\"$ref\":\"#").skip(1) {
+            let pointer = part.split('"').next().expect("the end of a string");
+            assert!(document.pointer(pointer).is_some(), "{pointer} points nowhere");
+            references += 1;
+        }
+        assert!(references > 20, "only {references} references");
+    }
+
+    #[test]
+    fn only_the_way_to_a_certificate_is_public() {
+        let public: Vec<_> =
+            OPERATIONS.iter().filter(|operation| operation.access == Access::Public).map(|o| o.path).collect();
+        assert_eq!(public, [paths::AUTHORITY, paths::CHALLENGE, paths::OPERATOR_CERTIFICATE]);
+    }
+
+    #[test]
+    fn requests_refuse_unknown_fields_and_answers_tolerate_them() {
+        let schemas = document();
+        let additional =
+            |name: &str| schemas.pointer(&format!("/components/schemas/{name}/additionalProperties")).cloned();
+        for request in ["CertificateRequest", "KubeconfigRequest", "PowerRequest"] {
+            assert_eq!(additional(request), Some(Value::Bool(false)), "{request}");
+        }
+        for answer in ["Status", "NodeList", "ServiceList", "Certificate"] {
+            assert_eq!(additional(answer), None, "{answer}");
+        }
+    }
+}

@@ -17,6 +17,5 @@ pub struct PowerRequest {
 #[serde(rename_all = "camelCase")]
 pub struct PowerAccepted {
     /// The boot that ends, by which a client recognises that the next one has begun.
-    #[serde(default)]
     pub boot_id: String,
 }

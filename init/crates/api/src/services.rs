@@ -22,8 +22,14 @@ pub struct Service {
     /// How often it was started again in this boot.
     pub restarts: u32,
     /// Seconds since it entered its state.
+    pub seconds_in_state: u64,
+    /// How its last process ended, in plain words, if one did.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub seconds_in_state: Option<u64>,
+    pub last_exit: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub memory_bytes: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cpu_milliseconds: Option<u64>,
 }
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]

@@ -11,6 +11,8 @@ pub struct Status {
     /// `control-plane` or `worker`.
     pub role: String,
     pub phase: Phase,
+    /// The kernel's random id of the running boot.
+    pub boot_id: String,
     /// Whether everything that this node is there for works.
     pub ready: bool,
     pub addresses: Vec<String>,
