@@ -5,7 +5,7 @@
 
 use std::error::Error;
 
-use keelson_config::NodeConfig;
+use keelson_config::{NodeConfig, Secrets};
 use keelson_job::State;
 use keelson_sys::clock;
 use keelson_sys::watchdog::Watchdog;
@@ -47,16 +47,16 @@ pub(crate) const PHASES: &[Phase] = &[
     Phase { name: "clock", rule: Rule::Degrade, run: clock_floor::run },
     // Services are not started outside a cgroup.
     Phase { name: "cgroups", rule: Rule::Fatal, run: cgroups::run },
-    // What was said wrongly must be corrected where it was said.
-    Phase { name: "configuration", rule: Rule::Hold, run: configuration::run },
-    // A kernel that lacks one is still a node; each deviation is named.
-    Phase { name: "sysctls", rule: Rule::Degrade, run: sysctls::run },
     // Never guess about a disk.
     Phase { name: "disks", rule: Rule::Hold, run: disks::run },
     // STATE that cannot be read may be another release's, or damaged.
     Phase { name: "state", rule: Rule::Hold, run: state::run },
-    // A node must not come up as another one.
-    Phase { name: "identity", rule: Rule::Hold, run: identity::run },
+    // What was said wrongly must be corrected where it was said; a node must not come up as another than STATE remembers.
+    Phase { name: "configuration", rule: Rule::Hold, run: configuration::run },
+    // A kernel that lacks one is still a node; each deviation is named.
+    Phase { name: "sysctls", rule: Rule::Degrade, run: sysctls::run },
+    // Kubernetes knows a node by its name.
+    Phase { name: "identity", rule: Rule::Fatal, run: identity::run },
     // Services look for these.
     Phase { name: "directories", rule: Rule::Fatal, run: directories::run },
     // Images can be pulled, or come later.
@@ -71,7 +71,7 @@ pub(crate) const PHASES: &[Phase] = &[
 pub(crate) struct Machine {
     timeline: Vec<Span>,
     node: Option<NodeConfig>,
-    token: Option<String>,
+    secrets: Secrets,
     in_memory: bool,
     state: Option<State>,
     hostname: Option<String>,
@@ -80,7 +80,15 @@ pub(crate) struct Machine {
 
 impl Machine {
     pub(crate) fn new(timeline: Vec<Span>) -> Self {
-        Self { timeline, node: None, token: None, in_memory: false, state: None, hostname: None, watchdog: None }
+        Self {
+            timeline,
+            node: None,
+            secrets: Secrets::default(),
+            in_memory: false,
+            state: None,
+            hostname: None,
+            watchdog: None,
+        }
     }
 
     /// The configuration, for phases after the one that reads it.
@@ -144,14 +152,12 @@ mod tests {
         for (earlier, later) in [
             ("mounts", "clock"),
             ("mounts", "cgroups"),
-            ("cgroups", "configuration"),
-            ("configuration", "disks"),
-            ("configuration", "sysctls"),
             ("disks", "state"),
-            ("state", "identity"),
+            ("state", "configuration"),
+            ("configuration", "sysctls"),
+            ("configuration", "identity"),
             ("identity", "directories"),
             ("directories", "user-images"),
-            ("disks", "directories"),
         ] {
             assert!(position(earlier) < position(later), "{earlier} before {later}");
         }
@@ -161,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_concerns_a_persons_input_or_disks_holds() {
-        for name in ["configuration", "disks", "state", "identity"] {
+        for name in ["disks", "state", "configuration"] {
             assert_eq!(PHASES[position(name)].rule, Rule::Hold, "{name}");
         }
     }

@@ -8,9 +8,10 @@
 //! Both sides come from one image, so the form has no version.
 #![forbid(unsafe_code)]
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
-use keelson_config::{NodeConfig, Role, StateSelection};
+use keelson_config::{NodeConfig, Remembered};
 use serde::{Deserialize, Serialize};
 
 /// The program that does the jobs.
@@ -31,12 +32,14 @@ pub const USER_IMAGES: &str = "/run/keelson/user-images";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
-    /// Reads the kernel command line, SMBIOS and `fw_cfg`. Answered by [`Configuration`].
-    Configuration,
-    /// Finds or makes STATE and DATA, checks and mounts them. Answered by [`Disks`].
-    Disks { state: StateSelection },
+    /// Finds or makes STATE and DATA, checks and mounts them, and lays out what services expect there. Which disk it is to be
+    /// is the one question that the sources answer before STATE can. Answered by [`Disks`].
+    Disks,
     /// Reads what STATE remembers, credits the seed, begins this boot's record. Answered by [`State`].
     OpenState { booted_at: u64 },
+    /// Reads the kernel command line, SMBIOS and `fw_cfg`; what STATE remembers goes before them. Answered by
+    /// [`Configuration`].
+    Configuration { remembered: Remembered },
     /// Saves the clock and completes this boot's record. Answered by `()`.
     CloseState { record: BootEnd },
     /// Finds and mounts the user's disk of images. Answered by [`UserImages`].
@@ -47,9 +50,9 @@ impl Request {
     /// The job's name: its first argument, and what messages call it.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Configuration => "configuration",
-            Self::Disks { .. } => "disks",
+            Self::Disks => "disks",
             Self::OpenState { .. } => "open-state",
+            Self::Configuration { .. } => "configuration",
             Self::CloseState { .. } => "close-state",
             Self::UserImages => "user-images",
         }
@@ -59,9 +62,9 @@ impl Request {
     /// come up; bounded, because a dead disk answers never.
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(match self {
-            Self::Configuration | Self::UserImages | Self::OpenState { .. } => 60,
+            Self::Configuration { .. } | Self::UserImages | Self::OpenState { .. } => 60,
             // e2fsck of a large DATA after a crash is what takes time.
-            Self::Disks { .. } => 1800,
+            Self::Disks => 1800,
             Self::CloseState { .. } => 10,
         })
     }
@@ -79,8 +82,8 @@ pub struct Configuration {
     pub node: Box<NodeConfig>,
     /// The join token in clear: this answer is a memfd that only PID 1 can read, and goes to one file.
     pub token: Option<String>,
-    /// Things worth a line on the console that are no faults.
-    pub notes: Vec<String>,
+    /// User name and password by registry host, in clear like the token.
+    pub registry_credentials: BTreeMap<String, (String, String)>,
 }
 
 /// Where STATE and DATA are.
@@ -105,16 +108,8 @@ pub struct State {
     pub previous: Option<BootRecord>,
     /// The number of this boot, from 1.
     pub boot: u64,
-    pub identity: Option<RememberedIdentity>,
+    pub remembered: Remembered,
     pub notes: Vec<String>,
-}
-
-/// Those parts of `/state/identity.json` (keelson-cluster's) that overrule every other source.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct RememberedIdentity {
-    pub role: Option<Role>,
-    pub name: Option<String>,
-    pub cluster_id: Option<String>,
 }
 
 /// A boot's entry in `/state/boots/`.

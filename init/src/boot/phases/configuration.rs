@@ -1,5 +1,7 @@
-//! What the node was told: parsed by keelson-exec, because the sources hold bytes that strangers may have written.
+//! What the node was told: parsed by keelson-exec, because the sources hold bytes that strangers may have written. What STATE
+//! remembers goes before the sources, and a contradiction is a fault like any other.
 
+use keelson_config::{RegistryCredential, Secret, Secrets};
 use keelson_job::{Configuration, Request};
 
 use super::{Machine, PhaseResult};
@@ -7,12 +9,10 @@ use crate::boot::job;
 use crate::console::Console;
 
 pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
-    let configuration: Configuration = job::run(console, &Request::Configuration)?;
-    for note in &configuration.notes {
-        console.info("configuration", note);
-    }
+    let request = Request::Configuration { remembered: machine.state()?.remembered.clone() };
+    let configuration: Configuration = job::run(console, &request)?;
     let sentence = describe(&configuration);
-    machine.token = configuration.token;
+    machine.secrets = secrets(configuration.token, configuration.registry_credentials);
     machine.node = Some(*configuration.node);
     Ok(sentence)
 }
@@ -20,6 +20,12 @@ pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
 fn describe(configuration: &Configuration) -> String {
     let node = &configuration.node;
     let name = node.name.as_deref().map(|name| format!(" named {name}")).unwrap_or_default();
-    let origin = node.sources.get("role").map(|source| format!(", as the {source} says")).unwrap_or_default();
+    let origin = node.sources.get("role").map(|source| format!(", by {source}")).unwrap_or_default();
     format!("{}{name}{origin}", node.role)
+}
+
+fn secrets(token: Option<String>, registries: impl IntoIterator<Item = (String, (String, String))>) -> Secrets {
+    let credential = |(username, password)| RegistryCredential { username, password: Secret::new(password) };
+    let registry_credentials = registries.into_iter().map(|(host, given)| (host, credential(given))).collect();
+    Secrets { token: token.map(Secret::new), registry_credentials }
 }

@@ -1,11 +1,12 @@
 //! What services find in `/run/keelson` when they start: their own directories, and the node's configuration.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 
-use keelson_config::{CLOCK_FLOOR_PATH, NODE_CONFIG_PATH, TOKEN_PATH};
+use keelson_config::{CLOCK_FLOOR_PATH, NODE_CONFIG_PATH, REGISTRY_CREDENTIALS_PATH, Secrets, TOKEN_PATH};
 use thiserror::Error;
 
 use super::{Machine, PhaseResult, clock_floor};
@@ -61,14 +62,27 @@ pub(super) fn run(machine: &mut Machine, _: &mut Console) -> PhaseResult {
     }
     let node = serde_json::to_vec_pretty(machine.node()?).map_err(DirectoryError::Encode)?;
     write(Path::new(NODE_CONFIG_PATH), 0o644, &node)?;
-    if let Some(token) = machine.token.take() {
-        write(Path::new(TOKEN_PATH), 0o600, token.as_bytes())?;
+    let secrets = std::mem::take(&mut machine.secrets);
+    if let Some(token) = &secrets.token {
+        write(Path::new(TOKEN_PATH), 0o600, token.expose().as_bytes())?;
+    }
+    if !secrets.registry_credentials.is_empty() {
+        let text = registries(&secrets).map_err(DirectoryError::Encode)?;
+        write(Path::new(REGISTRY_CREDENTIALS_PATH), 0o600, &text)?;
     }
     let saved = machine.state()?.clock.unwrap_or_default();
     // Without a build time (no image has that fault) what STATE remembers is the floor.
     let built = clock_floor::build_time().unwrap_or_default().as_secs();
     write(Path::new(CLOCK_FLOOR_PATH), 0o644, format!("{}\n", built.max(saved)).as_bytes())?;
     Ok(String::new())
+}
+
+/// `{"registry.example": ["user name", "password"]}`
+fn registries(secrets: &Secrets) -> Result<Vec<u8>, serde_json::Error> {
+    let credentials = secrets.registry_credentials.iter();
+    let by_host: BTreeMap<_, _> =
+        credentials.map(|(host, given)| (host, [given.username.as_str(), given.password.expose()])).collect();
+    serde_json::to_vec(&by_host)
 }
 
 fn make(&(path, owner, mode): &Row) -> io::Result<()> {

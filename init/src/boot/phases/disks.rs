@@ -7,8 +7,7 @@ use crate::boot::job;
 use crate::console::Console;
 
 pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
-    let request = Request::Disks { state: machine.node()?.state.clone() };
-    let disks: Disks = job::run(console, &request)?;
+    let disks: Disks = job::run(console, &Request::Disks)?;
     for note in &disks.notes {
         console.info("disks", note);
     }
