@@ -19,6 +19,29 @@ pub struct ConfigError {
     pub allowed: String,
 }
 
+/// A value as a message may repeat it. A long one is not repeated: by a slip of the pen it may be a token.
+#[cfg(feature = "sources")]
+pub(crate) fn shown(value: &str) -> String {
+    const SHOWN_MAX: usize = 40;
+    if value.len() <= SHOWN_MAX { format!("{value:?}") } else { format!("a text of {} bytes", value.len()) }
+}
+
+impl ConfigError {
+    pub fn new(
+        source: &Source,
+        field: impl Into<String>,
+        problem: impl Into<String>,
+        allowed: impl Into<String>,
+    ) -> Self {
+        Self {
+            source_said: Some(source.clone()),
+            field: field.into(),
+            problem: problem.into(),
+            allowed: allowed.into(),
+        }
+    }
+}
+
 impl fmt::Display for ConfigError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source_said {

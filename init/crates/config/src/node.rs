@@ -26,6 +26,8 @@ pub struct NodeConfig {
     pub role: Role,
     /// A DNS-1123 subdomain, lower case. `None`: PID 1 derives one.
     pub name: Option<String>,
+    /// The cluster that STATE says this node belongs to.
+    pub cluster_id: Option<String>,
     /// This node may found a cluster. One-shot: a cluster id in STATE overrules it.
     pub bootstrap: bool,
     pub peers: Peers,

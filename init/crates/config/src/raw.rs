@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use crate::node::{HttpProxy, Oidc, RegistryMirror};
 use crate::secret::{RegistryCredential, Secret};
 use crate::source::Source;
 
@@ -46,6 +47,35 @@ pub enum RawAddressing {
     Unsupported(String),
 }
 
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RawVlan {
+    pub name: String,
+    pub parent: String,
+    /// Empty: the name tells it, as in `eth0.5` or `vlan5`.
+    pub id: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RawBond {
+    pub name: String,
+    pub members: Vec<String>,
+    pub options: Vec<(String, String)>,
+    pub mtu: Option<String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RawOperatorKey {
+    pub name: Option<String>,
+    pub public_key: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RawTaint {
+    pub key: String,
+    pub value: String,
+    pub effect: String,
+}
+
 /// Everything that can be said about a node, and by whom. One source's words, or the merge of several.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RawConfig {
@@ -54,15 +84,15 @@ pub struct RawConfig {
     pub token: Option<Said<Secret>>,
     pub bootstrap: Option<Said<String>>,
     pub peers: Option<Said<Vec<String>>>,
-    pub operator_keys: Option<Said<Vec<Said<String>>>>,
+    pub operator_keys: Option<Said<Vec<Said<RawOperatorKey>>>>,
     pub state: Option<Said<String>>,
     pub ntp: Option<Said<Vec<String>>>,
 
     pub links: Option<Said<Vec<Said<RawLink>>>>,
     pub nameservers: Option<Said<Vec<String>>>,
     pub search: Option<Said<Vec<String>>>,
-    pub vlans: Option<Said<Vec<Said<String>>>>,
-    pub bonds: Option<Said<Vec<Said<String>>>>,
+    pub vlans: Option<Said<Vec<Said<RawVlan>>>>,
+    pub bonds: Option<Said<Vec<Said<RawBond>>>>,
     pub node_subnets: Option<Said<Vec<String>>>,
 
     pub pod_cidr: Option<Said<String>>,
@@ -71,12 +101,12 @@ pub struct RawConfig {
     pub dns_address: Option<Said<String>>,
     pub extra_sans: Option<Said<Vec<String>>>,
     pub labels: Option<Said<BTreeMap<String, String>>>,
-    pub taints: Option<Said<Vec<crate::Taint>>>,
+    pub taints: Option<Said<Vec<RawTaint>>>,
     pub extra_arguments: Option<Said<BTreeMap<String, BTreeMap<String, String>>>>,
     pub sysctls: Option<Said<BTreeMap<String, String>>>,
-    pub registry_mirrors: Option<Said<Vec<crate::RegistryMirror>>>,
+    pub registry_mirrors: Option<Said<Vec<RegistryMirror>>>,
     pub registry_credentials: Option<Said<BTreeMap<String, RegistryCredential>>>,
     pub trusted_certificates: Option<Said<Vec<String>>>,
-    pub http_proxy: Option<Said<crate::HttpProxy>>,
-    pub oidc: Option<Said<crate::Oidc>>,
+    pub http_proxy: Option<Said<HttpProxy>>,
+    pub oidc: Option<Said<Oidc>>,
 }

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 
 /// A place that can say something about the node. The order of the variants is the order of precedence: the first
 /// origin that says a field decides it.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Origin {
     /// The kernel's command line.
@@ -29,6 +29,23 @@ pub enum Origin {
     State,
 }
 
+impl Origin {
+    /// The place in the order of precedence; two strings of one SMBIOS table have the same.
+    pub fn rank(&self) -> u8 {
+        match self {
+            Self::CommandLine => 0,
+            Self::Esp(_) => 1,
+            Self::Smbios(_) => 2,
+            Self::FwCfg(_) => 3,
+            Self::NoCloud(_) => 4,
+            Self::Vsock => 5,
+            Self::Http(_) => 6,
+            Self::Metadata(_) => 7,
+            Self::State => 8,
+        }
+    }
+}
+
 impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -45,14 +62,15 @@ impl fmt::Display for Origin {
     }
 }
 
+/// What a path shows of a name that the document made up.
+pub(crate) const NAME_MAX: usize = 41;
+
 /// Where exactly a value was said: the origin and, inside a document that came from there, the field.
-///
-/// A key=value word of an origin goes before a document of the same origin: it is the more deliberate of the two.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct Source {
     pub origin: Origin,
     /// The path of the field in the document, for instance `spec.network.links[0].mtu`; empty for the document itself.
-    /// `None` sorts before `Some`, which is the precedence stated above.
+    /// `None` for a key=value word.
     pub field: Option<String>,
 }
 
@@ -63,6 +81,19 @@ impl Source {
 
     pub fn document(origin: Origin, field: impl Into<String>) -> Self {
         Self { origin, field: Some(field.into()) }
+    }
+
+    /// Smaller goes first. A key=value word goes before a document of the same origin: it is the more deliberate of the two.
+    pub fn precedence(&self) -> (u8, bool) {
+        (self.origin.rank(), self.field.is_some())
+    }
+
+    /// The source of a part of this value, for instance `[2]` or `.mtu`. A word has no parts that can be named.
+    /// A name that is longer than any of ours is left out: it comes from the document and may be a misplaced secret.
+    #[must_use]
+    pub fn part(&self, suffix: &str) -> Self {
+        let suffix = if suffix.len() > NAME_MAX { ".(a long name)" } else { suffix };
+        Self { origin: self.origin.clone(), field: self.field.as_ref().map(|field| format!("{field}{suffix}")) }
     }
 }
 

@@ -1,0 +1,195 @@
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::node::{AddressMethod, LinkSelector};
+use crate::secret::{Secret, Secrets};
+use crate::wire;
+
+/// A key of the right form; whether the point is on the curve is for whoever verifies with it.
+const KEY: &str = concat!(
+    "MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE",
+    "EjRWeBI0VngSNFZ4EjRWeBI0VngSNFZ4EjRWeBI0VngSNFZ4EjRWeBI0VngSNFZ4EjRWeBI0VngSNFZ4EjRWeA=="
+);
+
+fn line(text: &str) -> Inputs {
+    Inputs { command_line: text.as_bytes().to_vec(), ..Inputs::default() }
+}
+
+fn document(spec: &str) -> Inputs {
+    let text = format!("apiVersion: keelson.dev/v1alpha1\nkind: NodeConfiguration\nspec: {spec}\n");
+    Inputs { fw_cfg: BTreeMap::from([("opt/keelson/document".to_owned(), text.into_bytes())]), ..Inputs::default() }
+}
+
+fn accepted(inputs: &Inputs) -> Resolved {
+    resolve(inputs, &Remembered::default()).unwrap_or_else(|errors| panic!("{errors}"))
+}
+
+/// The one message that is expected.
+fn refused(inputs: &Inputs, remembered: &Remembered) -> String {
+    let errors = resolve(inputs, remembered).expect_err("it was accepted");
+    assert_eq!(errors.0.len(), 1, "{errors}");
+    errors.to_string()
+}
+
+#[test]
+fn a_first_control_plane_from_the_command_line() {
+    let Resolved { node, secrets } =
+        accepted(&line("console=ttyS0 panic=10 keelson.role=control-plane keelson.bootstrap keelson.peers=none"));
+    assert_eq!((node.role, node.bootstrap, &node.peers), (Role::ControlPlane, true, &Peers::DeclaredNone));
+    assert_eq!((node.name, node.token_given, node.taints), (None, false, None));
+    assert_eq!(node.cluster, crate::ClusterConfig::default());
+    assert_eq!(node.network, crate::NetworkConfig::default());
+    assert_eq!(node.sources["role"].to_string(), "kernel command line");
+    assert_eq!(secrets, Secrets::default());
+}
+
+#[test]
+fn every_field_of_the_command_line() {
+    let node = accepted(&line(&format!(
+        "keelson.role=worker keelson.name=w1 keelson.token=abc keelson.peers=cp1,10.0.0.9:6400 \
+         keelson.operator-key=ann:{KEY} keelson.state=LABEL=KEEP keelson.ntp=10.0.0.1,time.example \
+         ip=10.0.0.5::10.0.0.1:255.255.255.0::eth0:none:10.0.0.2 ip=eth1:dhcp:1400 nameserver=10.0.0.3 \
+         vlan=eth1.7:eth1 bond=bond0:eth2,eth3:mode=active-backup,miimon=100"
+    )))
+    .node;
+    assert_eq!(node.peers, Peers::Named(vec!["cp1".into(), "10.0.0.9:6400".into()]));
+    assert_eq!(node.state, StateSelection::Label("KEEP".into()));
+    assert_eq!(node.operator_keys[0].name, "ann");
+    assert!(node.token_given);
+    assert_eq!(node.network.links[0].link, LinkSelector::Name("eth0".into()));
+    assert!(matches!(&node.network.links[0].method, AddressMethod::Static(addressing)
+        if addressing.addresses[0].to_string() == "10.0.0.5/24" && addressing.gateway.is_some()));
+    assert_eq!(node.network.links[1].mtu, Some(1400));
+    assert_eq!(node.network.vlans[0].id, 7);
+    assert_eq!(node.network.bonds[0].members.len(), 2);
+}
+
+#[test]
+fn words_of_ip_stand_in_for_name_and_time_server() {
+    let node = accepted(&line("keelson.role=worker ip=10.0.0.5:::24:node7:eth0:none:::10.0.0.4")).node;
+    assert_eq!((node.name.as_deref(), node.ntp_servers), (Some("node7"), vec!["10.0.0.4".to_owned()]));
+}
+
+#[test]
+fn secrets_are_in_no_serialised_or_printed_form() {
+    let mut inputs = document("{registries: {credentials: [{registry: r.io, username: u, password: zqpass}]}}");
+    inputs.command_line = b"keelson.role=worker keelson.token=zqtoken".to_vec();
+    let resolved = accepted(&inputs);
+    let shown = format!("{resolved:?} {}", serde_json::to_string(&resolved.node).unwrap());
+    assert!(!shown.contains("zqpass") && !shown.contains("zqtoken"), "{shown}");
+    assert_eq!(resolved.secrets.token, Some(Secret::new("zqtoken")));
+    let outcome = Ok(resolved);
+    assert_eq!(wire::from_bytes(&wire::to_bytes(&outcome).unwrap()).unwrap(), outcome);
+    assert_eq!(wire::from_bytes(b"{\"token\":\"zqtoken\"}").unwrap_err().to_string().find("zq"), None);
+}
+
+#[test]
+fn names_source_field_fault_and_what_is_allowed() {
+    let none = Remembered::default();
+    assert_eq!(
+        refused(&line("keelson.role=master"), &none),
+        "kernel command line, keelson.role: \"master\" is no role; allowed: control-plane or worker"
+    );
+    assert_eq!(
+        refused(&Inputs::default(), &none),
+        "keelson.role: no source says the node's role; allowed: control-plane or worker"
+    );
+    assert_eq!(
+        refused(&document("{role: worker, network: {links: [{mtu: 5}]}}"), &none),
+        "document (fw_cfg opt/keelson/document), field spec.network.links[0].mtu: \"5\" is not valid; allowed: \
+         a number from 576 to 65535"
+    );
+    for (inputs, part) in [
+        (line("keelson.role=worker keelson.bootstrap keelson.peers=none"), "a worker cannot found"),
+        (line("keelson.role=control-plane keelson.bootstrap"), "nobody says whether there are other"),
+        (line("keelson.role=control-plane keelson.state=ram"), "must not keep its vote in memory"),
+        (line("keelson.role=worker keelson.name=Big"), "keelson.name: \"Big\" is not valid"),
+        (line("keelson.role=worker keelson.peers=a,none"), "keelson.peers: \"none\" is not valid"),
+        (line("keelson.role=worker keelson.operator-key=abc"), "not an ECDSA P-256 public key"),
+        (line("keelson.role=worker keelson.token=a\u{e9}"), "it is not shown"),
+        (line("keelson.role=worker ip=1.2.3.4"), "kernel command line, ip:"),
+        (line("keelson.role=worker ip=300.0.0.1:::24"), "\"300.0.0.1/24\" is not valid"),
+        (line("keelson.role=worker ip=10.0.0.5::10.9.0.1:24"), "in none of the link's networks"),
+        (line("keelson.role=worker ip=eth0:dhcp ip=eth0:off"), "configured before"),
+        (line("keelson.role=worker ip=dhcp6"), "\"dhcp6\" is not offered"),
+        (line("keelson.role=worker bond=b:eth0:mode=x"), "\"mode=x\" is not offered"),
+        (line("keelson.role=worker ip=10.244.7.5:::24"), "10.244.7.5/32 is inside the pod network 10.244.0.0/16"),
+        (document("{role: worker, network: {nodeSubnets: [10.96.1.0/24]}}"), "nodeSubnets[0]: the node subnet"),
+        (document("{role: worker, cluster: {podCIDR: 10.96.0.0/12}}"), "overlaps the service network"),
+        (document("{role: worker, cluster: {podCIDR: 10.1.0.1/16}}"), "spec.cluster.podCIDR: \"10.1.0.1/16\""),
+        (document("{role: worker, cluster: {dnsAddress: 10.97.0.1}}"), "address of the service network 10.96.0.0/16"),
+        (document("{role: worker, cluster: {extraArguments: {etcd: {}}}}"), "extraArguments.etcd: \"etcd\""),
+        (document("{role: worker, node: {sysctls: {kernel.panic: '1'}}}"), "kubelet needs the system's own"),
+        (document("{role: worker, node: {taints: [{key: a, effect: Never}]}}"), "spec.node.taints[0].effect"),
+        (document("{role: worker, node: {labels: {'a b': c}}}"), "\"a b\" is no key"),
+        (document("{role: worker, registries: {mirrors: [{registry: d.io}]}}"), "mirrors[0].endpoints: there is none"),
+        (document("{role: worker, httpProxy: {http: 'http://u:zq@h'}}"), "spec.httpProxy.http: it is not valid"),
+        (document("{role: worker, cluster: {oidc: {issuerURL: 'http://a', clientID: b}}}"), "oidc.issuerURL"),
+    ] {
+        let message = refused(&inputs, &none);
+        assert!(message.contains(part), "{message:?} lacks {part:?}");
+        assert!(!message.contains("zq"), "{message:?} shows a password");
+    }
+}
+
+#[test]
+fn all_faults_are_reported_at_once() {
+    let mut inputs = document("{rolle: x, network: {nodeSubnets: [a, 10.0.0.0/8, b]}}");
+    inputs.command_line = b"keelson.role=x keelson.name=- keelson.bogus=1".to_vec();
+    let errors = resolve(&inputs, &Remembered::default()).unwrap_err().to_string();
+    for part in ["keelson.role", "keelson.name", "keelson.bogus", "spec.rolle", "nodeSubnets[0]", "nodeSubnets[2]"] {
+        assert!(errors.contains(part), "{part} is missing in {errors}");
+    }
+    assert_eq!(errors.lines().count(), 6, "{errors}");
+}
+
+#[test]
+fn state_comes_first_for_role_and_name_and_a_disagreement_names_both() {
+    let remembered = Remembered { role: Some(Role::Worker), name: Some("w1".into()), cluster_id: Some("c".into()) };
+    let node = resolve(&Inputs::default(), &remembered).unwrap().node;
+    assert_eq!((node.role, node.name.as_deref(), node.cluster_id.as_deref()), (Role::Worker, Some("w1"), Some("c")));
+    assert_eq!(
+        refused(&line("keelson.role=control-plane"), &remembered),
+        "kernel command line, keelson.role: it says \"control-plane\", but STATE remembers \"worker\"; allowed: \
+         worker, or an empty STATE"
+    );
+    assert!(refused(&line("keelson.name=w2"), &remembered).contains("it says \"w2\", but STATE remembers \"w1\""));
+    assert!(resolve(&line("keelson.role=worker keelson.name=w1"), &remembered).is_ok());
+}
+
+#[test]
+fn a_member_of_a_cluster_may_keep_bootstrap_on_its_command_line() {
+    let remembered = Remembered { cluster_id: Some("c".into()), ..Remembered::default() };
+    assert!(resolve(&line("keelson.role=control-plane keelson.bootstrap"), &remembered).is_ok());
+}
+
+#[test]
+fn the_state_selection_is_known_before_all_else_is_valid() {
+    assert_eq!(state_selection(&line("keelson.state=ram")).unwrap(), StateSelection::Ram);
+    assert_eq!(state_selection(&Inputs::default()).unwrap(), StateSelection::Auto);
+    assert!(state_selection(&line("keelson.state=disk")).unwrap_err().to_string().contains("keelson.state"));
+}
+
+#[test]
+fn the_higher_source_wins_field_by_field() {
+    let mut inputs = document("{role: control-plane, name: from-document, timeServers: [a.example]}");
+    inputs.command_line = b"keelson.name=from-line".to_vec();
+    inputs.dmi_table = smbios::tests::table(&["keelson.role=worker"]);
+    let node = accepted(&inputs).node;
+    assert_eq!((node.role, node.name.as_deref()), (Role::Worker, Some("from-line")));
+    assert_eq!(node.ntp_servers, ["a.example"]);
+    assert_eq!(node.sources["role"].to_string(), "SMBIOS type 11 string 1");
+}
+
+#[test]
+fn the_dns_address_follows_the_service_network() {
+    let node = accepted(&document("{role: worker, cluster: {serviceCIDR: 172.20.0.0/16}}")).node;
+    assert_eq!(node.cluster.dns_address.to_string(), "172.20.0.10");
+}
+
+#[test]
+fn node_config_survives_json() {
+    let node = accepted(&line(&format!("keelson.role=worker keelson.operator-key={KEY} ip=[fd00::5]:::64"))).node;
+    let json = serde_json::to_string(&node).unwrap();
+    assert_eq!(serde_json::from_str::<NodeConfig>(&json).unwrap(), node);
+}
