@@ -291,6 +291,11 @@ impl Log {
         self.shared.lock().index.purge_point(keep_bytes)
     }
 
+    /// Bytes of entries that were ever made durable since the start, those found then included.
+    pub fn appended_bytes(&self) -> u64 {
+        self.shared.lock().index.appended_bytes()
+    }
+
     /// Bytes of entries in the log.
     pub fn retained_bytes(&self) -> u64 {
         self.shared.lock().index.retained_bytes()

@@ -39,11 +39,13 @@ pub(super) struct Index {
     evicted: u64,
     /// Bytes of all records.
     bytes: u64,
+    /// Bytes of all records there ever were.
+    appended: u64,
 }
 
 impl Index {
     pub(super) fn new(cache_limit: usize) -> Self {
-        Self { purged: None, first: 0, slots: VecDeque::new(), cache_bytes: 0, cache_limit, evicted: 0, bytes: 0 }
+        Self { purged: None, first: 0, slots: VecDeque::new(), cache_bytes: 0, cache_limit, evicted: 0, bytes: 0, appended: 0 }
     }
 
     pub(super) fn purged(&self) -> Option<LogId> {
@@ -59,6 +61,10 @@ impl Index {
 
     pub(super) fn retained_bytes(&self) -> u64 {
         self.bytes
+    }
+
+    pub(super) fn appended_bytes(&self) -> u64 {
+        self.appended
     }
 
     fn slot_mut(&mut self, index: u64) -> Option<&mut Slot> {
@@ -98,6 +104,7 @@ impl Index {
         slot.place = Some(place);
         let cached = slot.payload.is_some();
         self.bytes += u64::from(place.len);
+        self.appended += u64::from(place.len);
         if cached {
             self.cache_bytes += place.len as usize;
         }

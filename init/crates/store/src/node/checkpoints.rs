@@ -1,0 +1,74 @@
+//! When to make a checkpoint, and how much log to keep behind it.
+
+use std::time::Duration;
+
+use openraft::async_runtime::watch::WatchReceiver;
+use tokio::time::Instant;
+
+use crate::log::Log;
+use crate::raft::Raft;
+use crate::state::Replicated;
+
+/// By bytes and by time. Bytes bound what recovery replays and what the log takes; time bounds it for a store with few writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Policy {
+    /// A checkpoint is made after this many bytes of new log.
+    pub every_bytes: u64,
+    /// And after this time, if there is anything new.
+    pub every: Duration,
+    /// Log kept behind a checkpoint, so that a member that was away for a while is given entries and not the whole state.
+    pub keep_bytes: u64,
+    /// How often to look.
+    pub poll: Duration,
+}
+
+impl Default for Policy {
+    fn default() -> Self {
+        Self {
+            every_bytes: 16 << 20,
+            every: Duration::from_secs(300),
+            keep_bytes: 16 << 20,
+            poll: Duration::from_secs(1),
+        }
+    }
+}
+
+pub(super) async fn run<S: Replicated>(policy: Policy, raft: Raft<S>, log: Log) {
+    let mut made_at = Instant::now();
+    let mut made_bytes = log.appended_bytes();
+    let mut poll = tokio::time::interval(policy.poll);
+    poll.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        poll.tick().await;
+        let new = log.appended_bytes().saturating_sub(made_bytes);
+        let due = new >= policy.every_bytes || (new > 0 && made_at.elapsed() >= policy.every);
+        if !due {
+            continue;
+        }
+        made_bytes = log.appended_bytes();
+        made_at = Instant::now();
+        if make(&raft).await.is_none() {
+            return;
+        }
+        if let Some(last) = log.purge_point(policy.keep_bytes) {
+            // openraft itself refuses to purge beyond the checkpoint.
+            if raft.trigger().purge_log(last).await.is_err() {
+                return;
+            }
+        }
+    }
+}
+
+/// Makes a checkpoint of what is applied now and waits until it is durable; None once consensus has stopped.
+async fn make<S: Replicated>(raft: &Raft<S>) -> Option<()> {
+    let applied = raft.metrics().borrow_watched().last_applied;
+    raft.trigger().snapshot().await.ok()?;
+    raft.watch_snapshot_progress().wait_until_ge(&applied).await.ok().map(|_| ())
+}
+
+/// The checkpoint before a stop.
+pub(super) async fn last<S: Replicated>(raft: &Raft<S>, timeout: Duration) {
+    if tokio::time::timeout(timeout, make(raft)).await.is_err() {
+        tracing::warn!("the last checkpoint took too long; the next start replays the log instead");
+    }
+}
