@@ -1,0 +1,68 @@
+//! The hybrid initramfs: the packed root as a file, then the first stage.
+//!
+//! Two archives one after the other, which the kernel unpacks in turn: an uncompressed cpio with `/root.erofs` and a
+//! zstd-compressed one with `/init` and `/keelson-exec`. The root is compressed already and stays so in memory; unpacking
+//! it as a compressed cpio of its files would take seconds of each boot. The uncompressed archive comes first: after a
+//! compressed one the kernel would look for it at a position that is not aligned, and silently ignore it.
+
+use std::fs::File;
+use std::io::{self, BufWriter, Seek as _, Write as _};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use super::archive::Cpio;
+use super::error::{BuildError, FileContext as _};
+
+/// Writes the initramfs. `programs` is the folder with `init` and `keelson-exec`.
+pub(crate) fn write(root: &Path, programs: &Path, initramfs: &Path) -> Result<(), BuildError> {
+    let mut output = BufWriter::new(File::create(initramfs).at("make", initramfs)?);
+    let mut first = Cpio::new(&mut output);
+    add_file(&mut first, "root.erofs", 0o400, root)?;
+    first.finish().at("write", initramfs)?;
+    align(&mut output).at("write", initramfs)?;
+
+    let mut second = Cpio::new(Vec::new());
+    // The kernel opens the console before it starts /init, which has no output otherwise.
+    second.folder("dev", 0o755).at("write", initramfs)?;
+    second.character_device("dev/console", 0o600, 5, 1).at("write", initramfs)?;
+    for (name, program) in [("init", "init"), ("keelson-exec", "keelson-exec")] {
+        add_file(&mut second, name, 0o755, &programs.join(program))?;
+    }
+    let second = second.finish().at("write", initramfs)?;
+    output.write_all(&compressed(&second)?).at("write", initramfs)?;
+    output.flush().at("write", initramfs)
+}
+
+fn add_file<W: io::Write>(archive: &mut Cpio<W>, name: &str, mode: u32, path: &Path) -> Result<(), BuildError> {
+    let file = File::open(path).at("open", path)?;
+    let size = file.metadata().at("examine", path)?.len();
+    archive.file(name, mode, size, file).at("pack", path)
+}
+
+/// Fills up to a block, as cpio(1) does.
+fn align(output: &mut BufWriter<File>) -> io::Result<()> {
+    const BLOCK: u64 = 512;
+    let position = output.stream_position()?;
+    let missing = position.next_multiple_of(BLOCK) - position;
+    io::copy(&mut io::Read::take(io::repeat(0), missing), output).map(drop)
+}
+
+/// By zstd(1), which the kernel's build needs anyway. The input comes from a pipe, so the frame has no content size; one
+/// thread, so that the bytes do not depend on the number of processors.
+fn compressed(bytes: &[u8]) -> Result<Vec<u8>, BuildError> {
+    let failed = |source| BuildError::Start { step: "initramfs".to_owned(), program: "zstd".to_owned(), source };
+    let mut zstd = Command::new("zstd")
+        .args(["-15", "--single-thread", "--quiet", "--stdout"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .map_err(failed)?;
+    let input = zstd.stdin.take();
+    let output = std::thread::scope(|scope| {
+        let writer = scope.spawn(|| input.map_or(Ok(()), |mut input| input.write_all(bytes)));
+        let output = zstd.wait_with_output()?;
+        writer.join().map_err(|_| io::Error::from(io::ErrorKind::BrokenPipe))??;
+        if output.status.success() { Ok(output.stdout) } else { Err(io::Error::other(output.status.to_string())) }
+    });
+    output.map_err(failed)
+}
