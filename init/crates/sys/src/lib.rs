@@ -16,6 +16,7 @@ pub mod loopback;
 pub mod memfd;
 pub mod memory;
 pub mod mount;
+pub mod packet;
 pub mod poller;
 pub mod power;
 pub mod process;
