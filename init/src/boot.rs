@@ -19,7 +19,7 @@ use crate::root::handover;
 
 pub(crate) mod job;
 pub(crate) mod mounts;
-mod phases;
+pub(crate) mod phases;
 
 /// The root of the cgroup v2 hierarchy. PID 1 itself is in `/init` below it; services go below `/keelson`.
 pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";

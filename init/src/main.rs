@@ -1,7 +1,7 @@
 //! PID 1: finds the root, boots by named phases, supervises services.
 //!
 //! One program, two stages. Run from an initramfs it finds the root and moves there ([`root`]), executing itself; run from
-//! the root it boots ([`boot`]), supervises ([`supervisor`]) and, once told how the machine is to end, ends it ([`finish`]).
+//! the root it boots ([`boot`]), supervises ([`supervise`]) and, once told how the machine is to end, ends it ([`finish`]).
 //! Whatever goes wrong for good, a panic included, arrives at [`recovery`]: PID 1 never exits, because its exit is a kernel
 //! panic.
 #![forbid(unsafe_code)]
@@ -12,13 +12,13 @@ mod finish;
 mod recovery;
 mod root;
 mod signals;
-mod supervisor;
+mod supervise;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
 use console::Console;
-use recovery::Failure;
+use recovery::{Failure, Rule};
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
@@ -41,10 +41,10 @@ fn live(console: &mut Console) -> Failure {
         return root::enter(console);
     }
     match boot::run(console) {
-        Ok(mut boot) => {
-            let verdict = supervisor::run(console, &mut boot);
-            finish::end(console, &boot, &verdict)
-        }
+        Ok(mut boot) => match supervise::run(console, &mut boot) {
+            Ok(verdict) => finish::end(console, &boot, &verdict),
+            Err(error) => Failure::new("services", Rule::Fatal, error),
+        },
         Err(failure) => failure,
     }
 }

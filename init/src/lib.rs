@@ -1,0 +1,8 @@
+//! The parts of PID 1 that run without being PID 1: what it supervises, how, and how that ends.
+//!
+//! The `init` program adds what only a booting machine has: disks, mounts, console, recovery.
+#![forbid(unsafe_code)]
+
+pub mod services;
+pub mod shutdown;
+pub mod supervisor;

@@ -1,0 +1,90 @@
+//! PID 1's own services, a file each: what every node needs before keelson-cluster can hand over the rest.
+//!
+//! Their arguments are constant. What they are told stands in files below /run/keelson, and when they may start is
+//! said by conditions on those files.
+
+use keelson_control::{InvalidServiceName, ServiceName, ServiceSpec};
+
+mod cluster;
+mod containerd;
+mod log;
+mod network;
+mod store;
+
+/// The service that reads the others' output.
+pub const LOG: &str = "log";
+const CLUSTER: &str = "cluster";
+const CONTAINERD: &str = "containerd";
+const NETWORK: &str = "network";
+const STORE: &str = "store";
+
+/// The fixed accounts (`/etc/passwd` in the image has the same).
+mod account {
+    pub(super) const STORE: u32 = 64001;
+    pub(super) const NETWORK: u32 = 64003;
+    pub(super) const LOG: u32 = 64007;
+}
+
+const MIB: u64 = 1024 * 1024;
+
+/// All of them; the store only where it has a voice.
+pub fn all(control_plane: bool) -> Result<Vec<ServiceSpec>, InvalidServiceName> {
+    let mut services = vec![log::spec()?, network::spec()?, containerd::spec()?, cluster::spec()?];
+    if control_plane {
+        services.push(store::spec()?);
+    }
+    Ok(services)
+}
+
+fn names(names: &[&str]) -> Result<Vec<ServiceName>, InvalidServiceName> {
+    names.iter().map(|name| ServiceName::new(*name)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_control::ServiceSet;
+
+    use super::*;
+
+    #[test]
+    fn they_pass_the_checks_that_a_handed_over_set_must_pass() {
+        let set = ServiceSet { version: 1, services: all(true).unwrap() };
+        set.validate(&[]).unwrap();
+    }
+
+    #[test]
+    fn a_worker_has_no_store() {
+        let has_store = |control_plane| all(control_plane).unwrap().iter().any(|spec| spec.name.as_str() == STORE);
+        assert!(has_store(true));
+        assert!(!has_store(false));
+    }
+
+    /// What was handed over always stops first; an edge in the other direction would be a circle.
+    #[test]
+    fn they_name_only_each_other() {
+        let services = all(true).unwrap();
+        for spec in &services {
+            for needed in spec.needs() {
+                assert!(services.iter().any(|other| other.name == *needed), "{} names {needed}", spec.name);
+            }
+        }
+    }
+
+    #[test]
+    fn output_is_read_until_the_very_end() {
+        let services = all(true).unwrap();
+        let log = ServiceName::new(LOG).unwrap();
+        for spec in services.iter().filter(|spec| spec.name != log) {
+            assert!(spec.needs().any(|needed| *needed == log), "{} stops after its log", spec.name);
+        }
+    }
+
+    #[test]
+    fn only_who_makes_containers_has_all_capabilities_and_may_gain_privileges() {
+        for spec in all(true).unwrap() {
+            let makes_containers = spec.name.as_str() == CONTAINERD;
+            assert_eq!(spec.capabilities == keelson_control::Capabilities::All, makes_containers, "{}", spec.name);
+            assert_eq!(spec.no_new_privs, !makes_containers, "{}", spec.name);
+        }
+    }
+}

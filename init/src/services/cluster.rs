@@ -1,0 +1,22 @@
+//! keelson-cluster: identity, members, certificates, the operator's API. Root, because it gives files to the accounts of
+//! others, but with nothing of root's power beyond that.
+
+use keelson_control::{Capabilities, Capability, InvalidServiceName, Limits, ServiceName, ServiceSpec};
+
+use super::{CLUSTER, CONTAINERD, LOG, MIB, NETWORK, STORE, names};
+
+pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
+    Ok(ServiceSpec {
+        capabilities: Capabilities::only([Capability::Chown, Capability::DacOverride, Capability::Fowner]),
+        limits: Limits {
+            memory_low_bytes: Some(64 * MIB),
+            nofile: Some(65_536),
+            oom_score_adj: Some(-950),
+            ..Limits::default()
+        },
+        // It talks to all of these to its end. Kubelet, which asks it for time at a shutdown, is handed over and
+        // therefore gone by then.
+        stop_before: names(&[LOG, NETWORK, STORE, CONTAINERD])?,
+        ..ServiceSpec::daemon(ServiceName::new(CLUSTER)?, "/usr/bin/keelson-cluster")
+    })
+}

@@ -1,0 +1,30 @@
+//! keelson-store: the cluster's memory. It starts once keelson-cluster has written its keys and, last, its configuration.
+
+use std::path::PathBuf;
+
+use keelson_control::{Account, Condition, InvalidServiceName, Limits, Readiness, ServiceName, ServiceSpec};
+
+use super::{LOG, MIB, NETWORK, STORE, account, names};
+
+const CONFIG: &str = "/run/keelson/store/config.json";
+
+pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
+    Ok(ServiceSpec {
+        arguments: vec![format!("--config-file={CONFIG}")],
+        conditions: vec![Condition::FileExists(PathBuf::from(CONFIG))],
+        readiness: Readiness::Notify,
+        account: Account::id(account::STORE),
+        limits: Limits {
+            memory_min_bytes: Some(64 * MIB),
+            // Everything waits for a commit.
+            cpu_weight: Some(500),
+            nofile: Some(65_536),
+            oom_score_adj: Some(-950),
+            ..Limits::default()
+        },
+        stop_before: names(&[LOG, NETWORK])?,
+        // A last checkpoint to a slow disk.
+        timeout_stop_seconds: 20,
+        ..ServiceSpec::daemon(ServiceName::new(STORE)?, "/usr/bin/keelson-store")
+    })
+}

@@ -1,0 +1,149 @@
+//! From a finished boot to supervision and back: gives the supervisor what it needs and turns its verdict into PID 1's.
+
+use std::fmt;
+use std::fs;
+use std::hash::{BuildHasher, Hasher, RandomState};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keelson_config::Role;
+use keelson_control::{BootRecord, InvalidServiceName, ServiceName, ShutdownKind};
+use keelson_init::services;
+use keelson_init::shutdown::Enforcer;
+use keelson_init::supervisor::{self, Cgroups, Host, Paths, Setup, Severity, SupervisorError};
+use keelson_sys::{clock, power};
+use rustix::fs::{Mode, OFlags};
+use thiserror::Error;
+
+use crate::boot::phases::watchdog;
+use crate::boot::{Action, Boot, CGROUP_ROOT, Verdict};
+use crate::console::{self, Console};
+
+#[derive(Debug, Error)]
+pub(crate) enum SuperviseError {
+    #[error("a service of PID 1's own is named wrongly")]
+    Services(#[source] InvalidServiceName),
+    #[error("cannot make the services' cgroups")]
+    Cgroups(#[source] std::io::Error),
+    #[error("cannot start the thread that keeps the shutdown's deadline")]
+    Enforcer(#[source] std::io::Error),
+    #[error("supervision ended")]
+    Supervisor(#[source] SupervisorError),
+}
+
+/// Supervises until the machine is to end.
+pub(crate) fn run(console: &mut Console, boot: &mut Boot) -> Result<Verdict, SuperviseError> {
+    let setup = setup(boot)?;
+    console.info("services", greeting(boot));
+    let mut machine = Machine { console, boot, fed_at: Duration::ZERO };
+    let verdict = supervisor::run(&mut machine, setup).map_err(SuperviseError::Supervisor)?;
+    if !verdict.left.is_empty() {
+        let left: Vec<&str> = verdict.left.iter().map(ServiceName::as_str).collect();
+        console.warn("shutdown", format_args!("could not be stopped: {}", left.join(", ")));
+    }
+    let action = match verdict.kind {
+        ShutdownKind::Reboot => Action::Reboot,
+        ShutdownKind::PowerOff => Action::PowerOff,
+    };
+    Ok(Verdict { action, reason: verdict.reason })
+}
+
+fn greeting(boot: &Boot) -> String {
+    let facts = &boot.facts;
+    let memory = if facts.in_memory { ", nothing outlives it" } else { "" };
+    format!("{}, boot {}{memory}: starting services", facts.hostname, facts.number)
+}
+
+fn setup(boot: &Boot) -> Result<Setup, SuperviseError> {
+    let root = Path::new(CGROUP_ROOT);
+    let containment = Cgroups::new(root.join("keelson")).map_err(SuperviseError::Cgroups)?;
+    make_shims_group(root).map_err(SuperviseError::Cgroups)?;
+    let enforcer = Enforcer::start(|kind| {
+        power::end(match kind {
+            ShutdownKind::Reboot => power::End::Reboot,
+            ShutdownKind::PowerOff => power::End::PowerOff,
+        });
+    })
+    .map_err(SuperviseError::Enforcer)?;
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    Ok(Setup {
+        services: services::all(boot.facts.node.role == Role::ControlPlane).map_err(SuperviseError::Services)?,
+        log_service: Some(ServiceName::new(services::LOG).map_err(SuperviseError::Services)?),
+        containment: Box::new(containment),
+        paths: Paths {
+            exec: PathBuf::from(keelson_job::PROGRAM),
+            socket: PathBuf::from(keelson_control::SOCKET_PATH),
+            notify: PathBuf::from("/run/keelson/init/notify"),
+            set: PathBuf::from("/run/keelson/init/set"),
+            console: PathBuf::from("/run/keelson/cluster/console"),
+        },
+        kernel_log: rustix::fs::open("/dev/kmsg", flags, Mode::empty()).ok(),
+        owner: 0,
+        seed: seed(),
+        boots: boots(boot),
+        enforcer: Some(enforcer),
+        power_buttons: true,
+    })
+}
+
+/// containerd puts its shims here (`ShimCgroup`), and expects to find it.
+fn make_shims_group(root: &Path) -> std::io::Result<()> {
+    match fs::create_dir(root.join("shims")) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Differs from boot to boot and from machine to machine; spreading restarts needs no more.
+fn seed() -> u64 {
+    RandomState::new().build_hasher().finish()
+}
+
+fn boots(boot: &Boot) -> Vec<BootRecord> {
+    let present = BootRecord {
+        boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
+        version: fs::read_to_string("/usr/share/keelson/version").unwrap_or_default().trim().to_owned(),
+        started_unix_seconds: clock::wall().saturating_sub(clock::since_boot()).as_secs(),
+        good: false,
+        ended: None,
+    };
+    let previous = boot.facts.previous.as_ref().map(|record| BootRecord {
+        boot_id: String::new(),
+        version: record.version.clone(),
+        started_unix_seconds: record.booted_at,
+        good: false,
+        ended: record.end.as_ref().map(|end| format!("{}: {}", end.action, end.reason)),
+    });
+    previous.into_iter().chain([present]).collect()
+}
+
+/// What the supervisor may use of the rest of PID 1.
+struct Machine<'a> {
+    console: &'a mut Console,
+    boot: &'a mut Boot,
+    fed_at: Duration,
+}
+
+impl Host for Machine<'_> {
+    fn say(&mut self, severity: Severity, subject: &str, message: &dyn fmt::Display) {
+        let severity = match severity {
+            Severity::Error => console::Severity::Error,
+            Severity::Warning => console::Severity::Warning,
+            Severity::Info => console::Severity::Info,
+        };
+        self.console.say(severity, subject, message);
+    }
+
+    fn beat(&mut self) {
+        self.console.flush();
+        let now = clock::since_boot();
+        if now.saturating_sub(self.fed_at) < watchdog::INTERVAL {
+            return;
+        }
+        self.fed_at = now;
+        if let Some(watchdog) = &mut self.boot.watchdog {
+            // A device that does not take it resets the machine, which is its business.
+            let _ = watchdog.feed();
+        }
+    }
+}

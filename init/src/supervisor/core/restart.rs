@@ -1,0 +1,114 @@
+//! How often, how fast and for how long a failing service is started again.
+//!
+//! The ladder is data ([`LADDER`]): a later rung can restart dependants or reboot without a new mechanism. Its last rung
+//! is a pause, not an end: what is wrong with a service may be cured elsewhere (a disk that comes back, a peer), and a
+//! node that has given its last service up for good needs a person.
+
+use std::time::Duration;
+
+/// Ready for so long, a service counts as stable and its failures are forgotten.
+pub(super) const STABLE: Duration = Duration::from_mins(1);
+
+/// The first delay is short, so that a single crash costs nobody a timeout.
+const DELAY_FIRST: Duration = Duration::from_millis(100);
+const DELAY_MAX: Duration = Duration::from_secs(30);
+
+/// What the judge of an end may say.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// Start again, nothing was wrong.
+    Again,
+    Done,
+    GiveUp {
+        reason: String,
+    },
+    Failure {
+        reason: String,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Rung {
+    Restart { delay: Duration },
+    GiveUp { retry: Duration },
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Step {
+    /// Up to this many failures in a row: restart, each time after twice the delay.
+    RestartUpTo(u32),
+    /// Beyond: leave it alone for so long.
+    PauseFor(Duration),
+}
+
+const LADDER: &[Step] = &[Step::RestartUpTo(12), Step::PauseFor(Duration::from_mins(3))];
+
+/// The rung for the `failures`th failure in a row, counted from 1.
+pub(super) fn rung(failures: u32) -> Rung {
+    for step in LADDER {
+        match step {
+            Step::RestartUpTo(count) if failures <= *count => {
+                let doublings = failures.saturating_sub(1).min(16);
+                return Rung::Restart { delay: (DELAY_FIRST * (1 << doublings)).min(DELAY_MAX) };
+            }
+            Step::RestartUpTo(_) => {}
+            Step::PauseFor(retry) => return Rung::GiveUp { retry: *retry },
+        }
+    }
+    Rung::GiveUp { retry: DELAY_MAX }
+}
+
+/// Spreads delays, so that services (and nodes) that failed together do not come back together. A seeded splitmix64
+/// (<https://prng.di.unimi.it/splitmix64.c>): the core stays a function of its input.
+#[derive(Debug)]
+pub(super) struct Jitter {
+    state: u64,
+}
+
+impl Jitter {
+    pub(super) fn new(seed: u64) -> Self {
+        Self { state: seed }
+    }
+
+    /// Between 80 % and 120 % of `delay`.
+    pub(super) fn spread(&mut self, delay: Duration) -> Duration {
+        delay.mul_f64(0.8) + delay.mul_f64(0.4).mul_f64(self.fraction())
+    }
+
+    /// At least 0, below 1.
+    fn fraction(&mut self) -> f64 {
+        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut mixed = self.state;
+        mixed = (mixed ^ (mixed >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^= mixed >> 31;
+        let high = u32::try_from(mixed >> 32).unwrap_or_default();
+        f64::from(high) / (f64::from(u32::MAX) + 1.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn delays_double_up_to_a_limit_then_comes_a_pause() {
+        assert_eq!(rung(1), Rung::Restart { delay: Duration::from_millis(100) });
+        assert_eq!(rung(2), Rung::Restart { delay: Duration::from_millis(200) });
+        assert_eq!(rung(9), Rung::Restart { delay: Duration::from_millis(25_600) });
+        assert_eq!(rung(12), Rung::Restart { delay: DELAY_MAX });
+        assert_eq!(rung(13), Rung::GiveUp { retry: Duration::from_mins(3) });
+        assert_eq!(rung(u32::MAX), Rung::GiveUp { retry: Duration::from_mins(3) });
+    }
+
+    #[test]
+    fn jitter_stays_near_the_delay_and_differs_by_seed() {
+        let delay = Duration::from_secs(10);
+        let mut jitter = Jitter::new(1);
+        let spread: Vec<_> = (0..1000).map(|_| jitter.spread(delay)).collect();
+        assert!(spread.iter().all(|d| *d >= Duration::from_secs(8) && *d <= Duration::from_secs(12)));
+        assert!(spread.iter().min() < Some(&Duration::from_millis(8100)));
+        assert!(spread.iter().max() > Some(&Duration::from_millis(11_900)));
+        assert_ne!(Jitter::new(2).spread(delay), Jitter::new(3).spread(delay));
+    }
+}

@@ -1,0 +1,184 @@
+//! Connections to the control socket.
+//!
+//! Everything is bounded: connections, packets a turn, packets waiting for a client. A client that does not read what it
+//! asked for is disconnected; it can connect again and list. Only the owner (root) is let in (`SO_PEERCRED`, unix(7)).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use keelson_control::codec::{self, CodecError};
+use keelson_control::{ErrorKind, Event, PACKET_MAX, Packet, Request, Response};
+use keelson_sys::poller::{Interest, Poller};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::Source;
+
+/// keelson-cluster has a few: requests, a subscription, one for each inhibitor.
+const CLIENTS_MAX: usize = 32;
+
+/// Packets that wait for a slow client. All services changing state twice fit.
+const QUEUE_MAX: usize = 128;
+
+/// Requests that one client gets answered before others have their turn.
+const TURN_MAX: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Clients {
+    listener: OwnedFd,
+    owner: u32,
+    connected: BTreeMap<u64, Client>,
+    next_number: u64,
+    buffer: Vec<u8>,
+}
+
+#[derive(Debug)]
+struct Client {
+    socket: OwnedFd,
+    greeted: bool,
+    subscribed: bool,
+    queue: VecDeque<Vec<u8>>,
+}
+
+/// What a client sent.
+#[derive(Debug)]
+pub(super) struct Asked {
+    pub(super) request: Request,
+    pub(super) descriptor: Option<OwnedFd>,
+}
+
+impl Clients {
+    pub(super) fn listen(path: &Path, owner: u32, poller: &Poller) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
+        bind_afresh(&listener, path)?;
+        rustix::fs::chmod(path, Mode::from_bits_retain(0o600))?;
+        rustix::net::listen(&listener, 16)?;
+        poller.add(&listener, Source::Listener.token(), Interest::Read)?;
+        Ok(Self { listener, owner, connected: BTreeMap::new(), next_number: 0, buffer: vec![0; PACKET_MAX] })
+    }
+
+    /// Lets in who waits. Who is not the owner, or one too many, is disconnected without a word.
+    pub(super) fn accept(&mut self, poller: &Poller) {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
+            let peer = rustix::net::sockopt::socket_peercred(&socket);
+            if peer.is_ok_and(|peer| peer.uid.as_raw() == self.owner) && self.connected.len() < CLIENTS_MAX {
+                self.next_number += 1;
+                let token = Source::Client(self.next_number).token();
+                if poller.add(&socket, token, Interest::Read).is_ok() {
+                    let client = Client { socket, greeted: false, subscribed: false, queue: VecDeque::new() };
+                    self.connected.insert(self.next_number, client);
+                }
+            }
+        }
+    }
+
+    /// The client's next requests. `None`: it is gone, and was forgotten.
+    pub(super) fn read(&mut self, number: u64) -> Option<Vec<Asked>> {
+        let mut asked = Vec::new();
+        for _ in 0..TURN_MAX {
+            let client = self.connected.get_mut(&number)?;
+            let received = match codec::receive(&client.socket, &mut self.buffer) {
+                Ok(Some(received)) => received,
+                Err(error) if error.would_block() => return Some(asked),
+                Err(CodecError::PacketTooLong { .. }) => {
+                    self.refuse(number, ErrorKind::Malformed, "the packet is too long");
+                    continue;
+                }
+                Ok(None) | Err(_) => {
+                    self.connected.remove(&number);
+                    return None;
+                }
+            };
+            match received.decode() {
+                Ok(request) => asked.push(Asked { request, descriptor: received.descriptor }),
+                Err(error) => {
+                    let message = super::words::chain(&error);
+                    self.refuse(number, ErrorKind::Malformed, &message);
+                }
+            }
+        }
+        Some(asked)
+    }
+
+    fn refuse(&mut self, number: u64, kind: ErrorKind, message: &str) {
+        self.answer(number, Response::Error { kind, message: message.to_owned() });
+    }
+
+    pub(super) fn is_greeted(&self, number: u64) -> bool {
+        self.connected.get(&number).is_some_and(|client| client.greeted)
+    }
+
+    pub(super) fn set_greeted(&mut self, number: u64) {
+        if let Some(client) = self.connected.get_mut(&number) {
+            client.greeted = true;
+        }
+    }
+
+    pub(super) fn set_subscribed(&mut self, number: u64) {
+        if let Some(client) = self.connected.get_mut(&number) {
+            client.subscribed = true;
+        }
+    }
+
+    pub(super) fn answer(&mut self, number: u64, response: Response) {
+        let Ok(bytes) = serde_json::to_vec(&Packet::Response(response)) else { return };
+        if let Some(client) = self.connected.get_mut(&number) {
+            client.queue.push_back(bytes);
+        }
+    }
+
+    /// Tells all subscribers. Who has too much unread already is disconnected: a gap would be a lie.
+    pub(super) fn broadcast(&mut self, event: &Event, poller: &Poller) {
+        if !self.connected.values().any(|client| client.subscribed) {
+            return;
+        }
+        let Ok(bytes) = serde_json::to_vec(&Packet::Event(event.clone())) else { return };
+        for client in self.connected.values_mut().filter(|client| client.subscribed) {
+            client.queue.push_back(bytes.clone());
+        }
+        self.flush_all(poller);
+    }
+
+    pub(super) fn flush_all(&mut self, poller: &Poller) {
+        self.connected.retain(|number, client| client.flush(*number, poller));
+    }
+
+    /// Sends what this client has room for. Returns whether it is still there.
+    pub(super) fn flush(&mut self, number: u64, poller: &Poller) -> bool {
+        let Some(client) = self.connected.get_mut(&number) else { return false };
+        let stays = client.flush(number, poller);
+        if !stays {
+            self.connected.remove(&number);
+        }
+        stays
+    }
+}
+
+impl Client {
+    /// Returns whether the client is worth keeping.
+    fn flush(&mut self, number: u64, poller: &Poller) -> bool {
+        while let Some(bytes) = self.queue.front() {
+            match codec::send_bytes(&self.socket, bytes, None) {
+                Ok(()) => drop(self.queue.pop_front()),
+                Err(error) if error.would_block() => break,
+                Err(_) => return false,
+            }
+        }
+        let interest = if self.queue.is_empty() { Interest::Read } else { Interest::ReadWrite };
+        let watched = poller.modify(&self.socket, Source::Client(number).token(), interest);
+        watched.is_ok() && self.queue.len() <= QUEUE_MAX
+    }
+}
+
+/// Binds a socket to a path that an earlier one may have left behind.
+pub(super) fn bind_afresh(socket: &OwnedFd, path: &Path) -> io::Result<()> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    Ok(rustix::net::bind(socket, &SocketAddrUnix::new(path)?)?)
+}

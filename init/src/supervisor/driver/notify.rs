@@ -1,0 +1,95 @@
+//! The socket on which services say that they are ready (`sd_notify(3)`).
+//!
+//! Anyone on the node may send to it, so what counts is who sent: the kernel adds the sender's process id
+//! (`SCM_CREDENTIALS`, unix(7)), and that belongs to a service by its cgroup or to none.
+
+use std::io::{self, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use keelson_sys::poller::{Interest, Poller};
+use rustix::fs::Mode;
+use rustix::net::{AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, SocketFlags, SocketType};
+
+use super::Source;
+
+/// systemd's own limit for a message.
+const MESSAGE_MAX: usize = 4096;
+
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Notification {
+    pub(super) pid: i32,
+    pub(super) ready: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct NotifySocket {
+    socket: OwnedFd,
+}
+
+impl NotifySocket {
+    pub(super) fn bind(path: &Path, poller: &Poller) -> io::Result<Self> {
+        let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+        let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::DGRAM, flags, None)?;
+        super::clients::bind_afresh(&socket, path)?;
+        rustix::net::sockopt::set_socket_passcred(&socket, true)?;
+        // Services of any account send here.
+        rustix::fs::chmod(path, Mode::from_bits_retain(0o666))?;
+        poller.add(&socket, Source::Notify.token(), Interest::Read)?;
+        Ok(Self { socket })
+    }
+
+    /// The next message with a known sender.
+    pub(super) fn receive(&self) -> Option<Notification> {
+        let mut buffer = [0; MESSAGE_MAX];
+        loop {
+            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+            let mut control = RecvAncillaryBuffer::new(&mut space);
+            let flags = RecvFlags::CMSG_CLOEXEC;
+            let message =
+                rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags).ok()?;
+            let sender = control.drain().find_map(|item| match item {
+                RecvAncillaryMessage::ScmCredentials(credentials) => Some(credentials.pid.as_raw_nonzero().get()),
+                _ => None,
+            });
+            if let Some(pid) = sender {
+                let text = buffer.get(..message.bytes).unwrap_or_default();
+                return Some(Notification { pid, ready: says_ready(text) });
+            }
+        }
+    }
+}
+
+fn says_ready(text: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::net::UnixDatagram;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn ready_is_a_line_of_its_own() {
+        assert!(says_ready(b"READY=1"));
+        assert!(says_ready(b"STATUS=up\nREADY=1\n"));
+        assert!(!says_ready(b"STATUS=READY=1"));
+        assert!(!says_ready(b"READY=10"));
+    }
+
+    #[test]
+    fn the_kernel_says_who_sent() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let poller = Poller::new().unwrap();
+        let socket = NotifySocket::bind(&path, &poller).unwrap();
+        assert_eq!(socket.receive(), None);
+        UnixDatagram::unbound().unwrap().send_to(b"READY=1", &path).unwrap();
+        poller.wait(Some(Duration::from_secs(20)), &mut Vec::new()).unwrap();
+        let pid = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(socket.receive(), Some(Notification { pid, ready: true }));
+    }
+}
