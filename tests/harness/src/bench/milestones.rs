@@ -1,0 +1,89 @@
+//! The boot's milestones, and how each is seen from outside.
+
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::Value;
+
+use crate::kubectl::{array_at, condition_holds};
+use crate::node::Node;
+use crate::proxy::Proxy;
+use crate::wait;
+
+use super::{BenchError, LOOK_INTERVAL};
+
+/// Emulated boots take a minute and a half.
+const DEADLINE: Duration = Duration::from_mins(10);
+
+/// Name and meaning, in the order in which a boot passes them.
+pub const MILESTONES: [(&str, &str); 7] = [
+    ("kernel", "kernel entry"),
+    ("init", "PID 1"),
+    ("network", "network up"),
+    ("store", "store serving"),
+    ("api_server", "API server ready"),
+    ("ready", "node Ready"),
+    ("dns", "DNS answering"),
+];
+
+/// Seconds from QEMU's start.
+#[derive(Debug, Clone, Default, Serialize)]
+pub struct Milestones {
+    pub kernel: f64,
+    pub init: f64,
+    pub network: f64,
+    pub store: f64,
+    pub api_server: f64,
+    pub ready: f64,
+    pub dns: f64,
+}
+
+impl Milestones {
+    /// In the order of [`MILESTONES`].
+    pub fn values(&self) -> [f64; 7] {
+        [self.kernel, self.init, self.network, self.store, self.api_server, self.ready, self.dns]
+    }
+}
+
+pub(super) fn observe(node: &Node, started: Instant) -> Result<Milestones, BenchError> {
+    let console = node.machine.console();
+    let seen =
+        |milestone, is_it: &dyn Fn(&str) -> bool| reach(milestone, started, || console.text().lines().any(is_it));
+    let ready_line = |service: &'static str| {
+        move |line: &str| {
+            let mut words = line.split_whitespace().skip_while(|word| *word != service);
+            words.next().is_some() && words.next().is_some_and(|word| word.trim_end_matches(':') == "ready")
+        }
+    };
+    let mut milestones = Milestones {
+        kernel: seen("kernel", &|line| line.contains("Linux version"))?,
+        init: seen("init", &|line| line.starts_with("keelson "))?,
+        network: seen("network", &ready_line("network"))?,
+        store: seen("store", &ready_line("store"))?,
+        api_server: seen("api_server", &ready_line("kube-apiserver"))?,
+        ..Milestones::default()
+    };
+    node.pin_api()?;
+    node.fetch_kubeconfig()?;
+    let proxy = Proxy::start(&node.kubectl())?;
+    let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(DEADLINE)).build().into();
+    let url = format!("http://{}/api/v1/nodes", proxy.address());
+    milestones.ready = reach("ready", started, || {
+        let body = agent.get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
+        let nodes: Value = body.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+        array_at(&nodes, "/items").iter().any(|node| condition_holds(node, "Ready"))
+    })?;
+    node.wait_dns()?;
+    milestones.dns = started.elapsed().as_secs_f64();
+    Ok(milestones)
+}
+
+fn reach(milestone: &'static str, started: Instant, mut look: impl FnMut() -> bool) -> Result<f64, BenchError> {
+    while !look() {
+        if started.elapsed() > DEADLINE {
+            return Err(BenchError::Missed { milestone, deadline: DEADLINE });
+        }
+        wait::pause(LOOK_INTERVAL);
+    }
+    Ok(started.elapsed().as_secs_f64())
+}

@@ -1,0 +1,141 @@
+//! The verbs of `cargo vm`.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+mod bench;
+mod down;
+mod show;
+mod up;
+
+pub use bench::BenchCommandError;
+pub use down::DownError;
+pub use show::ShowError;
+pub use up::{UpError, image_disk};
+
+/// Builds Keelson and runs it in QEMU.
+#[derive(Debug, Parser)]
+#[command(name = "cargo vm", bin_name = "cargo vm", disable_help_subcommand = true)]
+pub struct CommandLine {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// Build everything, boot a machine, wait until its node is Ready and DNS answers, print the kubeconfig's path
+    Up(Up),
+    /// Build everything and print where it is
+    Build,
+    /// Shut a machine down in order
+    Down(Down),
+    /// Measure
+    Bench(Bench),
+    /// List the machines and what they are at
+    Status,
+    /// Attach to a machine's serial console; Ctrl-] leaves it
+    Console(Named),
+    /// Run kubectl against a machine
+    #[command(disable_help_flag = true)]
+    Kubectl(Passed),
+    /// Run keelctl against a machine
+    #[command(disable_help_flag = true)]
+    Keelctl(Passed),
+}
+
+#[derive(Debug, Args)]
+pub struct Named {
+    /// The machine's name
+    #[arg(long, default_value = "keelson")]
+    name: String,
+}
+
+#[derive(Debug, Args)]
+pub struct Up {
+    #[command(flatten)]
+    machine: Named,
+    /// Memory in MiB
+    #[arg(long, default_value_t = 3072)]
+    memory: u32,
+    /// Virtual processors
+    #[arg(long, default_value_t = 2)]
+    processors: u32,
+    /// Size of a new disk in GiB; it takes no room on the host until it is used
+    #[arg(long, default_value_t = 16)]
+    disk: u64,
+    /// OCI archives that the node imports at boot
+    #[arg(long = "image", value_name = "FILE")]
+    images: Vec<PathBuf>,
+    /// More words for the kernel command line
+    #[arg(long, default_value = "", value_name = "WORDS")]
+    append: String,
+}
+
+impl Up {
+    /// What `cargo vm up` does without options.
+    fn defaults() -> Self {
+        let machine = Named { name: "keelson".to_owned() };
+        Self { machine, memory: 3072, processors: 2, disk: 16, images: vec![], append: String::new() }
+    }
+}
+
+#[derive(Debug, Args)]
+pub struct Bench {
+    #[command(subcommand)]
+    what: BenchWhat,
+}
+
+#[derive(Debug, Subcommand)]
+enum BenchWhat {
+    /// Seconds to each milestone of a boot, memory and processor time of each process
+    Boot(bench::BenchBoot),
+}
+
+#[derive(Debug, Args)]
+pub struct Down {
+    #[command(flatten)]
+    machine: Named,
+    /// Pull the plug
+    #[arg(long)]
+    force: bool,
+    /// Delete the machine with its disk afterwards
+    #[arg(long)]
+    delete: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Passed {
+    #[command(flatten)]
+    machine: Named,
+    /// Handed on as they are
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    arguments: Vec<String>,
+}
+
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    #[error(transparent)]
+    Up(#[from] UpError),
+    #[error(transparent)]
+    Bench(#[from] BenchCommandError),
+    #[error(transparent)]
+    Down(#[from] DownError),
+    #[error(transparent)]
+    Show(#[from] ShowError),
+}
+
+/// Runs the verb and returns the process's exit status.
+pub fn run(line: CommandLine) -> Result<u8, CommandError> {
+    match line.verb {
+        Verb::Up(options) => up::up(&options)?,
+        Verb::Build => up::build()?,
+        Verb::Down(options) => down::down(&options)?,
+        Verb::Bench(Bench { what: BenchWhat::Boot(options) }) => bench::boot(&options)?,
+        Verb::Status => show::status()?,
+        Verb::Console(options) => show::console(&options.name)?,
+        Verb::Kubectl(passed) => return Ok(show::kubectl(&passed.machine.name, &passed.arguments)?),
+        Verb::Keelctl(passed) => return Ok(show::keelctl(&passed.machine.name, &passed.arguments)?),
+    }
+    Ok(0)
+}

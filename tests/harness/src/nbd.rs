@@ -1,0 +1,308 @@
+//! A disk that forgets what was not flushed, served to QEMU over NBD.
+//!
+//! Killing QEMU loses only what the guest itself had not yet written: the host keeps the rest, so it proves nothing about
+//! flushes. This disk keeps every write in memory until the guest flushes; at a power cut it persists a random part of
+//! what was not flushed, in no particular order and torn at sectors, as a real disk's cache would, and drops the rest.
+//!
+//! Protocol: the NBD project's doc/proto.md, fixed newstyle with `NBD_OPT_GO`, simple replies, one client at a time.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::unix::fs::FileExt;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// A sector is what a disk writes whole or not at all.
+const SECTOR: u64 = 512;
+/// QEMU asks for at most 32 MiB at once; a longer request is a protocol error.
+const REQUEST_MAX: u32 = 32 << 20;
+
+const MAGIC_INIT: u64 = 0x4e42_444d_4147_4943;
+const MAGIC_OPTION: u64 = 0x4948_4156_454f_5054;
+const MAGIC_OPTION_REPLY: u64 = 0x0003_e889_0455_65a9;
+const MAGIC_REQUEST: u32 = 0x2560_9513;
+const MAGIC_REPLY: u32 = 0x6744_6698;
+/// Handshake flags: fixed newstyle, no padding after the export's description.
+const HANDSHAKE_FLAGS: u16 = 0b11;
+/// Transmission flags: `HAS_FLAGS`, `SEND_FLUSH`, `SEND_FUA`.
+const TRANSMISSION_FLAGS: u16 = 0b1101;
+const COMMAND_FLAG_FUA: u16 = 1;
+
+/// The disk: a file, and the sectors written since the last flush.
+#[derive(Debug)]
+struct Disk {
+    file: File,
+    size: u64,
+    unflushed: BTreeMap<u64, Box<[u8]>>,
+    cut: bool,
+    flushes: u64,
+}
+
+impl Disk {
+    fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
+        self.file.read_exact_at(buffer, offset)?;
+        let end = offset + buffer.len() as u64;
+        for (&sector, data) in self.unflushed.range(offset / SECTOR..end.div_ceil(SECTOR)) {
+            let start = sector * SECTOR;
+            // A request is whole sectors: QEMU keeps to the block size that the export announces.
+            let at = usize::try_from(start.saturating_sub(offset)).map_err(io::Error::other)?;
+            if let Some(target) = buffer.get_mut(at..at + data.len()) {
+                target.copy_from_slice(data);
+            }
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, offset: u64, data: &[u8]) {
+        if self.cut {
+            return;
+        }
+        let sectors = data.chunks_exact(usize::try_from(SECTOR).unwrap_or(512));
+        for (sector, bytes) in (offset / SECTOR..).zip(sectors) {
+            self.unflushed.insert(sector, bytes.into());
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.flushes += 1;
+        for (sector, data) in std::mem::take(&mut self.unflushed) {
+            self.file.write_all_at(&data, sector * SECTOR)?;
+        }
+        Ok(())
+    }
+}
+
+/// What a power cut did to the disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cut {
+    pub sectors_kept: usize,
+    pub sectors_lost: usize,
+}
+
+/// The disk while it is served. Dropping it ends the service; the thread ends with its client.
+#[derive(Debug)]
+pub struct PowerCutDisk {
+    disk: Arc<Mutex<Disk>>,
+    socket: PathBuf,
+}
+
+impl PowerCutDisk {
+    /// Serves `file` on the unix socket `socket`, as NBD's default export.
+    pub fn serve(file: &Path, socket: &Path) -> io::Result<Self> {
+        let file = File::options().read(true).write(true).open(file)?;
+        let size = file.metadata()?.len() / SECTOR * SECTOR;
+        let disk = Arc::new(Mutex::new(Disk { file, size, unflushed: BTreeMap::new(), cut: false, flushes: 0 }));
+        if socket.exists() {
+            std::fs::remove_file(socket)?;
+        }
+        let listener = UnixListener::bind(socket)?;
+        let served = Arc::clone(&disk);
+        std::thread::Builder::new().name("nbd".to_owned()).spawn(move || {
+            for client in listener.incoming().flatten() {
+                // A client that goes away, as QEMU does when it is killed, is no error of the disk's.
+                let _ = serve_client(client, &served);
+            }
+        })?;
+        Ok(Self { disk, socket: socket.to_owned() })
+    }
+
+    /// QEMU's name for this disk (`-drive file=…`).
+    pub fn qemu_file(&self) -> String {
+        format!("nbd+unix:///?socket={}", self.socket.display())
+    }
+
+    /// Cuts the power: from now on nothing is written, and of what was not flushed a part chosen by `seed` survives.
+    pub fn cut(&self, seed: u64) -> io::Result<Cut> {
+        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
+        disk.cut = true;
+        let mut random = seed | 1;
+        let mut cut = Cut { sectors_kept: 0, sectors_lost: 0 };
+        for (sector, data) in std::mem::take(&mut disk.unflushed) {
+            // xorshift64*: any generator that a printed seed can repeat will do.
+            random ^= random >> 12;
+            random ^= random << 25;
+            random ^= random >> 27;
+            if random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 63 == 0 {
+                disk.file.write_all_at(&data, sector * SECTOR)?;
+                cut.sectors_kept += 1;
+            } else {
+                cut.sectors_lost += 1;
+            }
+        }
+        Ok(cut)
+    }
+
+    /// Gives the machine its power back after [`Self::cut`].
+    pub fn restore_power(&self) {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).cut = false;
+    }
+
+    /// Flushes that the guest asked for so far.
+    pub fn flushes(&self) -> u64 {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner).flushes
+    }
+}
+
+fn serve_client(mut stream: UnixStream, disk: &Mutex<Disk>) -> io::Result<()> {
+    let size = disk.lock().unwrap_or_else(PoisonError::into_inner).size;
+    if !handshake(&mut stream, size)? {
+        return Ok(());
+    }
+    while transmit(&mut stream, disk, size)? {}
+    Ok(())
+}
+
+/// Returns whether the client chose to go on to transmission.
+fn handshake(stream: &mut UnixStream, size: u64) -> io::Result<bool> {
+    stream.write_all(
+        &[&MAGIC_INIT.to_be_bytes()[..], &MAGIC_OPTION.to_be_bytes(), &HANDSHAKE_FLAGS.to_be_bytes()].concat(),
+    )?;
+    read_array::<4>(stream)?;
+    loop {
+        if u64::from_be_bytes(read_array(stream)?) != MAGIC_OPTION {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        let option = u32::from_be_bytes(read_array(stream)?);
+        let length = u32::from_be_bytes(read_array(stream)?);
+        if length > REQUEST_MAX {
+            return Err(io::ErrorKind::InvalidData.into());
+        }
+        io::copy(&mut Read::by_ref(stream).take(length.into()), &mut io::sink())?;
+        match option {
+            // NBD_OPT_ABORT
+            2 => {
+                option_reply(stream, option, 1, &[])?;
+                return Ok(false);
+            }
+            // NBD_OPT_INFO and NBD_OPT_GO: NBD_INFO_EXPORT, then NBD_INFO_BLOCK_SIZE, then an acknowledgement.
+            6 | 7 => {
+                let export = [&0u16.to_be_bytes()[..], &size.to_be_bytes(), &TRANSMISSION_FLAGS.to_be_bytes()].concat();
+                option_reply(stream, option, 3, &export)?;
+                let (least, preferred) = (512u32, 4096u32);
+                let blocks = [
+                    &3u16.to_be_bytes()[..],
+                    &least.to_be_bytes(),
+                    &preferred.to_be_bytes(),
+                    &REQUEST_MAX.to_be_bytes(),
+                ];
+                option_reply(stream, option, 3, &blocks.concat())?;
+                option_reply(stream, option, 1, &[])?;
+                if option == 7 {
+                    return Ok(true);
+                }
+            }
+            // NBD_REP_ERR_UNSUP
+            _ => option_reply(stream, option, 0x8000_0001, &[])?,
+        }
+    }
+}
+
+fn option_reply(stream: &mut UnixStream, option: u32, kind: u32, data: &[u8]) -> io::Result<()> {
+    let length = u32::try_from(data.len()).map_err(io::Error::other)?;
+    stream.write_all(
+        &[
+            &MAGIC_OPTION_REPLY.to_be_bytes()[..],
+            &option.to_be_bytes(),
+            &kind.to_be_bytes(),
+            &length.to_be_bytes(),
+            data,
+        ]
+        .concat(),
+    )
+}
+
+/// Handles one request; false once the client disconnects.
+fn transmit(stream: &mut UnixStream, disk: &Mutex<Disk>, size: u64) -> io::Result<bool> {
+    if u32::from_be_bytes(read_array(stream)?) != MAGIC_REQUEST {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let flags = u16::from_be_bytes(read_array(stream)?);
+    let command = u16::from_be_bytes(read_array(stream)?);
+    let cookie: [u8; 8] = read_array(stream)?;
+    let offset = u64::from_be_bytes(read_array(stream)?);
+    let length = u32::from_be_bytes(read_array(stream)?);
+    let inside = offset.checked_add(length.into()).is_some_and(|end| end <= size);
+    if (length > REQUEST_MAX || !inside) && command <= 1 {
+        return Err(io::ErrorKind::InvalidData.into());
+    }
+    let locked = || disk.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut data = vec![0; if command <= 1 { length as usize } else { 0 }];
+    match command {
+        0 => locked().read(offset, &mut data)?,
+        1 => {
+            stream.read_exact(&mut data)?;
+            let mut disk = locked();
+            disk.write(offset, &data);
+            if flags & COMMAND_FLAG_FUA != 0 {
+                disk.flush()?;
+            }
+            data.clear();
+        }
+        2 => return Ok(false),
+        3 => locked().flush()?,
+        _ => return Err(io::ErrorKind::Unsupported.into()),
+    }
+    stream.write_all(&[&MAGIC_REPLY.to_be_bytes()[..], &0u32.to_be_bytes(), &cookie].concat())?;
+    stream.write_all(&data)?;
+    Ok(true)
+}
+
+fn read_array<const N: usize>(stream: &mut UnixStream) -> io::Result<[u8; N]> {
+    let mut bytes = [0; N];
+    stream.read_exact(&mut bytes)?;
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(sectors: u64) -> (tempfile::TempDir, Disk) {
+        let folder = tempfile::tempdir().unwrap();
+        let file = File::options().read(true).write(true).create_new(true).open(folder.path().join("disk")).unwrap();
+        file.set_len(sectors * SECTOR).unwrap();
+        (folder, Disk { file, size: sectors * SECTOR, unflushed: BTreeMap::new(), cut: false, flushes: 0 })
+    }
+
+    #[test]
+    fn reads_see_what_was_written_before_a_flush() {
+        let (_folder, mut disk) = disk(8);
+        disk.write(SECTOR, &[7; 1024]);
+        let mut buffer = [0; 2048];
+        disk.read(0, &mut buffer).unwrap();
+        assert_eq!(buffer[511..=512], [0, 7]);
+        assert_eq!(buffer[1535..=1536], [7, 0]);
+    }
+
+    #[test]
+    fn a_cut_keeps_all_that_was_flushed_and_a_part_of_the_rest() {
+        let (_folder, mut disk) = disk(256);
+        disk.write(0, &vec![1; 512 * 128]);
+        disk.flush().unwrap();
+        disk.write(512 * 128, &vec![2; 512 * 128]);
+        let served = PowerCutDisk { disk: Arc::new(Mutex::new(disk)), socket: PathBuf::new() };
+        let cut = served.cut(42).unwrap();
+        assert_eq!(cut.sectors_kept + cut.sectors_lost, 128);
+        assert!(cut.sectors_kept > 20 && cut.sectors_lost > 20, "{cut:?}");
+        let disk = served.disk.lock().unwrap();
+        let mut buffer = vec![0; 512 * 256];
+        disk.read(0, &mut buffer).unwrap();
+        assert!(buffer[..512 * 128].iter().all(|&byte| byte == 1));
+        let kept = buffer[512 * 128..].chunks(512).filter(|sector| sector.iter().all(|&byte| byte == 2)).count();
+        assert_eq!(kept, cut.sectors_kept);
+    }
+
+    #[test]
+    fn writes_after_a_cut_go_nowhere() {
+        let (_folder, disk) = disk(8);
+        let served = PowerCutDisk { disk: Arc::new(Mutex::new(disk)), socket: PathBuf::new() };
+        served.cut(1).unwrap();
+        served.disk.lock().unwrap().write(0, &[9; 512]);
+        served.restore_power();
+        let mut buffer = [0; 512];
+        served.disk.lock().unwrap().read(0, &mut buffer).unwrap();
+        assert_eq!(buffer, [0; 512]);
+    }
+}

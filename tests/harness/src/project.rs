@@ -1,0 +1,127 @@
+//! Where things are: the checkout, cargo's target folder, the machines' folders.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use crate::build::{self, BuildError, BuildRequest, Cache, Image, Progress};
+
+#[derive(Debug, thiserror::Error)]
+pub enum ProjectError {
+    #[error("cannot {operation} {path}", path = path.display())]
+    File { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("{name:?} is no name for a machine: letters, digits and hyphens, at most 32")]
+    MachineName { name: String },
+    #[error("cannot run cargo")]
+    Cargo(#[source] std::io::Error),
+    #[error("building keelctl failed:\n{output}")]
+    Keelctl { output: String },
+}
+
+#[derive(Debug, Clone)]
+pub struct Project {
+    checkout: PathBuf,
+    target: PathBuf,
+}
+
+impl Project {
+    /// The checkout that this program was built from.
+    pub fn of_this_build() -> Self {
+        let harness = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let checkout = harness.ancestors().nth(2).unwrap_or(harness).to_owned();
+        let target = std::env::var_os("CARGO_TARGET_DIR").map_or_else(|| checkout.join("target"), PathBuf::from);
+        Self { checkout, target }
+    }
+
+    pub fn checkout(&self) -> &Path {
+        &self.checkout
+    }
+
+    pub fn target(&self) -> &Path {
+        &self.target
+    }
+
+    /// The folder of all machines, or of one.
+    pub fn machines(&self) -> PathBuf {
+        self.target.join("vm")
+    }
+
+    pub fn machine_folder(&self, name: &str) -> Result<PathBuf, ProjectError> {
+        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        if name.is_empty() || name.len() > 32 || !name.chars().all(allowed) {
+            return Err(ProjectError::MachineName { name: name.to_owned() });
+        }
+        Ok(self.machines().join(name))
+    }
+
+    /// Builds all that boots, or finds it built.
+    pub fn image(&self, progress: &mut dyn Progress) -> Result<Image, BuildError> {
+        let request = BuildRequest {
+            checkout: self.checkout.clone(),
+            target: self.target.clone(),
+            cache: Cache::of_user()?,
+            install_packages: true,
+        };
+        let image = build::image(&request, progress)?;
+        // A later `cargo vm kubectl` need not build anything to find it.
+        let link = self.kubectl_link();
+        let replaced = std::fs::remove_file(&link).or_else(|error| match error.kind() {
+            std::io::ErrorKind::NotFound => Ok(()),
+            _ => Err(error),
+        });
+        replaced
+            .and_then(|()| std::os::unix::fs::symlink(&image.kubectl, &link))
+            .map_err(|source| BuildError::File { operation: "link", path: link, source })?;
+        Ok(image)
+    }
+
+    fn kubectl_link(&self) -> PathBuf {
+        self.target.join("kubectl")
+    }
+
+    /// kubectl of the last build.
+    pub fn built_kubectl(&self) -> Option<PathBuf> {
+        self.kubectl_link().canonicalize().ok()
+    }
+
+    /// Builds the operator's command line for this host and returns its path.
+    pub fn keelctl(&self) -> Result<PathBuf, ProjectError> {
+        let output = Command::new("cargo")
+            .current_dir(&self.checkout)
+            .args(["build", "--quiet", "--release", "--package", "keelctl"])
+            .env("CARGO_TARGET_DIR", &self.target)
+            .output()
+            .map_err(ProjectError::Cargo)?;
+        if !output.status.success() {
+            return Err(ProjectError::Keelctl { output: String::from_utf8_lossy(&output.stderr).into_owned() });
+        }
+        Ok(self.target.join("x86_64-unknown-linux-gnu/release/keelctl"))
+    }
+}
+
+/// Makes `folder` and what is above it.
+pub fn create_folder(folder: &Path) -> Result<(), ProjectError> {
+    std::fs::create_dir_all(folder).map_err(|source| ProjectError::File {
+        operation: "create",
+        path: folder.to_owned(),
+        source,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_machine_stays_inside_its_folder() {
+        let project = Project::of_this_build();
+        assert!(project.machine_folder("single-1").unwrap().ends_with("vm/single-1"));
+        for name in ["", "..", "a/b", "a b", &"x".repeat(33)] {
+            assert!(matches!(project.machine_folder(name), Err(ProjectError::MachineName { .. })), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn the_checkout_holds_the_workspace() {
+        assert!(Project::of_this_build().checkout().join("init/crates/sys/Cargo.toml").is_file());
+    }
+}

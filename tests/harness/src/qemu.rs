@@ -1,0 +1,290 @@
+//! QEMU's command line for one machine, and the choice of its accelerator.
+//!
+//! A machine boots the files that users get, directly (`-kernel`, `-initrd`); what the node is told travels on the kernel
+//! command line and in SMBIOS strings, as it would from a hypervisor's template.
+
+use std::fs::File;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use serde::{Deserialize, Serialize};
+
+use crate::wait;
+
+/// A kernel without a root panics within two seconds of emulation on an idle machine; one that hangs never does.
+const TRIAL_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How long the trial boot takes under emulation on the two-core machine on which the deadlines were chosen.
+const TRIAL_REFERENCE: Duration = Duration::from_secs(3);
+
+#[derive(Debug, thiserror::Error)]
+pub enum QemuError {
+    #[error("cannot {operation} {path}", path = path.display())]
+    File { operation: &'static str, path: PathBuf, source: std::io::Error },
+    #[error("cannot start qemu-system-x86_64")]
+    Start(#[source] std::io::Error),
+    #[error("no accelerator works: a kernel booted for a trial printed nothing of its end in {} s", TRIAL_DEADLINE.as_secs())]
+    NoAccelerator,
+    #[error("cannot find a free port of 127.0.0.1")]
+    Port(#[source] std::io::Error),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Accelerator {
+    Kvm,
+    /// QEMU's own translation, with a thread for each virtual processor.
+    Tcg,
+}
+
+impl Accelerator {
+    fn arguments(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
+            Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+}
+
+/// The accelerator that works here, and by how much slower this machine is now than the one deadlines were chosen on.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Speed {
+    pub accelerator: Accelerator,
+    pub factor: f64,
+}
+
+impl Speed {
+    /// Boots `kernel` without a root and waits for its panic: on some hosts /dev/kvm opens and guests then hang.
+    pub fn measure(kernel: &Path, scratch: &Path) -> Result<Self, QemuError> {
+        if File::options().read(true).write(true).open("/dev/kvm").is_ok()
+            && trial_boot(Accelerator::Kvm, kernel, scratch)?.is_some()
+        {
+            return Ok(Self { accelerator: Accelerator::Kvm, factor: 1.0 });
+        }
+        let took = trial_boot(Accelerator::Tcg, kernel, scratch)?.ok_or(QemuError::NoAccelerator)?;
+        let factor = (took.as_secs_f64() / TRIAL_REFERENCE.as_secs_f64()).clamp(1.0, 5.0);
+        Ok(Self { accelerator: Accelerator::Tcg, factor })
+    }
+
+    /// A deadline that was chosen for the reference machine, for this one.
+    pub fn scale(&self, deadline: Duration) -> Duration {
+        deadline.mul_f64(self.factor)
+    }
+}
+
+/// How long the kernel took to its panic, if it got there.
+fn trial_boot(accelerator: Accelerator, kernel: &Path, scratch: &Path) -> Result<Option<Duration>, QemuError> {
+    let log = scratch.join("trial.log");
+    let started = Instant::now();
+    let mut child = Command::new("qemu-system-x86_64")
+        .args(["-nodefaults", "-display", "none", "-no-reboot", "-M", "q35", "-m", "256"])
+        .args(accelerator.arguments())
+        .arg("-kernel")
+        .arg(kernel)
+        .args(["-append", "console=ttyS0 panic=-1"])
+        .args(["-serial", &format!("file:{}", log.display())])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .map_err(QemuError::Start)?;
+    // `panic=-1` with `-no-reboot` makes the kernel's panic QEMU's end.
+    let ended = wait::until("the trial kernel's panic", TRIAL_DEADLINE, || match child.try_wait() {
+        Ok(Some(_)) => Ok(started.elapsed()),
+        Ok(None) => Err("still running".to_owned()),
+        Err(error) => Err(error.to_string()),
+    });
+    if ended.is_err() {
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+    let panicked = std::fs::read(&log).is_ok_and(|text| contains(&text, b"Kernel panic"));
+    Ok(ended.ok().filter(|_| panicked))
+}
+
+pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {
+    haystack.windows(needle.len()).any(|window| window == needle)
+}
+
+/// The hardware of one machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hardware {
+    pub processors: u32,
+    pub memory_mib: u32,
+    pub kernel: PathBuf,
+    pub initramfs: PathBuf,
+    /// What the kernel command line says after the console's part.
+    pub command_line: String,
+    /// SMBIOS type 11 strings.
+    pub smbios: Vec<String>,
+    /// `fw_cfg` items: name and file.
+    pub fw_cfg: Vec<(String, PathBuf)>,
+    /// Disks in order, each as QEMU's `file=` has it.
+    pub disks: Vec<Disk>,
+    pub network: Network,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Disk {
+    pub file: String,
+    pub read_only: bool,
+    /// The serial number that the guest sees.
+    pub serial: String,
+}
+
+impl Disk {
+    pub fn from_file(path: &Path, serial: &str) -> Self {
+        Self { file: path.display().to_string(), read_only: false, serial: serial.to_owned() }
+    }
+
+    pub fn read_only(path: &Path, serial: &str) -> Self {
+        Self { read_only: true, ..Self::from_file(path, serial) }
+    }
+}
+
+/// The machine's link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Network {
+    /// QEMU's user network with its DHCP server, and ports of 127.0.0.1 that lead into the machine.
+    User(Ports),
+    /// A link on which nobody answers.
+    Silent,
+}
+
+/// Ports of 127.0.0.1 on the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ports {
+    /// Leads to 6443, the API server.
+    pub kubernetes: u16,
+    /// Leads to 6400, keelson-cluster.
+    pub cluster: u16,
+}
+
+impl Ports {
+    /// Two ports that are free now. The listeners are closed together, so the two differ.
+    pub fn free() -> Result<Self, QemuError> {
+        let bind = || TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(QemuError::Port);
+        let (first, second) = (bind()?, bind()?);
+        let port =
+            |listener: &TcpListener| listener.local_addr().map(|address| address.port()).map_err(QemuError::Port);
+        Ok(Self { kubernetes: port(&first)?, cluster: port(&second)? })
+    }
+}
+
+/// Where a running machine leaves its files.
+#[derive(Debug, Clone)]
+pub struct Folder(pub PathBuf);
+
+impl Folder {
+    pub fn console_log(&self) -> PathBuf {
+        self.0.join("console.log")
+    }
+    pub fn console_socket(&self) -> PathBuf {
+        self.0.join("console.sock")
+    }
+    pub fn qmp_socket(&self) -> PathBuf {
+        self.0.join("qmp.sock")
+    }
+    pub fn qemu_log(&self) -> PathBuf {
+        self.0.join("qemu.log")
+    }
+}
+
+/// Starts the machine; it runs on when this process ends. Returns QEMU's process id.
+pub fn start(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> Result<u32, QemuError> {
+    let path = folder.qemu_log();
+    let log =
+        File::create(&path).map_err(|source| QemuError::File { operation: "create", path: path.clone(), source })?;
+    let error_log = log.try_clone().map_err(|source| QemuError::File { operation: "open", path, source })?;
+    let child = Command::new("qemu-system-x86_64")
+        .args(arguments(hardware, accelerator, folder))
+        .process_group(0)
+        .stdin(Stdio::null())
+        .stdout(log)
+        .stderr(error_log)
+        .spawn()
+        .map_err(QemuError::Start)?;
+    Ok(child.id())
+}
+
+fn arguments(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> Vec<String> {
+    let mut words: Vec<String> = ["-nodefaults", "-display", "none", "-M", "q35"].map(str::to_owned).into();
+    words.extend(accelerator.arguments().map(str::to_owned));
+    let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
+    option("-smp", hardware.processors.to_string());
+    option("-m", hardware.memory_mib.to_string());
+    option("-kernel", hardware.kernel.display().to_string());
+    option("-initrd", hardware.initramfs.display().to_string());
+    option("-append", format!("console=ttyS0 loglevel=6 panic=10 {}", hardware.command_line));
+    for value in &hardware.smbios {
+        option("-smbios", format!("type=11,value={}", comma_doubled(value)));
+    }
+    for (name, file) in &hardware.fw_cfg {
+        option("-fw_cfg", format!("name={name},file={}", comma_doubled(&file.display().to_string())));
+    }
+    option("-device", "virtio-rng-pci".to_owned());
+    option("-device", "i6300esb".to_owned());
+    option("-action", "watchdog=reset".to_owned());
+    for (index, disk) in hardware.disks.iter().enumerate() {
+        let read_only = if disk.read_only { "on" } else { "off" };
+        let file = comma_doubled(&disk.file);
+        option("-drive", format!("if=none,id=disk{index},format=raw,readonly={read_only},file={file}"));
+        option("-device", format!("virtio-blk-pci,drive=disk{index},serial={}", disk.serial));
+    }
+    let network = match hardware.network {
+        Network::User(ports) => format!(
+            "user,id=net,hostfwd=tcp:127.0.0.1:{}-:6443,hostfwd=tcp:127.0.0.1:{}-:6400",
+            ports.kubernetes, ports.cluster
+        ),
+        Network::Silent => "hubport,id=net,hubid=0".to_owned(),
+    };
+    option("-netdev", network);
+    option("-device", "virtio-net-pci,netdev=net".to_owned());
+    // The log file has all that the console printed, whether or not somebody is attached to the socket.
+    let (socket, log) = (folder.console_socket(), folder.console_log());
+    option(
+        "-chardev",
+        format!("socket,id=console,server=on,wait=off,path={},logfile={}", socket.display(), log.display()),
+    );
+    option("-serial", "chardev:console".to_owned());
+    option("-qmp", format!("unix:{},server=on,wait=off", folder.qmp_socket().display()));
+    words
+}
+
+/// QEMU ends a value at a comma, and takes two for one.
+fn comma_doubled(value: &str) -> String {
+    value.replace(',', ",,")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn smbios_strings_keep_their_commas() {
+        assert_eq!(comma_doubled("a=1,b=2"), "a=1,,b=2");
+    }
+
+    #[test]
+    fn forwards_both_ports_to_loopback_only() {
+        let hardware = Hardware {
+            processors: 2,
+            memory_mib: 2048,
+            kernel: "bzImage".into(),
+            initramfs: "initramfs".into(),
+            command_line: "keelson.role=control-plane".into(),
+            smbios: vec![],
+            fw_cfg: vec![],
+            disks: vec![],
+            network: Network::User(Ports { kubernetes: 1000, cluster: 1001 }),
+        };
+        let words = arguments(&hardware, Accelerator::Tcg, &Folder("folder".into()));
+        let network = words.iter().find(|word| word.starts_with("user,")).unwrap();
+        assert_eq!(network, "user,id=net,hostfwd=tcp:127.0.0.1:1000-:6443,hostfwd=tcp:127.0.0.1:1001-:6400");
+        assert!(words.contains(&"console=ttyS0 loglevel=6 panic=10 keelson.role=control-plane".to_owned()));
+    }
+}

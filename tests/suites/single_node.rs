@@ -1,0 +1,31 @@
+//! One machine, from the bytes that users get: what it refuses to start with, and what it does once it runs.
+//!
+//! The tests run one after the other, in this order, and the later ones share one machine: a boot takes minutes under
+//! emulation. Its disk forgets what was not flushed (see `keelson_vm::nbd`), so that the power cut is a real one.
+//! Three boots reach Ready: the first, one by `keelctl reboot`, one after the power cut.
+
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test program: serde_json answers null for what is missing, and what was measured is printed"
+)]
+
+#[path = "single_node/bad_input.rs"]
+mod bad_input;
+#[path = "single_node/lifecycle.rs"]
+mod lifecycle;
+#[path = "single_node/shared.rs"]
+mod shared;
+#[path = "single_node/workload.rs"]
+mod workload;
+
+use libtest_mimic::Arguments;
+
+fn main() {
+    let mut arguments = Arguments::from_args();
+    // The order is part of the plan, and two machines at once would starve each other.
+    arguments.test_threads = Some(1);
+    let trials = bad_input::trials().into_iter().chain(lifecycle::trials()).collect();
+    libtest_mimic::run(&arguments, trials).exit();
+}

@@ -1,0 +1,386 @@
+//! The life of one machine: boot, work, kills, reboot, power cut, power button.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use keelson_vm::commands::image_disk;
+use keelson_vm::kubectl::condition_holds;
+use keelson_vm::machine::{Machine, create_disk};
+use keelson_vm::nbd::PowerCutDisk;
+use keelson_vm::node::{Forward, Node};
+use keelson_vm::qemu::{Disk, Hardware, Network, Ports};
+use keelson_vm::wait;
+use keelson_vm::writer::Writer;
+use libtest_mimic::{Failed, Trial};
+use serde_json::{Value, json};
+
+use crate::shared::{Build, Outcome, build, ensure, shared_node, trial, with_node};
+use crate::workload::{WEB, job};
+
+/// For things that take seconds on an idle emulated node.
+const MINUTES: Duration = Duration::from_mins(4);
+/// A node gives its pods 30 s and all of its shutdown 90 s.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_mins(3);
+
+/// What stands in the token that the machine is given: no such text may be found anywhere.
+const TOKEN: &str = "keelson1.dGhpcyBpcyBubyBjbHVzdGVycyB0b2tlbg";
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("boots_to_ready_and_dns_answers", boots),
+        trial("a_deployment_answers_by_cluster_ip_dns_and_node_port", deployment),
+        trial("logs_exec_and_port_forward_work", streams),
+        trial("a_job_completes", job_completes),
+        trial("the_operator_sees_status_nodes_services_and_logs", operator),
+        trial("the_token_is_in_no_log_console_or_argument", token_is_nowhere),
+        trial("killed_services_come_back_and_no_pod_restarts", kills),
+        trial("a_reboot_keeps_all_objects", reboot),
+        trial("a_power_cut_loses_no_acknowledged_write", power_cut),
+        trial("the_power_button_shuts_down_in_order", power_button),
+    ]
+}
+
+/// The disk of the shared machine is served for as long as the suite runs.
+fn power_cut_disk(folder: &Path) -> Result<&'static PowerCutDisk, Failed> {
+    static DISK: std::sync::OnceLock<PowerCutDisk> = std::sync::OnceLock::new();
+    if let Some(disk) = DISK.get() {
+        return Ok(disk);
+    }
+    let file = folder.join("disk.raw");
+    create_disk(&file, 16 << 10)?;
+    let disk = PowerCutDisk::serve(&file, &folder.join("disk.sock"))?;
+    Ok(DISK.get_or_init(|| disk))
+}
+
+fn create_machine(build: &Build, folder: &Path) -> Result<Machine, Failed> {
+    let disk = power_cut_disk(folder)?;
+    let images = image_disk(folder, std::slice::from_ref(&build.image.workload))?;
+    let operator_key = build.tools.generate_key(&Node::operator_key(folder))?;
+    let mut disks = vec![Disk { file: disk.qemu_file(), read_only: false, serial: "keelson".to_owned() }];
+    disks.extend(images);
+    let hardware = Hardware {
+        processors: 2,
+        memory_mib: 3072,
+        kernel: build.image.kernel.clone(),
+        initramfs: build.image.initramfs.clone(),
+        command_line: format!(
+            "keelson.role=control-plane keelson.bootstrap keelson.peers=none keelson.name=first keelson.token={TOKEN}"
+        ),
+        smbios: vec![operator_key],
+        fw_cfg: vec![],
+        disks,
+        network: Network::User(Ports::free()?),
+    };
+    Ok(Machine::create(folder, hardware, build.speed)?)
+}
+
+fn boots() -> Outcome {
+    let build = build()?;
+    let folder = build.machine_folder("single-node")?;
+    let mut machine = create_machine(build, &folder)?;
+    let started = Instant::now();
+    machine.start()?;
+    let node = Node::new(machine, build.tools.clone());
+    let up = wait_until_up(&node, started);
+    // The later tests say what they miss; the machine stays for the console's sake.
+    *shared_node() = Some(node);
+    up
+}
+
+fn wait_until_up(node: &Node, started: Instant) -> Outcome {
+    node.pin_api()?;
+    println!("the cluster manager answers after {:.1} s", started.elapsed().as_secs_f64());
+    node.wait_ready(|_| ())?;
+    println!("Ready after {:.1} s", started.elapsed().as_secs_f64());
+    let address = node.wait_dns()?;
+    println!("DNS answers after {:.1} s", started.elapsed().as_secs_f64());
+    ensure(address.octets() == [10, 96, 0, 1], || format!("kubernetes.default is said to be {address}"))
+}
+
+fn deployment() -> Outcome {
+    with_node(|node| {
+        node.kubectl().apply(WEB)?;
+        wait_for_web(node)?;
+        let services = node.kubectl().json(&["get", "service", "web"])?;
+        let address = services["spec"]["clusterIP"].as_str().unwrap_or_default().to_owned();
+        let answer = run_job(node, "by-address", &["get", &format!("http://{address}/env")])?;
+        ensure(answer.trim() == "from a config map", || format!("by ClusterIP it answered {answer:?}"))?;
+        let answer = run_job(node, "by-name", &["get", "http://web.default.svc.cluster.local/env"])?;
+        ensure(answer.trim() == "from a config map", || format!("by name it answered {answer:?}"))?;
+        answers_by_node_port(node)
+    })
+}
+
+/// From outside the machine, through a port that QEMU forwards to the node port.
+fn answers_by_node_port(node: &Node) -> Outcome {
+    let port = Ports::free()?.cluster;
+    let command = format!("hostfwd_add net tcp:127.0.0.1:{port}-:30080");
+    node.machine.qmp("human-monitor-command", &json!({ "command-line": command }))?;
+    let answer = wait::until("the node port to answer", MINUTES, || {
+        ureq::get(format!("http://127.0.0.1:{port}/env"))
+            .call()
+            .and_then(|mut answer| answer.body_mut().read_to_string())
+            .map_err(|error| error.to_string())
+    })?;
+    ensure(answer.trim() == "from a config map", || format!("by node port it answered {answer:?}"))
+}
+
+fn wait_for_web(node: &Node) -> Outcome {
+    wait::until("the web Deployment to be available", MINUTES, || {
+        let deployment = node.kubectl().json(&["get", "deployment", "web"]).map_err(|error| error.to_string())?;
+        if condition_holds(&deployment, "Available") {
+            return Ok(());
+        }
+        let pods = node.kubectl().run(&["get", "pods", "-A"]).map_err(|error| error.to_string())?;
+        Err(pods)
+    })?;
+    Ok(())
+}
+
+/// Runs the workload to its end in a pod and returns what it printed.
+fn run_job(node: &Node, name: &str, arguments: &[&str]) -> Result<String, Failed> {
+    run_manifest(node, name, &job(name, arguments, false))
+}
+
+fn run_manifest(node: &Node, name: &str, manifest: &str) -> Result<String, Failed> {
+    node.kubectl().apply(manifest)?;
+    wait::until(&format!("job {name} to complete"), MINUTES, || {
+        let job = node.kubectl().json(&["get", "job", name]).map_err(|error| error.to_string())?;
+        if condition_holds(&job, "Complete") || condition_holds(&job, "Failed") {
+            return Ok(());
+        }
+        Err(job["status"].to_string())
+    })?;
+    let output = node.kubectl().run(&["logs", &format!("job/{name}")])?;
+    let job = node.kubectl().json(&["get", "job", name])?;
+    node.kubectl().run(&["delete", "job", name, "--wait=false"])?;
+    if condition_holds(&job, "Complete") { Ok(output) } else { Err(format!("job {name} failed: {output}").into()) }
+}
+
+fn streams() -> Outcome {
+    with_node(|node| {
+        let kubectl = node.kubectl();
+        let log = kubectl.run(&["logs", "deployment/web"])?;
+        ensure(log.contains("serving on :8080"), || format!("the log is {log:?}"))?;
+        let said = kubectl.run(&["exec", "deployment/web", "--", "/workload", "echo", "hello"])?;
+        ensure(said.trim() == "hello", || format!("exec printed {said:?}"))?;
+        let forward = Forward::open(&kubectl, "default", "deployment/web", 8080)?;
+        let answer = ureq::get(format!("http://{}/env", forward.address)).call()?.body_mut().read_to_string()?;
+        ensure(answer.trim() == "from a config map", || format!("through the forward it answered {answer:?}"))
+    })
+}
+
+fn job_completes() -> Outcome {
+    with_node(|node| {
+        let output = run_job(node, "once", &["echo", "done"])?;
+        ensure(output.trim() == "done", || format!("the job printed {output:?}"))
+    })
+}
+
+fn operator() -> Outcome {
+    with_node(|node| {
+        let status: Value = serde_json::from_str(&node.keelctl(&["status", "-o", "json"])?)?;
+        ensure(status["ready"] == true && status["name"] == "first", || format!("status says {status}"))?;
+        let nodes = node.keelctl(&["nodes"])?;
+        ensure(nodes.contains("first") && nodes.contains("control-plane"), || format!("nodes says {nodes}"))?;
+        let log = node.keelctl(&["logs", "kubelet", "--lines", "50"])?;
+        ensure(log.lines().count() > 10, || format!("the kubelet's log is {log:?}"))?;
+        for service in services(node)? {
+            let well = matches!(service["state"].as_str(), Some("ready" | "done"));
+            ensure(well && service["restarts"] == 0, || format!("a service has had trouble: {service}"))?;
+        }
+        Ok(())
+    })
+}
+
+fn services(node: &Node) -> Result<Vec<Value>, Failed> {
+    let list: Value = serde_json::from_str(&node.keelctl(&["services", "-o", "json"])?)?;
+    let services = list["services"].as_array().cloned().unwrap_or_default();
+    ensure(services.len() >= 10, || format!("only these services are listed: {list}"))?;
+    Ok(services)
+}
+
+/// Where a token could leak: the console, every service's log, every process's arguments, and the kernel command line
+/// as a pod sees it.
+fn token_is_nowhere() -> Outcome {
+    with_node(|node| {
+        let absent = |place: &str, text: &str| ensure(!text.contains(TOKEN), || format!("the token is in {place}"));
+        absent("the console", &node.machine.console().text())?;
+        for service in services(node)? {
+            let name = service["name"].as_str().unwrap_or_default().to_owned();
+            absent(&format!("the log of {name}"), &node.keelctl(&["logs", &name, "--lines", "100000"])?)?;
+        }
+        let arguments = run_manifest(node, "arguments", &job("arguments", &["processes"], true))?;
+        ensure(arguments.contains("kube-apiserver"), || format!("the pod saw only {arguments:?}"))?;
+        absent("a process's arguments", &arguments)?;
+        let command_line = run_job(node, "command-line", &["cat", "/proc/cmdline"])?;
+        ensure(command_line.contains("keelson.role="), || format!("/proc/cmdline is {command_line:?}"))?;
+        absent("/proc/cmdline", &command_line)
+    })
+}
+
+/// A pod that may see and kill the node's processes.
+const SHELL_OF_THE_TEST: &str = r"
+apiVersion: v1
+kind: Pod
+metadata: {name: killer}
+spec:
+  hostPID: true
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: killer
+    image: keelson.local/workload:1
+    imagePullPolicy: Never
+    args: [sleep]
+    securityContext: {privileged: true}
+";
+
+fn kills() -> Outcome {
+    with_node(|node| {
+        node.kubectl().apply(SHELL_OF_THE_TEST)?;
+        wait::until("the killer pod to run", MINUTES, || {
+            let pod = node.kubectl().json(&["get", "pod", "killer"]).map_err(|error| error.to_string())?;
+            if condition_holds(&pod, "Ready") { Ok(()) } else { Err(pod["status"].to_string()) }
+        })?;
+        let before = pod_restarts(node)?;
+        for service in services(node)? {
+            let name = service["name"].as_str().unwrap_or_default().to_owned();
+            kill_and_wait(node, &name, &service)?;
+        }
+        node.wait_ready(|_| ())?;
+        node.wait_dns()?;
+        let after = pod_restarts(node)?;
+        ensure(before == after, || format!("pods restarted: before {before:?}, after {after:?}"))?;
+        node.kubectl().run(&["delete", "pod", "killer", "--wait=false"]).map(drop)?;
+        Ok(())
+    })
+}
+
+fn kill_and_wait(node: &Node, name: &str, before: &Value) -> Outcome {
+    let program = match name {
+        "network" | "log" | "store" | "cluster" => format!("keelson-{name}"),
+        other => other.to_owned(),
+    };
+    let killed = Instant::now();
+    // The connection may go through what was killed, so its end says nothing; the service's own record does.
+    let said = node.kubectl().run(&["exec", "killer", "--", "/workload", "kill", &program]);
+    let wanted = before["restarts"].as_u64().unwrap_or_default() + 1;
+    wait::until(&format!("{name} to be back"), MINUTES, || {
+        let list = node.keelctl(&["services", "-o", "json"]).map_err(|error| error.to_string())?;
+        let list: Value = serde_json::from_str(&list).map_err(|error| error.to_string())?;
+        let all = list["services"].as_array().map(Vec::as_slice).unwrap_or_default();
+        let service = all.iter().find(|service| service["name"] == name).cloned().unwrap_or_default();
+        if service["restarts"].as_u64() >= Some(wanted) && service["state"] == "ready" {
+            return Ok(());
+        }
+        Err(format!("{service}; the kill said {said:?}"))
+    })?;
+    wait::until("the API server to answer", MINUTES, || {
+        node.kubectl().run(&["get", "--raw", "/readyz"]).map_err(|error| error.to_string())
+    })?;
+    println!("{name}: killed, and back to ready in {:.1} s", killed.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Each pod's name, UID and restart count.
+fn pod_restarts(node: &Node) -> Result<Vec<String>, Failed> {
+    let pods = node.kubectl().json(&["get", "pods", "-A"])?;
+    let mut all: Vec<String> = pods["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .filter(|pod| pod["status"]["phase"] == "Running")
+        .map(|pod| {
+            let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
+            format!("{} {} {restarts}", pod["metadata"]["name"], pod["metadata"]["uid"])
+        })
+        .collect();
+    all.sort();
+    ensure(!all.is_empty(), || format!("no pod runs: {pods}"))?;
+    Ok(all)
+}
+
+/// Names and UIDs of what must survive.
+fn objects(node: &Node) -> Result<Vec<String>, Failed> {
+    let list = node.kubectl().json(&["get", "deployments,services,configmaps,namespaces,nodes", "-A"])?;
+    let mut all: Vec<String> = list["items"]
+        .as_array()
+        .into_iter()
+        .flatten()
+        .map(|object| format!("{} {} {}", object["kind"], object["metadata"]["name"], object["metadata"]["uid"]))
+        .collect();
+    all.sort();
+    ensure(all.len() > 10, || format!("too few objects: {all:?}"))?;
+    Ok(all)
+}
+
+fn reboot() -> Outcome {
+    with_node(|node| {
+        let before = objects(node)?;
+        let mark = node.machine.console().mark();
+        let started = Instant::now();
+        node.keelctl(&["reboot"])?;
+        let deadline = node.machine.speed().scale(SHUTDOWN_DEADLINE);
+        node.machine.console().wait_for("Linux version", mark, deadline)?;
+        println!("down after {:.1} s", started.elapsed().as_secs_f64());
+        back_with_everything(node, &before, Instant::now())
+    })
+}
+
+fn back_with_everything(node: &Node, before: &[String], started: Instant) -> Outcome {
+    node.wait_ready(|_| ())?;
+    println!("Ready again after {:.1} s", started.elapsed().as_secs_f64());
+    wait_for_web(node)?;
+    node.wait_dns()?;
+    let after = objects(node)?;
+    let lost: Vec<&String> = before.iter().filter(|object| !after.contains(object)).collect();
+    ensure(lost.is_empty(), || format!("lost: {lost:?}"))
+}
+
+fn power_cut() -> Outcome {
+    with_node(|node| {
+        let before = objects(node)?;
+        let writer = Writer::start(&node.kubectl())?;
+        wait::until("fifty acknowledged writes", MINUTES, || match writer.acknowledged() {
+            50.. => Ok(()),
+            fewer => Err(format!("{fewer} are acknowledged")),
+        })?;
+        let disk = power_cut_disk(node.machine.folder())?;
+        let seed = 0x6b65_656c_736f_6e01;
+        // The disk stops first: nothing that it acknowledges after this moment could be lost.
+        let cut = disk.cut(seed)?;
+        node.machine.cut_power()?;
+        let acknowledged = writer.stop();
+        println!("power cut with seed {seed:#x}: {cut:?}; {} writes were acknowledged", acknowledged.len());
+        disk.restore_power();
+        let started = Instant::now();
+        node.machine.start()?;
+        node.pin_api()?;
+        back_with_everything(node, &before, started)?;
+        let found = node.kubectl().json(&["get", "configmaps", "-l", Writer::LABEL])?;
+        let names: Vec<&str> = found["items"]
+            .as_array()
+            .into_iter()
+            .flatten()
+            .filter_map(|object| object["metadata"]["name"].as_str())
+            .collect();
+        let lost: Vec<&String> = acknowledged.iter().filter(|name| !names.contains(&name.as_str())).collect();
+        ensure(lost.is_empty(), || format!("{} acknowledged writes are lost: {lost:?}", lost.len()))
+    })
+}
+
+fn power_button() -> Outcome {
+    let outcome = with_node(|node| {
+        let pressed = Instant::now();
+        node.machine.press_power_button()?;
+        let deadline = node.machine.speed().scale(SHUTDOWN_DEADLINE);
+        node.machine.wait_until_off(deadline)?;
+        println!("off after {:.1} s", pressed.elapsed().as_secs_f64());
+        Ok(())
+    });
+    // Whatever happened, no machine outlives the suite.
+    if let Some(node) = shared_node().as_mut() {
+        node.machine.cut_power()?;
+    }
+    outcome
+}

@@ -1,0 +1,76 @@
+//! What the tests of this suite share: the built image, and the machine that is up.
+
+use std::path::PathBuf;
+use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
+
+use keelson_vm::build::Image;
+use keelson_vm::node::{Node, Tools};
+use keelson_vm::project::{self, Project};
+use keelson_vm::qemu::Speed;
+use keelson_vm::report::Report;
+use libtest_mimic::{Failed, Trial};
+
+pub(crate) type Outcome = Result<(), Failed>;
+
+/// Everything that tests start machines from.
+pub(crate) struct Build {
+    pub(crate) image: Image,
+    pub(crate) tools: Tools,
+    pub(crate) speed: Speed,
+    /// Machines of this run; emptied at its start.
+    pub(crate) folder: PathBuf,
+}
+
+static BUILD: LazyLock<Result<Build, String>> = LazyLock::new(|| prepare().map_err(|error| error.to_string()));
+
+fn prepare() -> Result<Build, Box<dyn std::error::Error>> {
+    let project = Project::of_this_build();
+    let image = project.image(&mut Report::default())?;
+    let tools = Tools::new(project.keelctl()?, &image);
+    let folder = project.target().join("vm-tests");
+    if folder.exists() {
+        std::fs::remove_dir_all(&folder)?;
+    }
+    project::create_folder(&folder)?;
+    let speed = Speed::measure(&image.kernel, &folder)?;
+    Ok(Build { image, tools, speed, folder })
+}
+
+pub(crate) fn build() -> Result<&'static Build, Failed> {
+    BUILD.as_ref().map_err(|error| Failed::from(error.clone()))
+}
+
+impl Build {
+    /// An empty folder for one machine.
+    pub(crate) fn machine_folder(&self, name: &str) -> Result<PathBuf, Failed> {
+        let folder = self.folder.join(name);
+        project::create_folder(&folder)?;
+        Ok(folder)
+    }
+}
+
+static NODE: Mutex<Option<Node>> = Mutex::new(None);
+
+/// The machine that the lifecycle tests share.
+pub(crate) fn shared_node() -> MutexGuard<'static, Option<Node>> {
+    NODE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Runs `test` with the shared machine; without one, the test that should have brought it up says why.
+pub(crate) fn with_node(test: impl FnOnce(&mut Node) -> Outcome) -> Outcome {
+    let mut shared = shared_node();
+    let node = shared.as_mut().ok_or_else(|| Failed::from("the shared machine is not up"))?;
+    test(node).map_err(|failed| {
+        let message = failed.message().unwrap_or_default();
+        Failed::from(format!("{message}\nthe console's last lines:\n{}", node.machine.console().tail()))
+    })
+}
+
+pub(crate) fn trial(name: &str, test: fn() -> Outcome) -> Trial {
+    Trial::test(name, test)
+}
+
+/// Fails with `message` unless `holds`.
+pub(crate) fn ensure(holds: bool, message: impl FnOnce() -> String) -> Outcome {
+    if holds { Ok(()) } else { Err(message().into()) }
+}
