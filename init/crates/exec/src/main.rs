@@ -3,13 +3,18 @@
 //! The first argument says what to do. `service` becomes a service ([`service`]); all else is a job that PID 1 waits for.
 #![forbid(unsafe_code)]
 
+mod config;
+mod disk;
+mod durable;
+mod jobs;
 mod service;
+mod state;
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
     match std::env::args().nth(1).as_deref() {
         Some("service") => service::run(),
-        _ => ExitCode::FAILURE,
+        _ => jobs::run(),
     }
 }

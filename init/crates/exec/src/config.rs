@@ -1,0 +1,131 @@
+//! Reading the sources that say what a node is to be. The parsers themselves are keelson-config's and touch nothing; this is
+//! the I/O before them.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use keelson_config::{ConfigErrors, Inputs, Remembered, resolve};
+use keelson_job::Configuration;
+use thiserror::Error;
+
+const COMMAND_LINE: &str = "/proc/cmdline";
+const DMI_TABLE: &str = "/sys/firmware/dmi/tables/DMI";
+const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name";
+/// Ours, below [`FW_CFG`]; item names begin with it.
+const FW_CFG_ITEMS: &str = "opt/keelson";
+/// More than any document that the command line's kin should carry; a larger source is refused, not cut.
+const MAX_SOURCE_BYTES: u64 = 1024 * 1024;
+/// Items are `opt/keelson/<key>`, and a key may have slashes; this deep nobody goes.
+const MAX_DEPTH: usize = 4;
+
+#[derive(Debug, Error)]
+pub(crate) enum ConfigurationError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is larger than {} KiB", path.display(), MAX_SOURCE_BYTES / 1024)]
+    TooLarge { path: PathBuf },
+    #[error(transparent)]
+    Faults(#[from] ConfigErrors),
+}
+
+/// Every source, and what all of them together mean.
+pub(crate) fn run(remembered: &Remembered) -> Result<Configuration, ConfigurationError> {
+    let resolved = resolve(&inputs()?, remembered)?;
+    let credentials = resolved.secrets.registry_credentials.into_iter();
+    Ok(Configuration {
+        node: Box::new(resolved.node),
+        token: resolved.secrets.token.map(|token| token.expose().to_owned()),
+        registry_credentials: credentials
+            .map(|(host, given)| (host, (given.username, given.password.expose().to_owned())))
+            .collect(),
+    })
+}
+
+/// The bytes of every source that this machine has.
+pub(crate) fn inputs() -> Result<Inputs, ConfigurationError> {
+    Ok(Inputs {
+        command_line: read(Path::new(COMMAND_LINE))?,
+        dmi_table: read_if_any(Path::new(DMI_TABLE))?,
+        fw_cfg: fw_cfg(Path::new(FW_CFG))?,
+    })
+}
+
+fn fw_cfg(by_name: &Path) -> Result<BTreeMap<String, Vec<u8>>, ConfigurationError> {
+    let mut items = BTreeMap::new();
+    collect(by_name, Path::new(FW_CFG_ITEMS), MAX_DEPTH, &mut items)?;
+    Ok(items)
+}
+
+/// An item is a directory with a file `raw`; its name is its path.
+fn collect(
+    by_name: &Path,
+    name: &Path,
+    depth: usize,
+    items: &mut BTreeMap<String, Vec<u8>>,
+) -> Result<(), ConfigurationError> {
+    let directory = by_name.join(name);
+    let raw = directory.join("raw");
+    if raw.is_file() {
+        items.insert(name.to_string_lossy().into_owned(), read(&raw)?);
+        return Ok(());
+    }
+    let Ok(entries) = fs::read_dir(&directory) else { return Ok(()) };
+    if depth == 0 {
+        return Ok(());
+    }
+    for entry in entries.flatten() {
+        collect(by_name, &name.join(entry.file_name()), depth - 1, items)?;
+    }
+    Ok(())
+}
+
+fn read_if_any(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
+    if path.exists() { read(path) } else { Ok(Vec::new()) }
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
+    let failed = |source| ConfigurationError::Read { path: path.to_owned(), source };
+    let mut bytes = Vec::new();
+    File::open(path).map_err(failed)?.take(MAX_SOURCE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > MAX_SOURCE_BYTES {
+        return Err(ConfigurationError::TooLarge { path: path.to_owned() });
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn item(root: &Path, name: &str, content: &str) {
+        let directory = root.join(name);
+        fs::create_dir_all(&directory).unwrap();
+        fs::write(directory.join("raw"), content).unwrap();
+    }
+
+    #[test]
+    fn items_are_found_by_their_whole_name_and_others_are_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        item(root.path(), "opt/keelson/role", "worker");
+        item(root.path(), "opt/keelson/document", "kind: Node");
+        item(root.path(), "opt/org.qemu/secret", "x");
+        item(root.path(), "etc/system-states", "x");
+        let items = fw_cfg(root.path()).unwrap();
+        assert_eq!(items.keys().collect::<Vec<_>>(), ["opt/keelson/document", "opt/keelson/role"]);
+        assert_eq!(items["opt/keelson/role"], b"worker");
+    }
+
+    #[test]
+    fn machine_without_fw_cfg_has_no_items() {
+        assert!(fw_cfg(Path::new("/nonexistent")).unwrap().is_empty());
+    }
+
+    #[test]
+    fn source_of_any_size_is_not_read_whole() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        file.as_file().set_len(MAX_SOURCE_BYTES + 1).unwrap();
+        assert!(matches!(read(file.path()), Err(ConfigurationError::TooLarge { .. })));
+    }
+}

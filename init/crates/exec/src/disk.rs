@@ -1,0 +1,238 @@
+//! STATE and DATA: found or made, checked, mounted, laid out. And the user's disk of images.
+//!
+//! The rule above all: a disk is written to only if it is blank or ours. What is ours is said by the disk itself, by the types
+//! of its partitions; what is blank is meant strictly ([`signature`]). Everything else holds the machine with a message that names
+//! each disk and what is on it.
+
+use std::fs::File;
+use std::io;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use keelson_config::{ConfigErrors, Inputs, Remembered, StateSelection, resolve, state_selection};
+use keelson_job::{Disks, UserImages};
+use thiserror::Error;
+
+use crate::config::{self, ConfigurationError};
+
+mod attach;
+mod gpt;
+mod inventory;
+mod layout;
+mod make;
+mod select;
+mod signature;
+mod wait;
+
+use gpt::{DATA_TYPE, STATE_TYPE};
+use inventory::{Disk, Places, human};
+use select::{Decision, NoDecision, Seen, Standing};
+use signature::Content;
+
+/// How long the list of disks must stay as it is before a blank disk is taken: the one with STATE on it may just be slower.
+const SETTLE: Duration = Duration::from_millis(500);
+
+/// The label of the user's disk of images. FAT has room for eleven characters of it.
+const IMAGES_LABEL: &str = "KEELSON-IMAGES";
+const IMAGES_LABEL_FAT: &str = "KEELSON-IMA";
+
+#[derive(Debug, Error)]
+pub(crate) enum DiskError {
+    #[error(transparent)]
+    Sources(#[from] ConfigurationError),
+    #[error(transparent)]
+    Configuration(#[from] ConfigErrors),
+    #[error(transparent)]
+    NoDecision(#[from] NoDecision),
+    #[error("cannot make STATE and DATA on {disk}")]
+    Make { disk: String, source: make::MakeError },
+    #[error("cannot repair the partition table of {disk}")]
+    Repair { disk: String, source: io::Error },
+    #[error("cannot read {disk}")]
+    Read { disk: String, source: io::Error },
+    #[error("{disk} has no partition for {what}")]
+    NoPartition { disk: String, what: &'static str },
+    #[error("no file system labelled {label} was found (keelson.state=LABEL={label})")]
+    NoLabel { label: String },
+    #[error("no file system labelled {} was found for DATA", make::DATA_LABEL)]
+    NoData,
+    #[error(transparent)]
+    Attach(#[from] attach::AttachError),
+    #[error(transparent)]
+    Layout(#[from] layout::LayoutError),
+}
+
+/// Brings STATE and DATA about, as the sources say.
+pub(crate) fn run() -> Result<Disks, DiskError> {
+    let inputs = config::inputs()?;
+    let places = Places::default();
+    let disks = match state_selection(&inputs)? {
+        StateSelection::Ram => {
+            attach::mount_memory()?;
+            Disks {
+                summary: "STATE and DATA are in memory and gone after this boot".to_owned(),
+                in_memory: true,
+                notes: Vec::new(),
+            }
+        }
+        StateSelection::Label(label) => {
+            let state = volume_labelled(&places, &label).ok_or(DiskError::NoLabel { label })?;
+            let data = volume_labelled(&places, make::DATA_LABEL).ok_or(DiskError::NoData)?;
+            let summary = format!("STATE on {}, DATA on {}", state.display(), data.display());
+            Disks { summary, in_memory: false, notes: attach::check_and_mount(&state, &data)? }
+        }
+        StateSelection::Auto => find_or_make(&inputs, &places)?,
+    };
+    layout::lay_out()?;
+    Ok(disks)
+}
+
+/// Mounts the user's images, if there are any.
+pub(crate) fn mount_user_images() -> Result<UserImages, DiskError> {
+    let places = Places::default();
+    for path in every_device(&places) {
+        let Some(found) = File::open(&path).ok().and_then(|device| signature::labelled(&device).ok().flatten()) else {
+            continue;
+        };
+        if is_images(&found.label, found.file_system) {
+            attach::mount_images(&path, found.file_system)?;
+            return Ok(UserImages { device: Some(format!("{} ({})", path.display(), found.file_system)) });
+        }
+    }
+    Ok(UserImages { device: None })
+}
+
+fn is_images(label: &str, file_system: &str) -> bool {
+    label == IMAGES_LABEL || (file_system == "vfat" && label == IMAGES_LABEL_FAT)
+}
+
+/// Whole disks and partitions, as device files.
+fn every_device(places: &Places) -> Vec<PathBuf> {
+    let mut paths = Vec::new();
+    for disk in inventory::disks(places) {
+        paths.push(disk.path(places));
+        paths.extend(disk.volumes(places).into_iter().map(|volume| places.dev.join(volume.name)));
+    }
+    paths
+}
+
+fn volume_labelled(places: &Places, label: &str) -> Option<PathBuf> {
+    wait::until(wait::DEVICE_LIMIT, || {
+        every_device(places).into_iter().find(|path| attach::has_label(path, label).unwrap_or(false))
+    })
+}
+
+fn find_or_make(inputs: &Inputs, places: &Places) -> Result<Disks, DiskError> {
+    let (disks, decision) = decide(places)?;
+    let (name, made) = match decision {
+        Decision::Use(name) => (name, false),
+        Decision::Make(name) => (name, true),
+    };
+    let disk = disks.into_iter().find(|disk| disk.name == name).ok_or(NoDecision::NoDisk)?;
+    if made {
+        // A node that is told nonsense must not take a disk first.
+        resolve(inputs, &Remembered::default())?;
+        make::make(&disk, places).map_err(|source| DiskError::Make { disk: name.clone(), source })?;
+    }
+    let mut notes = Vec::new();
+    let (state, data) = volumes(&disk, places, &mut notes)?;
+    notes.extend(attach::check_and_mount(&state, &data)?);
+    let how = if made { "made on the blank disk" } else { "on" };
+    Ok(Disks { summary: format!("STATE and DATA {how} {name} ({})", human(disk.bytes())), in_memory: false, notes })
+}
+
+/// Looks until there is an answer that waiting would not change.
+fn decide(places: &Places) -> Result<(Vec<Disk>, Decision), NoDecision> {
+    let start = Instant::now();
+    let mut disks = inventory::disks(places);
+    let mut decision = judge(&disks, places);
+    let mut quiet_since = Instant::now();
+    let settled = wait::until(wait::DEVICE_LIMIT, || {
+        let now = inventory::disks(places);
+        if now != disks {
+            disks = now;
+            decision = judge(&disks, places);
+            quiet_since = Instant::now();
+        }
+        let quiet = quiet_since.elapsed() >= SETTLE;
+        match &decision {
+            Ok(Decision::Use(_)) => Some(()),
+            Ok(Decision::Make(_)) | Err(NoDecision::SeveralBlank { .. } | NoDecision::SeveralOurs { .. }) => {
+                quiet.then_some(())
+            }
+            // A disk may come late.
+            Err(NoDecision::NoDisk | NoDecision::NoneUsable { .. }) => None,
+        }
+    });
+    debug_assert!(settled.is_some() || start.elapsed() >= wait::DEVICE_LIMIT);
+    decision.map(|decision| (disks, decision))
+}
+
+fn judge(disks: &[Disk], places: &Places) -> Result<Decision, NoDecision> {
+    let seen: Vec<_> = disks
+        .iter()
+        .map(|disk| Seen { name: disk.name.clone(), size: human(disk.bytes()), standing: standing(disk, places) })
+        .collect();
+    select::select(&seen, &human(make::MINIMUM_BYTES))
+}
+
+fn standing(disk: &Disk, places: &Places) -> Standing {
+    read_standing(disk, places).unwrap_or_else(|error| Standing::Unusable(format!("cannot be read: {error}")))
+}
+
+fn read_standing(disk: &Disk, places: &Places) -> io::Result<Standing> {
+    let device = disk.open(places)?;
+    if let Some(found) = gpt::read(&device, disk.geometry)? {
+        let table = &found.table;
+        if table.is_complete() {
+            return Ok(Standing::Ours);
+        }
+        let is_ours = |kind| kind == STATE_TYPE || kind == DATA_TYPE;
+        let mut partitions = table.partitions.iter().flatten();
+        if table.find(STATE_TYPE).is_some() && partitions.all(|partition| is_ours(partition.kind)) {
+            return Ok(Standing::HalfMade);
+        }
+    }
+    if gpt::is_claimed(&device)? {
+        return Ok(Standing::HalfMade);
+    }
+    if signature::labelled(&device)?.is_some_and(|found| is_images(&found.label, found.file_system)) {
+        return Ok(Standing::Images);
+    }
+    Ok(match signature::inspect(&device, disk.bytes())? {
+        Content::Something(found) => Standing::Foreign(found),
+        Content::Blank if disk.removable => Standing::Unusable("removable".to_owned()),
+        Content::Blank if disk.read_only => Standing::Unusable("read-only".to_owned()),
+        Content::Blank if disk.bytes() < make::MINIMUM_BYTES => Standing::TooSmall,
+        Content::Blank => Standing::Blank,
+    })
+}
+
+/// The device files of STATE and DATA on our disk. Mends the table if one of its copies is damaged, and takes the claim away
+/// if a cut left it there.
+fn volumes(disk: &Disk, places: &Places, notes: &mut Vec<String>) -> Result<(PathBuf, PathBuf), DiskError> {
+    let unread = |source| DiskError::Read { disk: disk.name.clone(), source };
+    let unrepaired = |source| DiskError::Repair { disk: disk.name.clone(), source };
+    let missing = |what| DiskError::NoPartition { disk: disk.name.clone(), what };
+    let device = disk.open(places).map_err(unread)?;
+    let found = gpt::read(&device, disk.geometry).map_err(unread)?.ok_or_else(|| missing("STATE"))?;
+    let claimed = gpt::is_claimed(&device).map_err(unread)?;
+    if found.needs_repair || claimed {
+        let writable = make::open_exclusively(&disk.path(places)).map_err(unrepaired)?;
+        if found.needs_repair {
+            gpt::write(&writable, disk.geometry, &found.table).map_err(unrepaired)?;
+            notes.push(format!("one copy of the partition table of {} was damaged and was written anew", disk.name));
+        }
+        make::finish(&writable, disk.geometry).map_err(unrepaired)?;
+        // Changes nothing in use; the kernel may have read the damaged copy.
+        let _ = keelson_sys::block::reread_partitions(&writable);
+    }
+    let path = |kind, what| {
+        let (number, _) = found.table.find(kind).ok_or_else(|| missing(what))?;
+        make::appear(disk, places, number).map_err(|source| DiskError::Make { disk: disk.name.clone(), source })
+    };
+    Ok((path(STATE_TYPE, "STATE")?, path(DATA_TYPE, "DATA")?))
+}
+
+#[cfg(test)]
+mod tests;

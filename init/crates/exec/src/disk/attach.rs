@@ -1,0 +1,109 @@
+//! Checking and mounting file systems.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use keelson_job::{DATA, STATE, USER_IMAGES};
+use keelson_sys::mount::{self, MountFlags};
+use thiserror::Error;
+
+use super::make::{DATA_LABEL, STATE_LABEL};
+use super::signature;
+
+const E2FSCK: &str = "/usr/bin/e2fsck";
+/// Exit bits of e2fsck(8): 1 errors corrected, 2 reboot wanted (it means a mounted root, which ours are not). Above: not.
+const CORRECTED: i32 = 1;
+const MAX_GOOD_STATUS: i32 = 3;
+
+#[derive(Debug, Error)]
+pub(crate) enum AttachError {
+    #[error("cannot read {}", path.display())]
+    Read { path: PathBuf, source: io::Error },
+    #[error("{} is marked as {label} and complete, but holds no ext4 file system of that label; it is left as it is", path.display())]
+    NotOurs { path: PathBuf, label: &'static str },
+    #[error("cannot run {E2FSCK}")]
+    RunCheck(#[source] io::Error),
+    #[error("{} has errors that e2fsck does not correct by itself; it is left as it is: {output}", path.display())]
+    Damaged { path: PathBuf, output: String },
+    #[error("cannot mount {what} at {target}")]
+    Mount { what: String, target: &'static str, source: io::Error },
+}
+
+/// STATE holds files and nothing to run.
+const STATE_FLAGS: MountFlags =
+    MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC).union(MountFlags::NOATIME);
+/// DATA is not noexec: programs in an emptyDir and CNI plug-ins of the user's run from it. Container images are mounted
+/// from it as overlays, whose flags are their own.
+const DATA_FLAGS: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOATIME);
+const IMAGES_FLAGS: MountFlags =
+    MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// A file system that found an error is better read than written to.
+const EXT4_OPTIONS: &str = "errors=remount-ro";
+
+/// Returns what is worth a line on the console.
+pub(super) fn check_and_mount(state: &Path, data: &Path) -> Result<Vec<String>, AttachError> {
+    let mut notes = Vec::new();
+    let volumes = [(state, STATE, STATE_FLAGS, STATE_LABEL), (data, DATA, DATA_FLAGS, DATA_LABEL)];
+    for (volume, target, flags, label) in volumes {
+        check(volume, label, &mut notes)?;
+        mount_at(volume, target, "ext4", flags, EXT4_OPTIONS)?;
+    }
+    Ok(notes)
+}
+
+/// Everything in memory: for workers that keep nothing. Half of the memory for DATA is containerd's, which has nowhere else.
+pub(super) fn mount_memory() -> Result<(), AttachError> {
+    let tmpfs = Path::new("tmpfs");
+    mount_at(tmpfs, STATE, "tmpfs", STATE_FLAGS, "mode=0755,size=10%")?;
+    mount_at(tmpfs, DATA, "tmpfs", DATA_FLAGS, "mode=0755,size=50%")
+}
+
+/// Read-only to the last byte: ext4 would replay its journal even so.
+pub(super) fn mount_images(device: &Path, file_system: &str) -> Result<(), AttachError> {
+    let options = if file_system == "ext4" { "noload" } else { "" };
+    mount_at(device, USER_IMAGES, file_system, IMAGES_FLAGS, options)
+}
+
+pub(super) fn has_label(device: &Path, label: &str) -> io::Result<bool> {
+    let found = signature::labelled(&File::open(device)?)?;
+    Ok(found.is_some_and(|found| found.file_system == "ext4" && found.label == label))
+}
+
+fn mount_at(
+    source: &Path,
+    target: &'static str,
+    file_system: &str,
+    flags: MountFlags,
+    options: &str,
+) -> Result<(), AttachError> {
+    let name = source.to_string_lossy();
+    mount::mount(&name, Path::new(target), file_system, flags, options).map_err(|error| AttachError::Mount {
+        what: format!("{name} ({file_system})"),
+        target,
+        source: error,
+    })
+}
+
+/// Replays the journal and corrects what can be corrected without a question (`-p`).
+fn check(volume: &Path, label: &'static str, notes: &mut Vec<String>) -> Result<(), AttachError> {
+    let readable = has_label(volume, label).map_err(|source| AttachError::Read { path: volume.to_owned(), source })?;
+    if !readable {
+        return Err(AttachError::NotOurs { path: volume.to_owned(), label });
+    }
+    let output = Command::new(E2FSCK).arg("-p").arg(volume).output().map_err(AttachError::RunCheck)?;
+    let words = [output.stdout, output.stderr].concat();
+    let words = String::from_utf8_lossy(&words).split_whitespace().collect::<Vec<_>>().join(" ");
+    match output.status.code() {
+        Some(0) => Ok(()),
+        Some(status) if status <= MAX_GOOD_STATUS => {
+            if status & CORRECTED != 0 {
+                notes.push(format!("{label} was corrected: {words}"));
+            }
+            Ok(())
+        }
+        _ => Err(AttachError::Damaged { path: volume.to_owned(), output: words }),
+    }
+}

@@ -1,0 +1,216 @@
+//! Making STATE and DATA on a disk that is blank, or that an earlier attempt left half-made.
+//!
+//! A power cut may come between any two writes, so that every state in between must say what it is:
+//!
+//! 1. the first sector with a claim: from here on the disk is ours and half-made
+//! 2. both copies of the partition table, the partitions not marked complete
+//! 3. the file systems, flushed
+//! 4. both copies again, the partitions marked complete
+//! 5. the first sector without the claim
+//!
+//! Up to 4 nothing but zeroes of ours can be lost, and everything is made again. From the moment that one whole copy of the table
+//! says complete, nothing is ever made again here: what cannot be read then holds the machine.
+
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use keelson_sys::entropy;
+use rustix::fs::{Mode, OFlags};
+use thiserror::Error;
+
+use super::gpt::{self, ALIGNMENT, COMPLETE, DATA_TYPE, Geometry, Guid, Partition, STATE_TYPE, Table};
+use super::inventory::{Disk, Places};
+use super::wait;
+
+/// Labels of the file systems, and names of the partitions.
+pub(super) const STATE_LABEL: &str = "KEELSON-STATE";
+pub(super) const DATA_LABEL: &str = "KEELSON-DATA";
+
+const MIB: u64 = 1024 * 1024;
+/// No node fits on less.
+pub(super) const MINIMUM_BYTES: u64 = 2048 * MIB;
+/// STATE is an eighth of the disk within these bounds. The upper one is what the store of a large control plane with its snapshots
+/// needs; the lower one still holds a small store and the boot history.
+const STATE_SHARE: u64 = 8;
+const STATE_MINIMUM: u64 = 256 * MIB;
+const STATE_MAXIMUM: u64 = 8192 * MIB;
+
+const MKFS: &str = "/usr/bin/mkfs.ext4";
+
+#[derive(Debug, Error)]
+pub(crate) enum MakeError {
+    #[error("cannot open {} for writing", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("cannot draw random bytes")]
+    Random(#[source] io::Error),
+    #[error("cannot write the partition table of {}", path.display())]
+    Write { path: PathBuf, source: io::Error },
+    #[error("the kernel did not take the partition table of {}", path.display())]
+    Reread { path: PathBuf, source: io::Error },
+    #[error("partition {number} of {disk} did not appear")]
+    NoPartition { disk: String, number: usize },
+    #[error("cannot run {MKFS}")]
+    RunMkfs(#[source] io::Error),
+    #[error("{MKFS} failed on {}: {output}", path.display())]
+    Mkfs { path: PathBuf, output: String },
+    #[error("cannot flush {}", path.display())]
+    Flush { path: PathBuf, source: io::Error },
+}
+
+pub(super) fn make(disk: &Disk, places: &Places) -> Result<(), MakeError> {
+    let path = disk.path(places);
+    let device = open_exclusively(&path).map_err(|source| MakeError::Open { path: path.clone(), source })?;
+    let write_failed = |source| MakeError::Write { path: path.clone(), source };
+    let mut table = plan(disk.geometry)?;
+    gpt::write_first_sector(&device, disk.geometry, true).map_err(write_failed)?;
+    gpt::write(&device, disk.geometry, &table).map_err(write_failed)?;
+    keelson_sys::block::reread_partitions(&device)
+        .map_err(|source| MakeError::Reread { path: path.clone(), source })?;
+    for (kind, label, journal_mib) in [(STATE_TYPE, STATE_LABEL, 32), (DATA_TYPE, DATA_LABEL, 64)] {
+        let number = table.find(kind).map_or(0, |(number, _)| number);
+        let volume = appear(disk, places, number)?;
+        make_file_system(&volume, label, journal_mib)?;
+        flush(&volume)?;
+    }
+    for partition in table.partitions.iter_mut().flatten() {
+        partition.attributes |= COMPLETE;
+    }
+    gpt::write(&device, disk.geometry, &table).map_err(write_failed)?;
+    finish(&device, disk.geometry).map_err(write_failed)
+}
+
+/// Removes the claim. Also for a disk whose making was cut between the last two steps.
+pub(super) fn finish(device: &File, geometry: Geometry) -> io::Result<()> {
+    gpt::write_first_sector(device, geometry, false)
+}
+
+/// Opened with `O_EXCL` a block device refuses if anything on it is in use (open(2)).
+pub(super) fn open_exclusively(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::EXCL | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
+fn plan(geometry: Geometry) -> Result<Table, MakeError> {
+    let random = || -> Result<Guid, MakeError> {
+        let bytes = entropy::seed_material().map_err(MakeError::Random)?;
+        let (guid, _) =
+            bytes.split_first_chunk::<16>().ok_or_else(|| MakeError::Random(io::ErrorKind::InvalidData.into()))?;
+        Ok(guid_of_random(*guid))
+    };
+    Ok(layout(geometry, [random()?, random()?, random()?]))
+}
+
+/// Version 4, variant 1, in the mixed-endian form of the disk.
+fn guid_of_random(mut bytes: [u8; 16]) -> Guid {
+    let [_, _, _, _, _, _, _, version, variant, ..] = &mut bytes;
+    *version = *version & 0x0f | 0x40;
+    *variant = *variant & 0x3f | 0x80;
+    Guid(bytes)
+}
+
+/// STATE, then DATA up to the end, both aligned.
+fn layout(geometry: Geometry, [disk, state, data]: [Guid; 3]) -> Table {
+    let unit = (ALIGNMENT / geometry.sector.max(1)).max(1);
+    let bytes = geometry.sectors.saturating_mul(geometry.sector);
+    let state_sectors = state_bytes(bytes) / geometry.sector.max(1) / unit * unit;
+    let first = unit;
+    let second = first + state_sectors;
+    let usable_end = geometry.sectors.saturating_sub(gpt::reserved_sectors(geometry)) / unit * unit;
+    let partition = |kind, unique, first, end: u64, name: &str| {
+        Some(Partition { kind, unique, first, last: end.saturating_sub(1), attributes: 0, name: name.to_owned() })
+    };
+    Table {
+        disk,
+        partitions: vec![
+            partition(STATE_TYPE, state, first, second, STATE_LABEL),
+            partition(DATA_TYPE, data, second, usable_end, DATA_LABEL),
+        ],
+    }
+}
+
+fn state_bytes(disk: u64) -> u64 {
+    (disk / STATE_SHARE).clamp(STATE_MINIMUM, STATE_MAXIMUM)
+}
+
+pub(super) fn appear(disk: &Disk, places: &Places, number: usize) -> Result<PathBuf, MakeError> {
+    let found = wait::until(wait::DEVICE_LIMIT, || {
+        let volume = disk.volumes(places).into_iter().find(|volume| volume.number == number)?;
+        let path = places.dev.join(volume.name);
+        path.exists().then_some(path)
+    });
+    found.ok_or_else(|| MakeError::NoPartition { disk: disk.name.clone(), number })
+}
+
+/// Inode tables are zeroed later by the kernel, blank space is not discarded: both would only take time. The journal is sized for
+/// a node's small, frequent commits.
+fn make_file_system(volume: &Path, label: &str, journal_mib: u32) -> Result<(), MakeError> {
+    let output = Command::new(MKFS)
+        .args(["-q", "-F", "-b", "4096", "-m", "1", "-L", label])
+        .args(["-J", &format!("size={journal_mib}")])
+        .args(["-O", "extent,64bit,metadata_csum,has_journal,dir_index,flex_bg,huge_file,dir_nlink,extra_isize"])
+        .args(["-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=0"])
+        .arg(volume)
+        .output()
+        .map_err(MakeError::RunMkfs)?;
+    if output.status.success() {
+        return Ok(());
+    }
+    let words = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+    Err(MakeError::Mkfs { path: volume.to_owned(), output: words })
+}
+
+fn flush(volume: &Path) -> Result<(), MakeError> {
+    let flushed = File::options().write(true).open(volume).and_then(|device| device.sync_all());
+    flushed.map_err(|source| MakeError::Flush { path: volume.to_owned(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GIB: u64 = 1024 * MIB;
+
+    fn geometry(bytes: u64, sector: u64) -> Geometry {
+        Geometry { sector, sectors: bytes / sector }
+    }
+
+    fn guids() -> [Guid; 3] {
+        [Guid([1; 16]), Guid([2; 16]), Guid([3; 16])]
+    }
+
+    #[test]
+    fn state_is_an_eighth_of_the_disk_within_bounds() {
+        assert_eq!(state_bytes(MINIMUM_BYTES), 256 * MIB);
+        assert_eq!(state_bytes(16 * GIB), 2 * GIB);
+        assert_eq!(state_bytes(1024 * GIB), 8 * GIB);
+    }
+
+    #[test]
+    fn partitions_are_aligned_adjacent_and_inside_the_disk() {
+        for (bytes, sector) in [(MINIMUM_BYTES, 512), (8 * GIB, 512), (8 * GIB + 512 * 777, 512), (20 * GIB, 4096)] {
+            let geometry = geometry(bytes, sector);
+            let table = layout(geometry, guids());
+            let (_, state) = table.find(STATE_TYPE).unwrap();
+            let (_, data) = table.find(DATA_TYPE).unwrap();
+            let unit = ALIGNMENT / sector;
+            assert!(state.first >= gpt::reserved_sectors(geometry));
+            assert_eq!((state.first % unit, data.first % unit, (data.last + 1) % unit), (0, 0, 0));
+            assert_eq!(state.last + 1, data.first);
+            assert!(data.last <= geometry.sectors - gpt::reserved_sectors(geometry));
+            assert!((data.last - data.first) * sector > bytes * 3 / 4);
+        }
+    }
+
+    #[test]
+    fn new_table_is_not_complete() {
+        assert!(!layout(geometry(8 * GIB, 512), guids()).is_complete());
+    }
+
+    #[test]
+    fn random_guids_say_that_they_are_random() {
+        let text = guid_of_random([0xff; 16]).to_string();
+        assert_eq!(text, "ffffffff-ffff-4fff-bfff-ffffffffffff");
+    }
+}

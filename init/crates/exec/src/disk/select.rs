@@ -1,0 +1,154 @@
+//! Which disk holds STATE and DATA. A pure decision about what was seen; it never guesses.
+
+use thiserror::Error;
+
+/// What a disk is to us.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Its table has our partitions, and they are complete.
+    Ours,
+    /// We began to make it and did not finish.
+    HalfMade,
+    Blank,
+    /// Blank, and too small for a node.
+    TooSmall,
+    /// Somebody else's. What was found, in words.
+    Foreign(String),
+    /// The user's disk of images.
+    Images,
+    /// It cannot be read, or must not be considered; why, in words.
+    Unusable(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Seen {
+    pub(super) name: String,
+    pub(super) size: String,
+    pub(super) standing: Standing,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Decision {
+    Use(String),
+    /// Make STATE and DATA on it, anew if they were half-made.
+    Make(String),
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Error)]
+pub(crate) enum NoDecision {
+    #[error("there is no disk for STATE and DATA; attach a blank one (workers can do without: keelson.state=ram)")]
+    NoDisk,
+    #[error(
+        "no disk can be used for STATE and DATA, and none was written to: {seen}. A disk is taken if it is blank: at least {minimum}, with nothing but zeroes in its first and last 4 MiB"
+    )]
+    NoneUsable { seen: String, minimum: String },
+    #[error("more than one disk holds this system's partitions: {seen}. Remove all but one")]
+    SeveralOurs { seen: String },
+    #[error(
+        "more than one disk is blank and none holds STATE yet: {seen}. None was written to. Attach only one until it is made"
+    )]
+    SeveralBlank { seen: String },
+}
+
+/// Ours before blank; of either, one.
+pub(super) fn select(seen: &[Seen], minimum: &str) -> Result<Decision, NoDecision> {
+    let with = |wanted: &[Standing]| seen.iter().filter(|disk| wanted.contains(&disk.standing)).collect::<Vec<_>>();
+    let ours = with(&[Standing::Ours, Standing::HalfMade]);
+    match ours.as_slice() {
+        [] => {}
+        [disk] if disk.standing == Standing::HalfMade => return Ok(Decision::Make(disk.name.clone())),
+        [disk] => return Ok(Decision::Use(disk.name.clone())),
+        several => return Err(NoDecision::SeveralOurs { seen: describe(several) }),
+    }
+    let blank = with(&[Standing::Blank]);
+    match blank.as_slice() {
+        [] => {}
+        [disk] => return Ok(Decision::Make(disk.name.clone())),
+        several => return Err(NoDecision::SeveralBlank { seen: describe(several) }),
+    }
+    let others: Vec<_> = seen.iter().filter(|disk| disk.standing != Standing::Images).collect();
+    if others.is_empty() {
+        return Err(NoDecision::NoDisk);
+    }
+    Err(NoDecision::NoneUsable { seen: describe(&others), minimum: minimum.to_owned() })
+}
+
+fn describe(disks: &[&Seen]) -> String {
+    let described: Vec<_> = disks
+        .iter()
+        .map(|disk| {
+            let standing = match &disk.standing {
+                Standing::Ours => "has STATE and DATA".to_owned(),
+                Standing::HalfMade => "half-made".to_owned(),
+                Standing::Blank => "blank".to_owned(),
+                Standing::TooSmall => "blank but too small".to_owned(),
+                Standing::Foreign(found) => format!("holds {found}"),
+                Standing::Images => "the user's images".to_owned(),
+                Standing::Unusable(why) => why.clone(),
+            };
+            format!("{} ({}) {standing}", disk.name, disk.size)
+        })
+        .collect();
+    described.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn disk(name: &str, standing: Standing) -> Seen {
+        Seen { name: name.to_owned(), size: "8 GiB".to_owned(), standing }
+    }
+
+    fn foreign() -> Standing {
+        Standing::Foreign("a partition table (GPT)".to_owned())
+    }
+
+    #[test]
+    fn only_blank_disk_is_made() {
+        let seen = [disk("sda", foreign()), disk("sdb", Standing::Blank), disk("sdc", Standing::Images)];
+        assert_eq!(select(&seen, "2 GiB"), Ok(Decision::Make("sdb".to_owned())));
+    }
+
+    #[test]
+    fn our_disk_goes_before_blank_ones() {
+        let seen = [disk("sda", Standing::Blank), disk("sdb", Standing::Blank), disk("sdc", Standing::Ours)];
+        assert_eq!(select(&seen, "2 GiB"), Ok(Decision::Use("sdc".to_owned())));
+    }
+
+    #[test]
+    fn half_made_disk_is_made_again() {
+        let seen = [disk("sda", Standing::HalfMade), disk("sdb", Standing::Blank)];
+        assert_eq!(select(&seen, "2 GiB"), Ok(Decision::Make("sda".to_owned())));
+    }
+
+    #[test]
+    fn foreign_disk_is_named_with_what_it_holds() {
+        let message = select(&[disk("vda", foreign())], "2 GiB").unwrap_err().to_string();
+        assert!(
+            message.contains("vda (8 GiB) holds a partition table (GPT)") && message.contains("none was written to"),
+            "{message}"
+        );
+    }
+
+    #[test]
+    fn several_candidates_are_listed_and_none_is_taken() {
+        let blank = select(&[disk("vda", Standing::Blank), disk("vdb", Standing::Blank)], "2 GiB").unwrap_err();
+        assert_eq!(blank, NoDecision::SeveralBlank { seen: "vda (8 GiB) blank, vdb (8 GiB) blank".to_owned() });
+        let ours = select(&[disk("vda", Standing::Ours), disk("vdb", Standing::HalfMade)], "2 GiB").unwrap_err();
+        assert!(matches!(ours, NoDecision::SeveralOurs { .. }));
+    }
+
+    #[test]
+    fn machine_without_a_disk_says_so() {
+        assert_eq!(select(&[], "2 GiB"), Err(NoDecision::NoDisk));
+        assert_eq!(select(&[disk("vdb", Standing::Images)], "2 GiB"), Err(NoDecision::NoDisk));
+    }
+
+    #[test]
+    fn too_small_or_unreadable_disk_is_no_candidate() {
+        let seen = [disk("vda", Standing::TooSmall), disk("vdb", Standing::Unusable("cannot be read".to_owned()))];
+        let message = select(&seen, "2 GiB").unwrap_err().to_string();
+        assert!(message.contains("vda (8 GiB) blank but too small, vdb (8 GiB) cannot be read"), "{message}");
+    }
+}

@@ -1,0 +1,129 @@
+use std::os::unix::fs::FileExt;
+
+use super::inventory::tests::Machine;
+use super::*;
+
+const GIB: u64 = 1024 * 1024 * 1024;
+
+fn standing_of(machine: &Machine, name: &str) -> Standing {
+    let disk = inventory::disks(&machine.places).into_iter().find(|disk| disk.name == name).unwrap();
+    standing(&disk, &machine.places)
+}
+
+fn geometry(bytes: u64) -> gpt::Geometry {
+    gpt::Geometry { sector: 512, sectors: bytes / 512 }
+}
+
+fn our_table(attributes: u64) -> gpt::Table {
+    let partition = |kind, first, last| {
+        Some(gpt::Partition { kind, unique: gpt::Guid([7; 16]), first, last, attributes, name: String::new() })
+    };
+    gpt::Table {
+        disk: gpt::Guid([8; 16]),
+        partitions: vec![partition(STATE_TYPE, 2048, 4095), partition(DATA_TYPE, 4096, 8191)],
+    }
+}
+
+#[test]
+fn blank_disk_is_blank_unless_it_cannot_serve() {
+    let machine = Machine::new();
+    machine.add("vda", 8 * GIB);
+    assert_eq!(standing_of(&machine, "vda"), Standing::Blank);
+    machine.set("vda", "removable", 1);
+    assert_eq!(standing_of(&machine, "vda"), Standing::Unusable("removable".to_owned()));
+    machine.set("vda", "removable", 0);
+    machine.set("vda", "ro", 1);
+    assert_eq!(standing_of(&machine, "vda"), Standing::Unusable("read-only".to_owned()));
+    machine.add("vdb", GIB);
+    assert_eq!(standing_of(&machine, "vdb"), Standing::TooSmall);
+}
+
+#[test]
+fn disk_is_ours_only_when_it_says_complete() {
+    let machine = Machine::new();
+    let device = machine.add("vda", 8 * GIB);
+    gpt::write(&device, geometry(8 * GIB), &our_table(gpt::COMPLETE)).unwrap();
+    assert_eq!(standing_of(&machine, "vda"), Standing::Ours);
+    gpt::write(&device, geometry(8 * GIB), &our_table(0)).unwrap();
+    assert_eq!(standing_of(&machine, "vda"), Standing::HalfMade);
+}
+
+/// From the first write on, the disk is recognised as half-made, whatever part of the table has arrived.
+#[test]
+fn disk_cut_off_at_any_step_of_its_making_is_made_again() {
+    let machine = Machine::new();
+    let device = machine.add("vda", 8 * GIB);
+    gpt::write_first_sector(&device, geometry(8 * GIB), true).unwrap();
+    assert_eq!(standing_of(&machine, "vda"), Standing::HalfMade);
+    device.write_all_at(b"EFI PART, torn", 512).unwrap();
+    assert_eq!(standing_of(&machine, "vda"), Standing::HalfMade);
+    gpt::write(&device, geometry(8 * GIB), &our_table(0)).unwrap();
+    assert_eq!(standing_of(&machine, "vda"), Standing::HalfMade);
+    gpt::write(&device, geometry(8 * GIB), &our_table(gpt::COMPLETE)).unwrap();
+    // The claim is still there, and no longer counts.
+    assert_eq!(standing_of(&machine, "vda"), Standing::Ours);
+    gpt::write_first_sector(&device, geometry(8 * GIB), false).unwrap();
+    assert_eq!(standing_of(&machine, "vda"), Standing::Ours);
+}
+
+#[test]
+fn partitions_of_others_make_a_disk_foreign_even_beside_unfinished_ones_of_ours() {
+    let machine = Machine::new();
+    let device = machine.add("vda", 8 * GIB);
+    let mut table = our_table(0);
+    table.partitions.push(Some(gpt::Partition {
+        kind: gpt::Guid([5; 16]),
+        unique: gpt::Guid([6; 16]),
+        first: 10_000,
+        last: 20_000,
+        attributes: 0,
+        name: "windows".to_owned(),
+    }));
+    gpt::write(&device, geometry(8 * GIB), &table).unwrap();
+    gpt::write_first_sector(&device, geometry(8 * GIB), false).unwrap();
+    assert!(matches!(standing_of(&machine, "vda"), Standing::Foreign(_)));
+}
+
+#[test]
+fn users_disk_of_images_is_no_candidate() {
+    let machine = Machine::new();
+    let device = machine.add("vdb", 8 * GIB);
+    device.write_all_at(b"\x53\xef", 1080).unwrap();
+    device.write_all_at(b"KEELSON-IMAGES", 1144).unwrap();
+    assert_eq!(standing_of(&machine, "vdb"), Standing::Images);
+}
+
+#[test]
+fn foreign_disk_is_decided_against_with_its_contents() {
+    let machine = Machine::new();
+    machine.add("vda", 8 * GIB).write_all_at(b"XFSB", 0).unwrap();
+    let error = judge(&inventory::disks(&machine.places), &machine.places).unwrap_err();
+    assert!(error.to_string().contains("vda (8 GiB) holds an XFS file system"), "{error}");
+}
+
+#[test]
+fn blank_disk_is_taken_once_the_list_of_disks_is_quiet() {
+    let machine = Machine::new();
+    machine.add("vda", 8 * GIB);
+    let start = Instant::now();
+    let (_, decision) = decide(&machine.places).unwrap();
+    assert_eq!(decision, Decision::Make("vda".to_owned()));
+    assert!(start.elapsed() >= SETTLE);
+}
+
+#[test]
+fn our_disk_is_taken_at_once() {
+    let machine = Machine::new();
+    let device = machine.add("vdb", 8 * GIB);
+    gpt::write(&device, geometry(8 * GIB), &our_table(gpt::COMPLETE)).unwrap();
+    machine.add("vda", 8 * GIB);
+    let start = Instant::now();
+    assert_eq!(decide(&machine.places).unwrap().1, Decision::Use("vdb".to_owned()));
+    assert!(start.elapsed() < SETTLE);
+}
+
+#[test]
+fn fat_label_is_cut_to_its_eleven_characters() {
+    assert!(is_images("KEELSON-IMA", "vfat") && is_images("KEELSON-IMAGES", "ext4"));
+    assert!(!is_images("KEELSON-IMA", "ext4"));
+}

@@ -1,0 +1,63 @@
+//! Jobs: what PID 1 has done by a process that may hang, crash or be killed in its stead. See keelson-job for the contract.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::RawFd;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use keelson_job::{Fault, REQUEST_FD, RESULT_FD, Request};
+use serde::Serialize;
+use thiserror::Error;
+
+use crate::{config, disk, state};
+
+#[derive(Debug, Error)]
+enum JobError {
+    #[error("cannot read the request")]
+    ReadRequest(#[source] io::Error),
+    #[error("the request is malformed")]
+    ParseRequest(#[source] serde_json::Error),
+}
+
+/// Does the job that the request names. Its failure is an answer too; only an answer that cannot be written is a failure of
+/// this process.
+pub(crate) fn run() -> ExitCode {
+    let answer = match read_request() {
+        Ok(Request::Disks) => encode(disk::run()),
+        Ok(Request::OpenState { booted_at }) => encode(state::open(booted_at)),
+        Ok(Request::Configuration { remembered }) => encode(config::run(&remembered)),
+        Ok(Request::UserImages) => encode(disk::mount_user_images()),
+        Ok(Request::CloseState { record }) => encode(state::close(record)),
+        Err(error) => encode::<(), _>(Err(error)),
+    };
+    let written = answer.and_then(|answer| descriptor(RESULT_FD, true)?.write_all(&answer));
+    if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+fn read_request() -> Result<Request, JobError> {
+    let mut text = Vec::new();
+    descriptor(REQUEST_FD, false).and_then(|mut file| file.read_to_end(&mut text)).map_err(JobError::ReadRequest)?;
+    serde_json::from_slice(&text).map_err(JobError::ParseRequest)
+}
+
+/// What PID 1 left open under this number, opened anew: there is no safe way from a number to a descriptor.
+fn descriptor(number: RawFd, write: bool) -> io::Result<File> {
+    File::options().read(!write).write(write).open(PathBuf::from(format!("/proc/self/fd/{number}")))
+}
+
+fn encode<T: Serialize, E: std::error::Error + 'static>(result: Result<T, E>) -> io::Result<Vec<u8>> {
+    Ok(serde_json::to_vec(&result.map_err(|error| Fault { message: chain(&error) }))?)
+}
+
+/// An error with its causes. This is the one place of this program where a chain becomes text.
+pub(crate) fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        cause = error.source();
+    }
+    text
+}
