@@ -1,0 +1,34 @@
+//! The node's API: HTTPS on port 6400 for operators, and the same on a unix socket for root.
+//!
+//! Who may do what is decided in one place, [`router`], before a request is looked at any further: three endpoints lead to
+//! a certificate and answer to everyone, all others answer 401 to whoever does not show an operator's certificate. A
+//! certificate of another authority does not get past the TLS handshake. The unix socket answers to root by peer
+//! credentials and needs no certificate.
+//!
+//! It answers before the store and Kubernetes do, because its first use is to say why they do not. TLS has to wait for the
+//! node's certificates; the unix socket does not.
+//!
+//! Everything is bounded: connections, the size of headers and bodies, the time for a handshake, a header, a body and an
+//! answer. Only a log that is followed may last, and a peer that stops taking it is cut off by TCP's user timeout.
+//! HTTP/1.1 is all that is spoken: answers are small and few.
+
+pub mod caller;
+pub mod challenge;
+pub mod connection;
+pub mod limiter;
+pub mod logs;
+pub mod operators;
+pub mod power;
+pub mod respond;
+pub mod router;
+pub mod sources;
+pub mod tls;
+pub mod views;
+
+mod listen;
+
+pub use listen::{Endpoints, serve};
+pub use sources::{NodeSource, NodeSourceError};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,174 @@
+//! The two listeners.
+
+use std::{
+    fs, io,
+    net::{Ipv4Addr, Ipv6Addr, SocketAddr},
+    os::unix::fs::PermissionsExt,
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::Duration,
+};
+
+use keelson_api::PORT;
+use keelson_pki::AuthorityKind;
+use tokio::{
+    net::{TcpListener, UnixListener},
+    sync::{Semaphore, watch},
+};
+use tokio_rustls::TlsAcceptor;
+
+use super::{
+    connection::{serve_tls, serve_unix},
+    respond::with_causes,
+    router::Context,
+    sources::NodeSource,
+    tls::{self, TlsError},
+};
+use crate::node::{Member, Node};
+
+/// Connections over TLS at a time; operators and their scripts are few.
+const CONNECTIONS_MAX: usize = 128;
+
+/// Connections over the unix socket at a time.
+const LOCAL_CONNECTIONS_MAX: usize = 32;
+
+/// After what went wrong (an address in use, no descriptors left), the pause before the next try.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+
+/// Only root, and this process's own account.
+const SOCKET_MODE: u32 = 0o600;
+
+/// Where the API answers.
+#[derive(Clone, Debug)]
+pub struct Endpoints {
+    pub tcp: SocketAddr,
+    pub unix: PathBuf,
+}
+
+impl Endpoints {
+    /// All addresses of the node, and the socket below `/run`.
+    pub fn of(node: &Node) -> Self {
+        Self { tcp: (Ipv6Addr::UNSPECIFIED, PORT).into(), unix: node.paths.own().join("api.sock") }
+    }
+}
+
+#[derive(Debug, thiserror::Error)]
+pub(super) enum ListenError {
+    #[error("cannot listen on {address}")]
+    Tcp { address: SocketAddr, source: io::Error },
+    #[error("cannot listen on {}", path.display())]
+    Unix { path: PathBuf, source: io::Error },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Serves for ever, from before the node has a cluster. `report` is told of what goes wrong, once for each time.
+pub async fn serve(node: Arc<Node>, nodes: Arc<dyn NodeSource>, endpoints: Endpoints, report: fn(&str)) {
+    let context = loop {
+        match Context::new(Arc::clone(&node), Arc::clone(&nodes)) {
+            Ok(context) => break Arc::new(context),
+            Err(error) => report(&with_causes(&error)),
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    };
+    tokio::join!(
+        repeat(report, || serve_socket(Arc::clone(&context), &endpoints.unix)),
+        repeat(report, || serve_port(Arc::clone(&context), endpoints.tcp)),
+    );
+}
+
+/// Does it again after each failure.
+async fn repeat<F: Future<Output = ListenError>>(report: fn(&str), serve: impl Fn() -> F) {
+    let mut last = String::new();
+    loop {
+        let error = with_causes(&serve().await);
+        if error != last {
+            report(&error);
+            last = error;
+        }
+        tokio::time::sleep(RETRY_PAUSE).await;
+    }
+}
+
+async fn serve_socket(context: Arc<Context>, path: &Path) -> ListenError {
+    let bind = || {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(path)?;
+        fs::set_permissions(path, fs::Permissions::from_mode(SOCKET_MODE))?;
+        Ok(listener)
+    };
+    let failed = |source| ListenError::Unix { path: path.to_path_buf(), source };
+    let listener = match bind() {
+        Ok(listener) => listener,
+        Err(source) => return failed(source),
+    };
+    let slots = Arc::new(Semaphore::new(LOCAL_CONNECTIONS_MAX));
+    loop {
+        // The semaphore is never closed.
+        let slot = Arc::clone(&slots).acquire_owned().await;
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let context = Arc::clone(&context);
+                tokio::spawn(async move {
+                    serve_unix(context, stream).await;
+                    drop(slot);
+                });
+            }
+            // A peer that is gone already, or no descriptors left.
+            Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+        }
+    }
+}
+
+async fn serve_port(context: Arc<Context>, address: SocketAddr) -> ListenError {
+    let member = context.node.member().await;
+    let failed = |source| ListenError::Tcp { address, source };
+    let listener = match bind(address).await {
+        Ok(listener) => listener,
+        Err(source) => return failed(source),
+    };
+    let mut serving = member.api_serving();
+    let mut acceptor = match acceptor(&member, &mut serving) {
+        Ok(acceptor) => acceptor,
+        Err(error) => return error.into(),
+    };
+    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    loop {
+        let slot = Arc::clone(&slots).acquire_owned().await;
+        let Ok((stream, peer)) = listener.accept().await else {
+            tokio::time::sleep(RETRY_PAUSE).await;
+            continue;
+        };
+        if serving.has_changed().unwrap_or(false) {
+            acceptor = match self::acceptor(&member, &mut serving) {
+                Ok(acceptor) => acceptor,
+                Err(error) => return error.into(),
+            };
+        }
+        let (context, acceptor) = (Arc::clone(&context), acceptor.clone());
+        tokio::spawn(async move {
+            serve_tls(context, acceptor, stream, peer.ip()).await;
+            drop(slot);
+        });
+    }
+}
+
+/// With the certificate as it is now.
+fn acceptor(member: &Member, serving: &mut watch::Receiver<Arc<keelson_pki::Pair>>) -> Result<TlsAcceptor, TlsError> {
+    let pair = Arc::clone(&serving.borrow_and_update());
+    let config = tls::server_config(&pair, member.authority(AuthorityKind::Api).certificate())?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// A kernel without IPv6 has no `[::]`; then all IPv4 addresses are meant.
+async fn bind(address: SocketAddr) -> io::Result<TcpListener> {
+    match TcpListener::bind(address).await {
+        Err(_) if address.ip() == Ipv6Addr::UNSPECIFIED => {
+            TcpListener::bind((Ipv4Addr::UNSPECIFIED, address.port())).await
+        }
+        bound => bound,
+    }
+}

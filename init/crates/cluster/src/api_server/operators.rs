@@ -1,0 +1,150 @@
+//! Operators' credentials: the proof of a key from the node's configuration, and certificates for a day.
+//!
+//! Names and rights come from the node's configuration and from this code, never from a request: of a certificate request
+//! only the public key is used. What is refused says which field is wrong; a proof that does not hold is refused in the
+//! same words whether the key is unknown or the signature is wrong.
+
+use std::time::Instant;
+
+use aws_lc_rs::{
+    constant_time,
+    signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey},
+};
+use base64::{Engine, prelude::BASE64_STANDARD};
+use keelson_api::{
+    Certificate, CertificateRequest, Challenge, ErrorCode, KubeconfigMaterial, KubeconfigRequest, OPERATORS,
+    PublicAuthority, proof,
+};
+use keelson_config::OperatorKey;
+use keelson_pki::{
+    Authority, AuthorityError, AuthorityKind, Clock, Profile, Subject, pair::certificate_pem, validity::OPERATOR_LIFE,
+};
+use time::format_description::well_known::Rfc3339;
+
+use super::{
+    caller::Caller,
+    challenge::{ChallengeError, LIFE},
+    respond::Refusal,
+    router::Context,
+    views::api_server_url,
+};
+use crate::node::Member;
+
+pub fn authority(member: &Member) -> PublicAuthority {
+    PublicAuthority { certificate: member.authority(AuthorityKind::Api).certificate_pem() }
+}
+
+pub fn challenge(context: &Context, caller: &Caller) -> Result<Challenge, Refusal> {
+    limit(context, caller)?;
+    let nonce = context.challenges.issue(Instant::now()).map_err(|error| challenge_refusal(&error))?;
+    Ok(Challenge { nonce, expires_in_seconds: u32::try_from(LIFE.as_secs()).unwrap_or(u32::MAX) })
+}
+
+/// A certificate for the API, against a proof of an operator's key.
+pub fn certificate(
+    context: &Context,
+    member: &Member,
+    caller: &Caller,
+    request: &CertificateRequest,
+) -> Result<Certificate, Refusal> {
+    limit(context, caller)?;
+    let now = Instant::now();
+    let nonce = context.challenges.check(&request.nonce, now).map_err(|error| challenge_refusal(&error))?;
+    let authority = member.authority(AuthorityKind::Api);
+    let operator = proven(&context.node.config.operator_keys, authority, request)?;
+    let issued = issue(authority, operator, &request.csr, context.node.clock())?;
+    context.challenges.consume(&nonce, now).map_err(|error| challenge_refusal(&error))?;
+    if let Some(address) = caller.address() {
+        context.limiter.forgive(address);
+    }
+    Ok(Certificate { certificate: issued.pem, operator: operator.to_owned(), expires: issued.expires })
+}
+
+/// A certificate for Kubernetes' API, for an operator who has shown who they are.
+pub fn kubeconfig(
+    context: &Context,
+    member: &Member,
+    operator: &str,
+    request: &KubeconfigRequest,
+) -> Result<KubeconfigMaterial, Refusal> {
+    let clients = member.authority(AuthorityKind::KubernetesClient);
+    let issued = issue(clients, operator, &request.csr, context.node.clock())?;
+    let address = context.node.addresses().first().copied();
+    let server = address.map(api_server_url).ok_or_else(|| {
+        Refusal::new(ErrorCode::Unavailable, "the node has no address yet at which Kubernetes' API could be reached")
+    })?;
+    Ok(KubeconfigMaterial {
+        certificate: issued.pem,
+        certificate_authority: member.authority(AuthorityKind::KubernetesServing).certificate_pem(),
+        server,
+        cluster: format!("keelson-{}", member.identity.cluster_id.as_str().get(..8).unwrap_or_default()),
+        expires: issued.expires,
+    })
+}
+
+/// The name that goes with the key, if the signature is made with it.
+fn proven<'a>(
+    keys: &'a [OperatorKey],
+    authority: &Authority,
+    request: &CertificateRequest,
+) -> Result<&'a str, Refusal> {
+    let signature = BASE64_STANDARD
+        .decode(&request.signature)
+        .map_err(|_| Refusal::invalid("signature", "the signature is not base64"))?;
+    let spoken = request.operator_key.as_bytes();
+    let same = |key: &&OperatorKey| constant_time::verify_slices_are_equal(key.public_key.as_bytes(), spoken).is_ok();
+    let key = keys.iter().find(same).ok_or_else(no_proof)?;
+    let der = BASE64_STANDARD.decode(&key.public_key).map_err(|_| no_proof())?;
+    let fingerprint = authority.fingerprint().to_string();
+    let message = proof::message(fingerprint.trim_start_matches("sha256:"), &request.nonce, &request.csr);
+    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, der).verify(&message, &signature).map_err(|_| no_proof())?;
+    Ok(&key.name)
+}
+
+fn no_proof() -> Refusal {
+    Refusal::new(
+        ErrorCode::Unauthenticated,
+        "the proof does not hold: the key is none of those in the node's configuration (keelson.operator-key), or it did \
+         not make the signature",
+    )
+}
+
+struct Issued {
+    pem: String,
+    expires: String,
+}
+
+fn issue(authority: &Authority, operator: &str, csr: &str, clock: Clock) -> Result<Issued, Refusal> {
+    let profile = Profile::client(Subject::named(operator).organization(OPERATORS)).life(OPERATOR_LIFE);
+    let certificate = authority.issue_for_request(&profile, csr, clock).map_err(|error| match error {
+        AuthorityError::Request(_) | AuthorityError::RequestKey => {
+            Refusal::invalid("csr", super::respond::with_causes(&error))
+        }
+        error => Refusal::because(ErrorCode::Internal, &error),
+    })?;
+    let expires = clock.validity(OPERATOR_LIFE).not_after;
+    Ok(Issued { pem: certificate_pem(&certificate), expires: expires.format(&Rfc3339).unwrap_or_default() })
+}
+
+fn limit(context: &Context, caller: &Caller) -> Result<(), Refusal> {
+    let Some(address) = caller.address() else { return Ok(()) };
+    context.limiter.attempt(address, Instant::now()).map_err(|wait| {
+        let seconds = wait.as_secs() + 1;
+        let mut refusal =
+            Refusal::new(ErrorCode::TooManyRequests, format!("too many attempts from {address}; wait {seconds} s"));
+        refusal.retry_after_seconds = Some(seconds);
+        refusal
+    })
+}
+
+fn challenge_refusal(error: &ChallengeError) -> Refusal {
+    match error {
+        ChallengeError::NoRandomness => Refusal::because(ErrorCode::Internal, error),
+        ChallengeError::TooMany => Refusal::because(ErrorCode::TooManyRequests, error),
+        ChallengeError::Unknown | ChallengeError::Expired | ChallengeError::Used => {
+            let mut refusal = Refusal::because(ErrorCode::Unauthenticated, error);
+            refusal.body.field = Some("nonce".to_owned());
+            refusal
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! From a request to an answer: who may, what is asked, within which bounds.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::{Request, body::Body};
+use keelson_api::{
+    ErrorCode,
+    openapi::{self, Access, OPERATIONS, Operation},
+    paths,
+};
+use serde::de::DeserializeOwned;
+use time::OffsetDateTime;
+use tokio::time::timeout;
+
+use super::{
+    caller::Caller,
+    challenge::{ChallengeError, Challenges},
+    limiter::Limiter,
+    logs, operators,
+    power::{self, Order},
+    respond::{self, Answer, Refusal},
+    sources::NodeSource,
+    views,
+};
+use crate::node::{Member, Node};
+
+/// A certificate request with its proof is the largest body, and below 4 KiB.
+const BODY_BYTES_MAX: usize = 64 * 1024;
+
+/// How long a body may take to arrive.
+const BODY_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long an answer may take, the parts' own deadlines included.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+
+/// What answers are made from.
+#[derive(Debug)]
+pub struct Context {
+    pub node: Arc<Node>,
+    pub nodes: Arc<dyn NodeSource>,
+    pub challenges: Challenges,
+    pub limiter: Limiter,
+}
+
+impl Context {
+    pub fn new(node: Arc<Node>, nodes: Arc<dyn NodeSource>) -> Result<Self, ChallengeError> {
+        Ok(Self { node, nodes, challenges: Challenges::new()?, limiter: Limiter::default() })
+    }
+
+    fn member(&self) -> Result<Arc<Member>, Refusal> {
+        self.node.member_now().ok_or_else(|| {
+            Refusal::new(ErrorCode::Unavailable, "the node has no cluster yet, so there is nothing to certify with")
+        })
+    }
+}
+
+/// Answers one request, whatever it is.
+pub async fn answer<B>(context: Arc<Context>, caller: Caller, request: Request<B>) -> Result<Answer, Infallible>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let outcome = match timeout(ANSWER_DEADLINE, dispatch(&context, &caller, request)).await {
+        Ok(outcome) => outcome,
+        Err(_) => Err(Refusal::new(ErrorCode::Timeout, "the node took too long to answer")),
+    };
+    Ok(outcome.unwrap_or_else(Refusal::into_answer))
+}
+
+async fn dispatch<B>(context: &Context, caller: &Caller, request: Request<B>) -> Result<Answer, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (head, body) = request.into_parts();
+    let path = head.uri.path();
+    let operator = caller.authorized(OffsetDateTime::now_utc());
+    let found = find(head.method.as_str(), path);
+    let public = found.as_ref().is_ok_and(|(operation, _)| operation.access == Access::Public);
+    // Before anything else is told: what exists is no stranger's business either.
+    let operator = match operator {
+        Some(operator) => operator,
+        None if public => "",
+        None => return Err(unauthenticated()),
+    };
+    let (operation, parameter) = found?;
+    let parameter = parameter.unwrap_or_default();
+    match operation.path {
+        paths::AUTHORITY => Ok(respond::json(&operators::authority(&*context.member()?))),
+        paths::CHALLENGE => operators::challenge(context, caller).map(|challenge| respond::json(&challenge)),
+        paths::OPERATOR_CERTIFICATE => {
+            let request = read(body).await?;
+            let member = context.member()?;
+            operators::certificate(context, &member, caller, &request).map(|certificate| respond::json(&certificate))
+        }
+        paths::STATUS => Ok(respond::json(&views::status(&context.node))),
+        paths::NODES => views::nodes(context).await.map(|nodes| respond::json(&nodes)),
+        paths::SERVICES => views::services(context).await.map(|services| respond::json(&services)),
+        paths::SERVICE_LOGS => logs::answer(context, parameter, head.uri.query()).await,
+        paths::BOOTS => views::boots(context).await.map(|boots| respond::json(&boots)),
+        paths::REBOOT | paths::POWER_OFF => {
+            let order = if operation.path == paths::REBOOT { Order::Reboot } else { Order::PowerOff };
+            let request = read(body).await?;
+            power::order(context, order, &request, operator).await.map(|accepted| respond::json(&accepted))
+        }
+        paths::KUBECONFIG => {
+            let request = read(body).await?;
+            let member = context.member()?;
+            operators::kubeconfig(context, &member, operator, &request).map(|material| respond::json(&material))
+        }
+        paths::OPENAPI => Ok(respond::whole("application/json", Bytes::from_static(openapi::DOCUMENT.as_bytes()))),
+        path => Err(Refusal::new(ErrorCode::Internal, format!("{path} is documented and not served"))),
+    }
+}
+
+/// The operation that a request asks for, and what stands in the place of the path's parameter.
+fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Operation, Option<&'a str>), Refusal> {
+    let mut other_method = None;
+    for operation in OPERATIONS {
+        let Some(parameter) = matches(operation.path, path) else { continue };
+        if operation.method.name() == method {
+            return Ok((operation, parameter));
+        }
+        other_method = Some(operation.method.name());
+    }
+    Err(match other_method {
+        Some(name) => Refusal::new(ErrorCode::MethodNotAllowed, format!("{path} takes {name}, not {method}")),
+        None => {
+            Refusal::new(ErrorCode::NotFound, format!("there is no {path}; {} lists what there is", paths::OPENAPI))
+        }
+    })
+}
+
+/// Whether a path has the form of a template with at most one parameter, and the parameter.
+fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
+    let Some((prefix, rest)) = template.split_once('{') else { return (template == path).then_some(None) };
+    let suffix = rest.split_once('}').map_or("", |(_, suffix)| suffix);
+    let parameter = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
+    (!parameter.is_empty() && !parameter.contains('/')).then_some(Some(parameter))
+}
+
+fn unauthenticated() -> Refusal {
+    Refusal::new(
+        ErrorCode::Unauthenticated,
+        "an operator's client certificate is needed; POST /v1/operators/certificate gives one for the proof of an \
+         operator's key",
+    )
+}
+
+/// Reads a body of JSON, within its bounds.
+async fn read<T, B>(body: B) -> Result<T, Refusal>
+where
+    T: DeserializeOwned,
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let limited = Limited::new(body, BODY_BYTES_MAX);
+    let collected = match timeout(BODY_DEADLINE, limited.collect()).await {
+        Ok(Ok(collected)) => collected.to_bytes(),
+        Ok(Err(error)) if error.downcast_ref::<LengthLimitError>().is_some() => {
+            return Err(Refusal::new(ErrorCode::TooLarge, format!("the body is longer than {BODY_BYTES_MAX} bytes")));
+        }
+        Ok(Err(error)) => return Err(Refusal::new(ErrorCode::Invalid, format!("the body cannot be read: {error}"))),
+        Err(_) => return Err(Refusal::new(ErrorCode::Timeout, "the body did not arrive in time")),
+    };
+    serde_json::from_slice(&collected).map_err(|error| {
+        let mut refusal =
+            Refusal::new(ErrorCode::Invalid, format!("the body is not what this endpoint takes: {error}"));
+        refusal.body.field = field_of(&error.to_string());
+        refusal
+    })
+}
+
+/// The field that serde names in backquotes ("missing field `csr`", "unknown field `x`, expected …").
+fn field_of(message: &str) -> Option<String> {
+    let rest = message.split_once("field `")?.1;
+    Some(rest.split_once('`')?.0.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finds_operations_by_method_and_path() {
+        let found = |method, path| {
+            find(method, path)
+                .map(|(operation, parameter)| (operation.path, parameter))
+                .map_err(|refusal| refusal.body.code)
+        };
+        assert_eq!(found("GET", "/v1/status"), Ok((paths::STATUS, None)));
+        assert_eq!(found("GET", "/v1/services/kubelet/logs"), Ok((paths::SERVICE_LOGS, Some("kubelet"))));
+        assert_eq!(found("POST", "/v1/status"), Err(ErrorCode::MethodNotAllowed));
+        for path in
+            ["/", "/v1", "/v1/status/", "/v1/services//logs", "/v1/services/a/b/logs", "/v2/status", "/v1/services/a"]
+        {
+            assert_eq!(found("GET", path), Err(ErrorCode::NotFound), "{path}");
+        }
+    }
+
+    #[test]
+    fn the_field_of_a_mistake_is_named() {
+        let of = |text: &str| {
+            let error = serde_json::from_str::<keelson_api::CertificateRequest>(text).expect_err("a mistake");
+            field_of(&error.to_string())
+        };
+        assert_eq!(of(r#"{"csr":"a"}"#).as_deref(), Some("nonce"));
+        assert_eq!(of(r#"{"crs":"a"}"#).as_deref(), Some("crs"));
+        assert_eq!(of("[").as_deref(), None);
+    }
+}

@@ -1,0 +1,47 @@
+//! The API's side of TLS.
+//!
+//! TLS 1.3 only: there is one client, keelctl, and what else speaks to it is recent. A client certificate is asked for and
+//! may be absent, because the way to a certificate leads over this port too; one that is shown must be signed by the API's
+//! authority. There is no resumption: a resumed session would carry a client's certificate on without looking at it again.
+
+use std::sync::Arc;
+
+use keelson_pki::Pair;
+use rustls::{
+    RootCertStore, ServerConfig,
+    crypto::aws_lc_rs,
+    server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
+    version::TLS13,
+};
+use rustls_pki_types::CertificateDer;
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("the API's authority cannot be used to verify clients")]
+    Authority(#[source] rustls::Error),
+    #[error("the verifier of clients")]
+    Verifier(#[from] VerifierBuilderError),
+    #[error("the API's serving certificate cannot be used")]
+    Serving(#[source] rustls::Error),
+}
+
+/// How the node serves with `serving`, which `authority` has signed. The authority is sent along, so that a client that
+/// knows its fingerprint only can verify the chain.
+pub fn server_config(serving: &Pair, authority: &CertificateDer<'static>) -> Result<ServerConfig, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.clone()).map_err(TlsError::Authority)?;
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()?;
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&TLS13])
+        .map_err(TlsError::Serving)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![serving.certificate().clone(), authority.clone()], serving.private_key())
+        .map_err(TlsError::Serving)?;
+    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.session_storage = Arc::new(NoServerSessionStorage {});
+    config.send_tls13_tickets = 0;
+    Ok(config)
+}

@@ -1,0 +1,160 @@
+//! What the node shows: its status, the cluster's nodes, PID 1's services and boots.
+
+use std::{net::IpAddr, time::Duration};
+
+use keelson_api::{Boot, BootList, ErrorCode, NodeList, Service, ServiceList, ServiceState as Shown, Status, Versions};
+use keelson_control::{BootRecord, ClientError, ServiceState, ServiceStatus};
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use tokio::time::timeout;
+
+use super::{respond::Refusal, router::Context, sources::NodeSourceError};
+use crate::node::{ControlError, Node};
+
+/// Kubernetes' API server on every control plane.
+const API_SERVER_PORT: u16 = 6443;
+
+/// How long Kubernetes may take for a list of nodes.
+const NODES_DEADLINE: Duration = Duration::from_secs(15);
+
+/// The pins of the Go parts, of which one line names Kubernetes' version.
+const KUBERNETES_PINS: &str = include_str!("../../../../../image/kubernetes/go.mod");
+
+pub fn status(node: &Node) -> Status {
+    let member = node.member_now();
+    let addresses = node.addresses();
+    Status {
+        name: node.name().to_owned(),
+        role: node.config.role.as_str().to_owned(),
+        phase: node.status.phase(),
+        boot_id: boot_id(node),
+        ready: node.status.ready(),
+        api_server: member.as_ref().and(addresses.first()).map(|address| api_server_url(*address)),
+        cluster_id: member.map(|member| member.identity.cluster_id.as_str().to_owned()),
+        addresses: addresses.iter().map(ToString::to_string).collect(),
+        versions: Versions {
+            keelson: first_line(node, "/usr/share/keelson/version"),
+            kubernetes: kubernetes_version(KUBERNETES_PINS).unwrap_or_default().to_owned(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+        },
+        conditions: node.status.conditions(),
+    }
+}
+
+pub fn api_server_url(address: IpAddr) -> String {
+    format!("https://{}", std::net::SocketAddr::new(address, API_SERVER_PORT))
+}
+
+/// The kernel's id of the running boot; empty where /proc does not tell.
+pub fn boot_id(node: &Node) -> String {
+    first_line(node, "/proc/sys/kernel/random/boot_id")
+}
+
+fn first_line(node: &Node, path: &str) -> String {
+    std::fs::read_to_string(node.paths.at(path))
+        .unwrap_or_default()
+        .lines()
+        .next()
+        .unwrap_or_default()
+        .trim()
+        .to_owned()
+}
+
+fn kubernetes_version(pins: &str) -> Option<&str> {
+    pins.lines().find_map(|line| line.trim().strip_prefix("k8s.io/kubernetes ")).map(str::trim)
+}
+
+pub async fn nodes(context: &Context) -> Result<NodeList, Refusal> {
+    match timeout(NODES_DEADLINE, context.nodes.nodes()).await {
+        Ok(Ok(nodes)) => Ok(nodes),
+        Ok(Err(error @ NodeSourceError::Unavailable(_))) => Err(Refusal::because(ErrorCode::Unavailable, &error)),
+        Ok(Err(error)) => Err(Refusal::because(ErrorCode::Internal, &error)),
+        Err(_) => Err(Refusal::new(ErrorCode::Timeout, "Kubernetes' API did not answer in time")),
+    }
+}
+
+pub async fn services(context: &Context) -> Result<ServiceList, Refusal> {
+    let status = context.node.control(|mut client| client.list()).await.map_err(|error| control_refusal(&error))?;
+    Ok(ServiceList { services: status.services.iter().map(service).collect() })
+}
+
+fn service(status: &ServiceStatus) -> Service {
+    let reason = status.waiting_for.as_ref().map(|what| format!("waits for {what}")).or_else(|| status.reason.clone());
+    Service {
+        name: status.name.to_string(),
+        state: match status.state {
+            ServiceState::Stopped => Shown::Stopped,
+            ServiceState::Waiting => Shown::Waiting,
+            ServiceState::Starting => Shown::Starting,
+            ServiceState::Ready => Shown::Ready,
+            ServiceState::Stopping => Shown::Stopping,
+            ServiceState::Backoff => Shown::Backoff,
+            ServiceState::Done => Shown::Done,
+            ServiceState::Failed => Shown::Failed,
+        },
+        reason: reason.unwrap_or_default(),
+        pid: status.pid,
+        restarts: status.restarts,
+        seconds_in_state: status.in_state_milliseconds / 1000,
+        last_exit: status
+            .last_exit
+            .as_ref()
+            .map(|exit| format!("{} {} s ago", exit.reason, exit.milliseconds_ago / 1000)),
+        memory_bytes: status.memory_bytes,
+        cpu_milliseconds: status.cpu_microseconds.map(|microseconds| microseconds / 1000),
+    }
+}
+
+pub async fn boots(context: &Context) -> Result<BootList, Refusal> {
+    let mut records =
+        context.node.control(|mut client| client.boots()).await.map_err(|error| control_refusal(&error))?;
+    records.sort_by_key(|record| std::cmp::Reverse(record.started_unix_seconds));
+    let current = boot_id(&context.node);
+    Ok(BootList { boots: records.into_iter().map(|record| boot(record, &current)).collect() })
+}
+
+fn boot(record: BootRecord, current: &str) -> Boot {
+    let started = i64::try_from(record.started_unix_seconds).unwrap_or(i64::MAX);
+    let started = OffsetDateTime::from_unix_timestamp(started).unwrap_or(OffsetDateTime::UNIX_EPOCH);
+    Boot {
+        current: record.boot_id == current,
+        id: record.boot_id,
+        version: record.version,
+        started: started.format(&Rfc3339).unwrap_or_default(),
+        good: record.good,
+        ended: record.ended,
+    }
+}
+
+/// What it means for the caller that PID 1 did not do as it was asked.
+pub fn control_refusal(error: &ControlError) -> Refusal {
+    let code = match error {
+        ControlError::Client(ClientError::TimedOut) => ErrorCode::Timeout,
+        ControlError::Client(ClientError::Connect { .. } | ClientError::Closed | ClientError::Refused { .. }) => {
+            ErrorCode::Unavailable
+        }
+        ControlError::Client(_) | ControlError::Interrupted => ErrorCode::Internal,
+    };
+    Refusal::because(code, error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pins_name_kubernetes_version() {
+        let version = kubernetes_version(KUBERNETES_PINS).expect("a pin of Kubernetes");
+        assert!(version.starts_with("v1."), "{version}");
+        assert_eq!(
+            kubernetes_version("require (\n\tk8s.io/kubernetesx v9\n\tk8s.io/kubernetes v1.2.3\n)"),
+            Some("v1.2.3")
+        );
+        assert_eq!(kubernetes_version("module a"), None);
+    }
+
+    #[test]
+    fn an_ipv6_address_stands_in_brackets() {
+        assert_eq!(api_server_url("192.0.2.1".parse().expect("an address")), "https://192.0.2.1:6443");
+        assert_eq!(api_server_url("2001:db8::1".parse().expect("an address")), "https://[2001:db8::1]:6443");
+    }
+}
