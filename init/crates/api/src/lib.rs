@@ -31,7 +31,7 @@ pub use operators::{
     Certificate, CertificateRequest, Challenge, KubeconfigMaterial, KubeconfigRequest, PublicAuthority,
 };
 pub use power::{PowerAccepted, PowerRequest};
-pub use services::{Service, ServiceList, ServiceState};
+pub use services::{Service, ServiceList, ServiceState, Usage};
 pub use status::{Condition, ConditionStatus, Phase, Status, Versions};
 
 /// The first element of every path.

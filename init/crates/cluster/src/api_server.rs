@@ -23,6 +23,7 @@ pub mod respond;
 pub mod router;
 pub mod sources;
 pub mod tls;
+pub mod usage;
 pub mod views;
 
 mod listen;

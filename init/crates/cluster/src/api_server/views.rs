@@ -7,7 +7,7 @@ use keelson_control::{BootRecord, ClientError, ServiceState, ServiceStatus};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::timeout;
 
-use super::{respond::Refusal, router::Context, sources::NodeSourceError};
+use super::{respond::Refusal, router::Context, sources::NodeSourceError, usage};
 use crate::node::{ControlError, Node};
 
 /// Kubernetes' API server on every control plane.
@@ -74,10 +74,14 @@ pub async fn nodes(context: &Context) -> Result<NodeList, Refusal> {
 
 pub async fn services(context: &Context) -> Result<ServiceList, Refusal> {
     let status = context.node.control(|mut client| client.list()).await.map_err(|error| control_refusal(&error))?;
-    Ok(ServiceList { services: status.services.iter().map(service).collect() })
+    let services = status.services.iter().map(|status| service(status, &context.node)).collect();
+    Ok(ServiceList { init: usage::of_process(&context.node.paths, 1), services })
 }
 
-fn service(status: &ServiceStatus) -> Service {
+fn service(status: &ServiceStatus, node: &Node) -> Service {
+    let mut usage = status.pid.map(|pid| usage::of_process(&node.paths, pid)).unwrap_or_default();
+    // The cgroup's account outlives a process that was started again.
+    usage.cpu_seconds = status.cpu_microseconds.map(usage::seconds).or(usage.cpu_seconds);
     let reason = status.waiting_for.as_ref().map(|what| format!("waits for {what}")).or_else(|| status.reason.clone());
     Service {
         name: status.name.to_string(),
@@ -100,7 +104,7 @@ fn service(status: &ServiceStatus) -> Service {
             .as_ref()
             .map(|exit| format!("{} {} s ago", exit.reason, exit.milliseconds_ago / 1000)),
         memory_bytes: status.memory_bytes,
-        cpu_milliseconds: status.cpu_microseconds.map(|microseconds| microseconds / 1000),
+        usage,
     }
 }
 
