@@ -50,6 +50,12 @@ impl KeyValue {
     }
 }
 
+impl AsRef<[u8]> for KeyValue {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 impl From<&mvccpb::KeyValue> for KeyValue {
     fn from(kv: &mvccpb::KeyValue) -> Self {
         Self::encode(&Parts {

@@ -15,8 +15,14 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use keelson_etcd_api::etcdserverpb as pb;
+use keelson_etcd_api::server;
 
 use crate::command::Command;
+
+mod apply;
+mod store;
+
+pub use self::store::State;
 
 /// A committed command with its place in the log.
 #[derive(Clone, Debug)]
@@ -84,9 +90,9 @@ pub enum LoadError {
 pub enum Response {
     /// The entry held no command: a new leader's blank entry or a change of members.
     Empty,
-    Put(pb::PutResponse),
-    DeleteRange(pb::DeleteRangeResponse),
-    Txn(pb::TxnResponse),
+    Put(server::PutResponse),
+    DeleteRange(server::DeleteRangeResponse),
+    Txn(server::TxnResponse),
     Compact(pb::CompactionResponse),
     LeaseGrant(pb::LeaseGrantResponse),
     LeaseRevoke(pb::LeaseRevokeResponse),
@@ -105,6 +111,6 @@ pub enum Rejection {
     LeaseNotFound,
     LeaseExists,
     KeyNotFound,
-    ValueProvided,
-    LeaseProvided,
+    /// The corruption alarm is raised.
+    Corrupt,
 }

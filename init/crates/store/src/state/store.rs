@@ -1,0 +1,324 @@
+//! The replicated state: key space, leases and alarms behind one lock, and what hangs on their changes.
+//!
+//! `apply` takes the write lock for one command at a time, publishes its events to the watches, and then makes the new
+//! revision visible. In that order: a reader that sees revision R can rely on the watches' hub having got all of R, which is
+//! what makes progress answers right (see `watch`). Readers take the read lock for bounded slices and read at the visible
+//! revision, so a long list is no pause for writes.
+//!
+//! Meta rows of a checkpoint: `revision` and `compact_revision`, 8 bytes big endian, and `alarms`, an encoded
+//! `etcdserverpb.AlarmResponse`.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+
+use bytes::Bytes;
+use keelson_etcd_api::encoded::KeyValue;
+use keelson_etcd_api::etcdserverpb::{AlarmMember, AlarmResponse};
+use prost::Message;
+use tokio::sync::{Notify, watch};
+
+use super::apply::{Alarms, Applied};
+use super::{Committed, Delta, LoadError, Replicated, Response, Row, Table};
+use crate::lease::LeaseId;
+use crate::lease::deadlines::Deadlines;
+use crate::mvcc::{Mvcc, Revision};
+use crate::watch::Hub;
+
+const META_REVISION: &[u8] = b"revision";
+const META_COMPACT_REVISION: &[u8] = b"compact_revision";
+const META_ALARMS: &[u8] = b"alarms";
+
+/// Rows that physical compaction removes under one hold of the write lock: well below a millisecond.
+const COMPACTION_SLICE: usize = 256;
+
+/// A handle on the state; clones are the same state.
+#[derive(Clone, Debug, Default)]
+pub struct State(Arc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    inner: RwLock<Inner>,
+    /// The revision that readers see: the last that was published.
+    visible: AtomicI64,
+    hub: Hub,
+    deadlines: Mutex<Deadlines>,
+    leases_granted: Notify,
+    /// Revisions that readers between two holds of the lock still need, with how many do.
+    pins: Mutex<BTreeMap<i64, usize>>,
+    compaction_due: Notify,
+    /// Up to which revision physical compaction is complete.
+    compacted: watch::Sender<i64>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Inner {
+    pub(super) mvcc: Mvcc,
+    pub(super) alarms: Alarms,
+    checkpointed: Checkpointed,
+}
+
+/// What the last delta covered.
+#[derive(Debug, Default)]
+struct Checkpointed {
+    /// Rows at and behind it are new.
+    rows: Revision,
+    /// Rows before it that are gone since.
+    removed: Vec<Revision>,
+    meta: Meta,
+}
+
+#[derive(Clone, Debug, Default, PartialEq)]
+struct Meta {
+    revision: i64,
+    compact_revision: i64,
+    alarms: Bytes,
+}
+
+impl Default for Shared {
+    fn default() -> Self {
+        let inner = Inner::default();
+        let revision = inner.mvcc.revision();
+        Self {
+            visible: AtomicI64::new(revision),
+            hub: Hub::new(revision),
+            deadlines: Mutex::default(),
+            leases_granted: Notify::new(),
+            pins: Mutex::default(),
+            compaction_due: Notify::new(),
+            compacted: watch::channel(inner.mvcc.compact_revision()).0,
+            inner: RwLock::new(inner),
+        }
+    }
+}
+
+impl State {
+    fn read_lock(&self) -> RwLockReadGuard<'_, Inner> {
+        self.0.inner.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn write_lock(&self) -> RwLockWriteGuard<'_, Inner> {
+        self.0.inner.write().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest revision that a reader sees.
+    pub fn revision(&self) -> i64 {
+        self.0.visible.load(Ordering::Acquire)
+    }
+
+    pub fn hub(&self) -> &Hub {
+        &self.0.hub
+    }
+
+    pub fn deadlines(&self) -> MutexGuard<'_, Deadlines> {
+        self.0.deadlines.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Reads under the lock. The function gets the visible revision too, and must be short.
+    pub fn read<R>(&self, read: impl FnOnce(&Mvcc, i64) -> R) -> R {
+        let inner = self.read_lock();
+        read(&inner.mvcc, self.revision())
+    }
+
+    pub fn alarms(&self) -> Vec<AlarmMember> {
+        self.read_lock().alarms.list()
+    }
+
+    /// Keeps rows that a reader at `revision` sees until the pin is dropped. To be called inside [`State::read`].
+    pub fn pin(&self, revision: i64) -> Pin {
+        *self.pins().entry(revision).or_default() += 1;
+        Pin { state: self.clone(), revision }
+    }
+
+    fn pins(&self) -> MutexGuard<'_, BTreeMap<i64, usize>> {
+        self.0.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Leases that were granted since the last call and await a deadline.
+    pub fn take_granted_leases(&self) -> Vec<LeaseId> {
+        self.write_lock().mvcc.leases.take_granted()
+    }
+
+    /// Waits until a lease may have been granted since the last wait.
+    pub async fn lease_granted(&self) {
+        self.0.leases_granted.notified().await;
+    }
+
+    /// Removes superseded rows as compactions come, for ever. One task per state.
+    pub async fn remove_garbage(&self) {
+        loop {
+            while self.remove_garbage_slice() {
+                // Between slices, whoever waits for the lock gets it.
+                tokio::task::yield_now().await;
+            }
+            self.0.compaction_due.notified().await;
+        }
+    }
+
+    /// True if there may be more to remove.
+    fn remove_garbage_slice(&self) -> bool {
+        let mut inner = self.write_lock();
+        let compact_revision = inner.mvcc.compact_revision();
+        let floor = self.pins().keys().next().map_or(compact_revision, |pinned| compact_revision.min(*pinned));
+        let removed = inner.mvcc.remove_garbage(floor, COMPACTION_SLICE);
+        let more = removed.len() == COMPACTION_SLICE;
+        let Checkpointed { rows, removed: all_removed, .. } = &mut inner.checkpointed;
+        all_removed.extend(removed.into_iter().filter(|revision| *revision < *rows));
+        drop(inner);
+        if !more {
+            self.0.compacted.send_if_modified(|done| std::mem::replace(done, floor) != floor);
+        }
+        more
+    }
+
+    /// Waits until the rows that a compaction to `revision` made superfluous are gone from memory.
+    pub async fn compacted(&self, revision: i64) {
+        let mut compacted = self.0.compacted.subscribe();
+        // The sender lives as long as the state, so the wait cannot fail.
+        let _ = compacted.wait_for(|done| *done >= revision).await;
+    }
+
+    fn publish(&self, applied: Applied) -> Response {
+        if let Some(changes) = applied.changes {
+            let revision = changes.revision;
+            self.0.hub.publish(changes);
+            self.0.visible.store(revision, Ordering::Release);
+        }
+        match &applied.response {
+            Response::Compact(_) => self.0.compaction_due.notify_one(),
+            Response::LeaseGrant(_) => self.0.leases_granted.notify_one(),
+            _ => {}
+        }
+        if let Some(id) = applied.revoked {
+            self.deadlines().remove(id);
+        }
+        applied.response
+    }
+}
+
+/// Holds back physical compaction.
+#[derive(Debug)]
+pub struct Pin {
+    state: State,
+    revision: i64,
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut pins = self.state.pins();
+        if let Some(count) = pins.get_mut(&self.revision) {
+            *count -= 1;
+            if *count == 0 {
+                pins.remove(&self.revision);
+                self.state.0.compaction_due.notify_one();
+            }
+        }
+    }
+}
+
+impl Replicated for State {
+    fn apply(&self, batch: &[Committed]) -> Vec<Response> {
+        let answer = |committed: &Committed| {
+            let applied = self.write_lock().apply(&committed.command);
+            self.publish(applied)
+        };
+        batch.iter().map(answer).collect()
+    }
+
+    fn take_delta(&self) -> Delta {
+        self.write_lock().take_delta()
+    }
+
+    fn load(&self, rows: &mut dyn Iterator<Item = Result<Row, LoadError>>) -> Result<(), LoadError> {
+        let mut loaded = Inner::default();
+        loaded.load(rows)?;
+        let revision = loaded.mvcc.revision();
+        *self.write_lock() = loaded;
+        self.deadlines().clear();
+        self.0.hub.restore(revision);
+        self.0.visible.store(revision, Ordering::Release);
+        self.0.compaction_due.notify_one();
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn meta(&self) -> Meta {
+        Meta {
+            revision: self.mvcc.revision(),
+            compact_revision: self.mvcc.compact_revision(),
+            alarms: AlarmResponse { header: None, alarms: self.alarms.list() }.encode_to_vec().into(),
+        }
+    }
+
+    fn take_delta(&mut self) -> Delta {
+        let mut delta = Delta::default();
+        for row in self.mvcc.rows_from(self.checkpointed.rows) {
+            let key = Bytes::copy_from_slice(&row.revision.to_key());
+            delta.puts.push(Row { table: Table::Revisions, key, value: Bytes::from_owner(row.kv.clone()) });
+        }
+        for (id, record) in self.mvcc.leases.take_changed() {
+            let key = Bytes::copy_from_slice(&id.0.to_be_bytes());
+            match record {
+                Some(record) => {
+                    delta.puts.push(Row { table: Table::Leases, key, value: Bytes::copy_from_slice(&record) });
+                }
+                None => delta.deletes.push((Table::Leases, key)),
+            }
+        }
+        let meta = self.meta();
+        let old = &self.checkpointed.meta;
+        let number = |value: i64| Bytes::copy_from_slice(&value.to_be_bytes());
+        for (key, changed, value) in [
+            (META_ALARMS, meta.alarms != old.alarms, meta.alarms.clone()),
+            (META_COMPACT_REVISION, meta.compact_revision != old.compact_revision, number(meta.compact_revision)),
+            (META_REVISION, meta.revision != old.revision, number(meta.revision)),
+        ] {
+            if changed {
+                delta.puts.push(Row { table: Table::Meta, key: Bytes::from_static(key), value });
+            }
+        }
+        let removed = std::mem::take(&mut self.checkpointed.removed);
+        let key = |revision: Revision| (Table::Revisions, Bytes::copy_from_slice(&revision.to_key()));
+        delta.deletes.extend(removed.into_iter().map(key));
+        delta.deletes.sort_unstable();
+        self.checkpointed.rows = Revision::first_of(meta.revision + 1);
+        self.checkpointed.meta = meta;
+        delta
+    }
+
+    fn load(&mut self, rows: &mut dyn Iterator<Item = Result<Row, LoadError>>) -> Result<(), LoadError> {
+        let mut meta = self.meta();
+        for row in rows {
+            let row = row?;
+            let refused =
+                |reason: &str| LoadError::Row { table: row.table, key: row.key.clone(), reason: reason.to_owned() };
+            let number = || {
+                let value = row.value.as_ref().try_into().map(i64::from_be_bytes);
+                value.map_err(|_| refused("not a number of 8 bytes"))
+            };
+            match row.table {
+                Table::Revisions => {
+                    let revision = Revision::from_key(&row.key).ok_or_else(|| refused("not a revision"))?;
+                    let kv = KeyValue::from_bytes(&row.value).map_err(|_| refused("not a key-value pair"))?;
+                    self.mvcc.load_row(revision, kv);
+                }
+                Table::Leases => self.mvcc.leases.load(&row.key, &row.value).ok_or_else(|| refused("not a lease"))?,
+                Table::Meta => match row.key.as_ref() {
+                    META_REVISION => meta.revision = number()?,
+                    META_COMPACT_REVISION => meta.compact_revision = number()?,
+                    META_ALARMS => {
+                        let alarms = AlarmResponse::decode(row.value.clone());
+                        let alarms = alarms.map_err(|_| refused("not a list of alarms"))?.alarms;
+                        self.alarms = Alarms::from_list(&alarms);
+                    }
+                    _ => return Err(refused("not a name that this release knows")),
+                },
+            }
+        }
+        self.mvcc.finish_load(meta.revision, meta.compact_revision);
+        self.checkpointed.rows = Revision::first_of(self.mvcc.revision() + 1);
+        self.checkpointed.meta = self.meta();
+        Ok(())
+    }
+}
