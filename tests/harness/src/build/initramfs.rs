@@ -25,6 +25,9 @@ pub(crate) fn write(root: &Path, programs: &Path, initramfs: &Path) -> Result<()
     // The kernel opens the console before it starts /init, which has no output otherwise.
     second.folder("dev", 0o755).at("write", initramfs)?;
     second.character_device("dev/console", 0o600, 5, 1).at("write", initramfs)?;
+    // Where the console is no device that opens, Rust's start code wants /dev/null in the place of the standard streams, and
+    // gives up without it: PID 1's end.
+    second.character_device("dev/null", 0o666, 1, 3).at("write", initramfs)?;
     for (name, program) in [("init", "init"), ("keelson-exec", "keelson-exec")] {
         add_file(&mut second, name, 0o755, &programs.join(program))?;
     }
