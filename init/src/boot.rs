@@ -69,7 +69,6 @@ pub(crate) struct Verdict {
 pub(crate) enum Action {
     Reboot,
     PowerOff,
-    Halt,
 }
 
 impl Action {
@@ -77,7 +76,6 @@ impl Action {
         match self {
             Self::Reboot => "reboot",
             Self::PowerOff => "power off",
-            Self::Halt => "halt",
         }
     }
 }

@@ -4,8 +4,8 @@
 //! and when that is full whole lines are dropped and their number is said as soon as the terminal takes bytes again. A
 //! serial port that nobody reads, or that does not exist, therefore costs nothing (Talos #9210: minutes).
 //!
-//! PID 1 lowers the kernel's console level (see the sysctl table) and writes its own lines to the terminals itself, so a line
-//! is not shown twice, and is not printed by printk's own, busy-waiting way.
+//! PID 1 lowers the kernel's console level and writes its own lines to the terminals itself, so a line is not shown twice, and
+//! is not printed by printk's own, busy-waiting way.
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
@@ -17,6 +17,9 @@ use keelson_sys::clock;
 
 /// Bytes kept for a terminal that is slower than we are: a whole boot's lines fit.
 const PENDING_BYTES: usize = 8 * 1024;
+
+/// kernel.printk (proc(5)): what is graver than a warning goes to the console, the rest is as by default.
+const KERNEL_LEVELS: &str = "4 4 1 7";
 
 /// The longest line; what exceeds it is cut. /dev/kmsg takes 992 bytes with its prefix (LOG_LINE_MAX).
 const LINE_BYTES: usize = 900;
@@ -65,6 +68,9 @@ impl Console {
         self.kernel_log = OpenOptions::new().write(true).open("/dev/kmsg").ok();
         let active = std::fs::read_to_string("/sys/class/tty/console/active").unwrap_or_default();
         self.terminals = active.split_ascii_whitespace().filter_map(|name| Terminal::open(name).ok()).collect();
+        if !self.terminals.is_empty() {
+            let _ = std::fs::write("/proc/sys/kernel/printk", KERNEL_LEVELS);
+        }
     }
 
     /// Whether nothing said so far can have been seen.

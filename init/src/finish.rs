@@ -1,12 +1,12 @@
 //! The machine's end: what is left is stopped, the record is written, file systems are unmounted, the kernel is told.
 //!
-//! Any of these steps may block for ever (a dead disk, a network file system without a server). So that the machine ends all
-//! the same, a [`Deadline`] is armed when the end begins: a thread that waits and then calls reboot(2), which needs no lock,
-//! no memory and no disk. The watchdog, if there is one, is behind it; it is never disarmed.
+//! Any of these steps may block for ever (a dead disk, a network file system without a server). The machine ends all the same:
+//! the enforcer's thread (`shutdown`) was armed when the shutdown was asked for, and its deadline covers what is done here. The
+//! watchdog, if there is one, is behind it; it is never disarmed, and no longer fed from here on.
 
 use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keelson_job::{BootEnd, Request};
 use keelson_sys::mount::{self, MountFlags, UnmountFlags};
@@ -19,50 +19,23 @@ use crate::boot::{Action, Boot, Verdict};
 use crate::console::Console;
 use crate::signals;
 
-/// How long everything after the services' stop may take.
-const FINISH_LIMIT: Duration = Duration::from_secs(30);
 /// How long processes outside any service get after SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// Stack of PID 1's helper threads: they call the kernel and little else. Locked memory, so not more than needed.
 pub(crate) const THREAD_STACK_BYTES: usize = 64 * 1024;
 const SUBJECT: &str = "shutdown";
 
-/// Ends the machine at a fixed time, whatever the rest of PID 1 does. It cannot be disarmed.
-#[derive(Debug)]
-pub(crate) struct Deadline;
-
-impl Deadline {
-    pub(crate) fn arm(limit: Duration, action: Action) {
-        let end = Instant::now() + limit;
-        let thread =
-            thread::Builder::new().name("deadline".to_owned()).stack_size(THREAD_STACK_BYTES).spawn(move || {
-                loop {
-                    let left = end.saturating_duration_since(Instant::now());
-                    if left.is_zero() {
-                        power::end(action.into());
-                    }
-                    // After a reboot call that failed: try again, there is nothing better to do.
-                    thread::park_timeout(left.max(Duration::from_secs(1)));
-                }
-            });
-        // Without a thread the steps below still run; only their hanging is then left to the watchdog.
-        drop(thread);
-    }
-}
-
 impl From<Action> for power::End {
     fn from(action: Action) -> Self {
         match action {
             Action::Reboot => Self::Reboot,
             Action::PowerOff => Self::PowerOff,
-            Action::Halt => Self::Halt,
         }
     }
 }
 
 /// Ends the machine. Services have stopped, or could not be stopped.
 pub(crate) fn end(console: &mut Console, boot: &Boot, verdict: &Verdict) -> ! {
-    Deadline::arm(FINISH_LIMIT, verdict.action);
     console.info(SUBJECT, format_args!("{}: {}", verdict.action.words(), verdict.reason));
     record(console, boot, verdict);
     kill_everything(console);
@@ -72,7 +45,7 @@ pub(crate) fn end(console: &mut Console, boot: &Boot, verdict: &Verdict) -> ! {
     console.flush();
     let error = power::end(verdict.action.into());
     console.error(SUBJECT, format_args!("the kernel did not {}: {error}", verdict.action.words()));
-    // The deadline's thread goes on asking.
+    // The enforcer's thread goes on asking.
     loop {
         thread::park();
     }

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use keelson_config::{ConfigErrors, Inputs, Remembered, StateSelection, resolve, state_selection};
 use keelson_job::{Disks, UserImages};
+use keelson_sys::block;
 use thiserror::Error;
 
 use crate::config::{self, ConfigurationError};
@@ -181,6 +182,10 @@ fn standing(disk: &Disk, places: &Places) -> Standing {
 }
 
 fn read_standing(disk: &Disk, places: &Places) -> io::Result<Standing> {
+    // Not even opened: a drive without a disc takes its time to say so.
+    if disk.removable {
+        return Ok(Standing::Unusable("removable".to_owned()));
+    }
     let device = disk.open(places)?;
     if let Some(found) = gpt::read(&device, disk.geometry)? {
         let table = &found.table;
@@ -201,7 +206,6 @@ fn read_standing(disk: &Disk, places: &Places) -> io::Result<Standing> {
     }
     Ok(match signature::inspect(&device, disk.bytes())? {
         Content::Something(found) => Standing::Foreign(found),
-        Content::Blank if disk.removable => Standing::Unusable("removable".to_owned()),
         Content::Blank if disk.read_only => Standing::Unusable("read-only".to_owned()),
         Content::Blank if disk.bytes() < make::MINIMUM_BYTES => Standing::TooSmall,
         Content::Blank => Standing::Blank,
@@ -225,7 +229,7 @@ fn volumes(disk: &Disk, places: &Places, notes: &mut Vec<String>) -> Result<(Pat
         }
         make::finish(&writable, disk.geometry).map_err(unrepaired)?;
         // Changes nothing in use; the kernel may have read the damaged copy.
-        let _ = keelson_sys::block::reread_partitions(&writable);
+        let _ = block::reread_partitions(&writable);
     }
     let path = |kind, what| {
         let (number, _) = found.table.find(kind).ok_or_else(|| missing(what))?;

@@ -130,7 +130,7 @@ pub struct BootRecord {
 pub struct BootEnd {
     /// Wall clock, seconds since the epoch.
     pub at: u64,
-    /// "reboot", "power off" or "halt".
+    /// "reboot" or "power off".
     pub action: String,
     pub reason: String,
     /// The last phase that was reached.

@@ -9,7 +9,6 @@ use rustix::system::{RebootCommand, reboot};
 pub enum End {
     Reboot,
     PowerOff,
-    Halt,
 }
 
 /// Ends the machine at once: no sync, no unmount. Returns only on failure. See reboot(2).
@@ -17,7 +16,6 @@ pub fn end(how: End) -> io::Error {
     let command = match how {
         End::Reboot => RebootCommand::Restart,
         End::PowerOff => RebootCommand::PowerOff,
-        End::Halt => RebootCommand::Halt,
     };
     match reboot(command) {
         Ok(()) => io::Error::other("the reboot call returned"),

@@ -16,7 +16,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use keelson_sys::entropy;
+use keelson_sys::{block, entropy};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
@@ -61,13 +61,15 @@ pub(crate) enum MakeError {
 
 pub(super) fn make(disk: &Disk, places: &Places) -> Result<(), MakeError> {
     let path = disk.path(places);
-    let device = open_exclusively(&path).map_err(|source| MakeError::Open { path: path.clone(), source })?;
     let write_failed = |source| MakeError::Write { path: path.clone(), source };
     let mut table = plan(disk.geometry)?;
-    gpt::write_first_sector(&device, disk.geometry, true).map_err(write_failed)?;
-    gpt::write(&device, disk.geometry, &table).map_err(write_failed)?;
-    keelson_sys::block::reread_partitions(&device)
-        .map_err(|source| MakeError::Reread { path: path.clone(), source })?;
+    {
+        // Exclusively, so that nothing in use is written to; given up again, because mkfs wants its partition to itself.
+        let device = open_exclusively(&path).map_err(|source| MakeError::Open { path: path.clone(), source })?;
+        gpt::write_first_sector(&device, disk.geometry, true).map_err(write_failed)?;
+        gpt::write(&device, disk.geometry, &table).map_err(write_failed)?;
+        block::reread_partitions(&device).map_err(|source| MakeError::Reread { path: path.clone(), source })?;
+    }
     for (kind, label, journal_mib) in [(STATE_TYPE, STATE_LABEL, 32), (DATA_TYPE, DATA_LABEL, 64)] {
         let number = table.find(kind).map_or(0, |(number, _)| number);
         let volume = appear(disk, places, number)?;
@@ -77,6 +79,7 @@ pub(super) fn make(disk: &Disk, places: &Places) -> Result<(), MakeError> {
     for partition in table.partitions.iter_mut().flatten() {
         partition.attributes |= COMPLETE;
     }
+    let device = open_exclusively(&path).map_err(|source| MakeError::Open { path: path.clone(), source })?;
     gpt::write(&device, disk.geometry, &table).map_err(write_failed)?;
     finish(&device, disk.geometry).map_err(write_failed)
 }
