@@ -56,7 +56,8 @@ impl Enforcer {
     }
 
     fn arm_at(&self, kind: ShutdownKind, deadline: Duration) {
-        let milliseconds = u64::try_from(deadline.as_millis()).unwrap_or(u64::MAX >> 1).max(1);
+        // Rounded up: never before the deadline, and never zero.
+        let milliseconds = u64::try_from(deadline.as_millis() + 1).unwrap_or(u64::MAX >> 1);
         let word = (milliseconds << 1) | u64::from(kind == ShutdownKind::PowerOff);
         let _ = self.armed.compare_exchange(NOT_ARMED, word, Ordering::SeqCst, Ordering::SeqCst);
         self.thread.unpark();

@@ -21,7 +21,7 @@ pub mod core;
 mod driver;
 
 pub use self::core::SHUTDOWN_MAX;
-pub use self::driver::{Cgroups, Containment};
+pub use self::driver::{Cgroups, Containment, Usage};
 
 /// The rest of PID 1, as seen from here. Nothing it does may wait.
 pub trait Host {

@@ -28,7 +28,7 @@ mod logs;
 mod notify;
 mod words;
 
-pub use cgroups::{Cgroups, Containment};
+pub use cgroups::{Cgroups, Containment, Usage};
 
 use buttons::Buttons;
 use children::Children;

@@ -1,8 +1,13 @@
 //! One cgroup v2 per service (Documentation/admin-guide/cgroup-v2.rst).
 //!
 //! The cgroup is what makes "all processes of a service" a fact: it holds the service's limits, it is killed as a whole,
-//! and a service has ended when it is empty. It stays between runs, so that its counters go on and a restart costs no
-//! directory; it goes when the service is forgotten.
+//! and a service has ended when it is empty. It stays between runs, so that its counters go on; it goes when the service
+//! is forgotten.
+//!
+//! A group that was killed is made anew, because of a fault in Linux (seen in 6.12 and 6.18): `cgroup_css_set_fork` takes
+//! the kill sequence number for `CLONE_INTO_CGROUP` from the cloning process's own group instead of the target, so
+//! `cgroup_post_fork` believes that the target is being killed just now and kills the child. A group that was ever killed
+//! can therefore not be cloned into any more.
 //!
 //! The trait exists for tests on machines without a writable cgroup v2 hierarchy.
 
@@ -66,6 +71,7 @@ pub struct Cgroups {
 #[derive(Debug)]
 struct Group {
     directory: OwnedFd,
+    killed: bool,
     /// Kept open because epoll watches it.
     _events: OwnedFd,
 }
@@ -98,8 +104,29 @@ impl Cgroups {
         let events = rustix::fs::open(path.join("cgroup.events"), flags, Mode::empty())?;
         self.next_number += 1;
         poller.add(&events, Source::Group(self.next_number).token(), Interest::Priority)?;
-        Ok(Group { directory, _events: events })
+        Ok(Group { directory, killed: false, _events: events })
     }
+
+    fn remove(&mut self, service: &ServiceName) -> io::Result<()> {
+        self.groups.remove(service);
+        match remove_tree(&self.path(service)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            other => other,
+        }
+    }
+}
+
+/// Removes an empty group and the groups that the service made inside. Deepest first, without recursion.
+fn remove_tree(group: &Path) -> io::Result<()> {
+    let mut groups = vec![group.to_owned()];
+    let mut next = 0;
+    while let Some(group) = groups.get(next).cloned() {
+        next += 1;
+        let inner = fs::read_dir(&group).into_iter().flatten().flatten();
+        groups
+            .extend(inner.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|entry| entry.path()));
+    }
+    groups.iter().rev().try_for_each(fs::remove_dir)
 }
 
 /// One by one, since a single unknown name would make the kernel refuse the whole line.
@@ -112,6 +139,9 @@ fn enable_controllers(directory: &Path) {
 
 impl Containment for Cgroups {
     fn prepare(&mut self, spec: &ServiceSpec, poller: &Poller) -> io::Result<Vec<String>> {
+        if self.groups.get(&spec.name).is_some_and(|group| group.killed) {
+            self.remove(&spec.name)?;
+        }
         if !self.groups.contains_key(&spec.name) {
             let group = self.open(&spec.name, poller)?;
             self.groups.insert(spec.name.clone(), group);
@@ -132,6 +162,13 @@ impl Containment for Cgroups {
     fn started(&mut self, _service: &ServiceName, _pid: i32) {}
 
     fn kill(&mut self, service: &ServiceName) -> io::Result<()> {
+        // Mostly the main process was all there was.
+        if self.is_empty(service)? {
+            return Ok(());
+        }
+        if let Some(group) = self.groups.get_mut(service) {
+            group.killed = true;
+        }
         fs::write(self.path(service).join("cgroup.kill"), "1")
     }
 
@@ -165,9 +202,8 @@ impl Containment for Cgroups {
     }
 
     fn forget(&mut self, service: &ServiceName) {
-        self.groups.remove(service);
-        // Groups that the service made inside its own keep it busy; they are empty, and a later run finds them.
-        let _ = fs::remove_dir(self.path(service));
+        // What stays is empty, and found again if the service comes back.
+        let _ = self.remove(service);
     }
 }
 

@@ -1,0 +1,45 @@
+//! Supervision with real processes, as an ordinary process instead of PID 1.
+//!
+//! Each test starts this program again as a supervisor ([`supervisor::main`]): a process of its own, that orphans come to
+//! (`PR_SET_CHILD_SUBREAPER`) and that can be signalled, with its sockets in a directory of its own. The test is its
+//! client. So there is no libtest main here; [`main`] runs the list of tests and takes a name to filter by.
+//!
+//! Where a writable cgroup v2 hierarchy exists (root on most machines), services are in cgroups as in the image;
+//! elsewhere they are told apart by their sessions.
+#![forbid(unsafe_code)]
+
+#[path = "supervision/sessions.rs"]
+mod sessions;
+#[path = "supervision/supervised.rs"]
+mod supervised;
+#[path = "supervision/supervisor.rs"]
+mod supervisor;
+#[path = "supervision/tests.rs"]
+mod tests;
+
+use std::panic::catch_unwind;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if let [command, directory] = arguments.as_slice()
+        && command == supervisor::COMMAND
+    {
+        return supervisor::main(directory.as_ref());
+    }
+    let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
+    let selected = tests::ALL.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())));
+    let mut failed = Vec::new();
+    let mut passed = 0;
+    for (name, test) in selected {
+        if catch_unwind(test).is_ok() {
+            passed += 1;
+            println!("test {name} ... ok");
+        } else {
+            failed.push(*name);
+            println!("test {name} ... FAILED");
+        }
+    }
+    println!("\ntest result: {passed} passed; {} failed {failed:?}\n", failed.len());
+    if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
