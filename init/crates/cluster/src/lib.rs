@@ -5,11 +5,33 @@
 //! with the last set of services meanwhile.
 #![forbid(unsafe_code)]
 
+pub mod accounts;
+pub mod api_server;
 pub mod authorities;
+pub mod client;
+pub mod container_runtime;
+pub mod credentials;
+pub mod features;
 pub mod identity;
+pub mod images;
+pub mod kubernetes;
+pub mod kubernetes_api;
+pub mod login;
+pub mod manager;
+pub mod membership;
+pub mod network;
 pub mod node;
 pub mod paths;
+pub mod probes;
+pub mod proto;
+pub mod report;
+pub mod secrets;
+pub mod signer;
 pub mod status;
+pub mod store;
+pub mod supervision;
+pub mod unix_socket;
+pub mod watch_file;
 
 pub use node::{ControlError, Member, Node};
 pub use paths::Paths;

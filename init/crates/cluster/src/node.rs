@@ -14,8 +14,8 @@ use keelson_pki::{Authority, AuthorityKind, Clock, Pair};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::authorities::Authorities;
 use crate::identity::Identity;
+use crate::membership::Membership;
 use crate::paths::Paths;
 use crate::status::StatusBoard;
 
@@ -122,18 +122,19 @@ impl Node {
 #[derive(Debug)]
 pub struct Member {
     pub identity: Identity,
-    authorities: Authorities,
+    pub membership: Arc<Membership>,
     api_serving: watch::Sender<Arc<Pair>>,
 }
 
 impl Member {
-    pub fn new(identity: Identity, authorities: Authorities, api_serving: Pair) -> Self {
-        Self { identity, authorities, api_serving: watch::Sender::new(Arc::new(api_serving)) }
+    pub fn new(membership: Arc<Membership>, api_serving: Pair) -> Self {
+        let identity = membership.identity.clone();
+        Self { identity, membership, api_serving: watch::Sender::new(Arc::new(api_serving)) }
     }
 
     /// An authority that this node signs with. A control plane holds all of them.
     pub fn authority(&self, kind: AuthorityKind) -> &Authority {
-        self.authorities.get(kind)
+        self.membership.authorities.get(kind)
     }
 
     /// The certificate that the API on port 6400 serves with; it changes at each renewal and when addresses change.

@@ -93,8 +93,9 @@ impl StatusBoard {
         self.set(kind, true, reason.into());
     }
 
-    pub fn fails(&self, kind: ConditionKind, reason: impl Into<String>) {
-        self.set(kind, false, reason.into());
+    /// Says whether that is news.
+    pub fn fails(&self, kind: ConditionKind, reason: impl Into<String>) -> bool {
+        self.set(kind, false, reason.into())
     }
 
     pub fn shutting_down(&self) {
@@ -140,11 +141,11 @@ impl StatusBoard {
             .collect()
     }
 
-    fn set(&self, kind: ConditionKind, holds: bool, reason: String) {
+    fn set(&self, kind: ConditionKind, holds: bool, reason: String) -> bool {
         let mut board = self.lock();
         let previous = board.entries.get(&kind);
         if previous.is_some_and(|entry| entry.holds == holds && entry.reason == reason) {
-            return;
+            return false;
         }
         let since = match previous {
             Some(entry) if entry.holds == holds => entry.since,
@@ -154,6 +155,7 @@ impl StatusBoard {
         board.was_ready |= board.ready();
         drop(board);
         self.changed.send_modify(|generation| *generation += 1);
+        true
     }
 
     /// A panic while the lock was held leaves a board that is still whole: each change is one insertion.

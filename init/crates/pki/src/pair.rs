@@ -67,7 +67,7 @@ impl Pair {
     pub fn to_file(&self) -> Vec<u8> {
         let mut text = String::from(HEADER);
         text.push_str(&certificate_pem(&self.certificate));
-        text.push_str(&pem("PRIVATE KEY", self.key.serialized_der()));
+        text.push_str(&private_key_pem(self.key.serialized_der()));
         text.into_bytes()
     }
 
@@ -139,6 +139,11 @@ impl Pair {
 
 pub fn certificate_pem(certificate: &CertificateDer<'_>) -> String {
     pem("CERTIFICATE", certificate)
+}
+
+/// A PKCS#8 key in PEM, for a file of its own.
+pub fn private_key_pem(key: &[u8]) -> String {
+    pem("PRIVATE KEY", key)
 }
 
 /// RFC 7468's strict form.

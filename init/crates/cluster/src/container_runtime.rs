@@ -1,0 +1,136 @@
+//! containerd's configuration and its registry drop-ins.
+//!
+//! Written before containerd's start condition (the file's existence) and independent of any cluster: a worker without a
+//! cluster has a container runtime too.
+
+use std::fmt::Write as _;
+
+use keelson_config::{NodeConfig, RegistryMirror};
+use keelson_pki::{Files, FilesError, Mode, Owner};
+
+use crate::paths::Paths;
+
+/// The sandbox image, part of the operating system.
+pub const PAUSE_IMAGE: &str = "keelson.local/pause:1";
+const SERVICE: &str = "containerd";
+
+#[derive(Debug, thiserror::Error)]
+pub enum ContainerRuntimeError {
+    #[error("telling containerd its settings")]
+    Files(#[from] FilesError),
+}
+
+pub fn configure(files: &dyn Files, paths: &Paths, config: &NodeConfig) -> Result<(), ContainerRuntimeError> {
+    let directory = paths.service(SERVICE);
+    files.directory(&directory, Mode::PUBLIC_DIRECTORY, Owner::ROOT)?;
+    let registries = directory.join("certs.d");
+    files.directory(&registries, Mode::PUBLIC_DIRECTORY, Owner::ROOT)?;
+    let authorities = write_trusted(files, paths, config)?;
+    for mirror in &config.registry_mirrors {
+        // The validation of the configuration has seen to it that this is one path element.
+        let host = registries.join(&mirror.registry);
+        files.directory(&host, Mode::PUBLIC_DIRECTORY, Owner::ROOT)?;
+        let content = hosts(mirror, authorities.as_deref());
+        files.update(&host.join("hosts.toml"), content.as_bytes(), Mode::PRIVATE, Owner::ROOT)?;
+    }
+    files.update(&directory.join("config.toml"), configuration(paths).as_bytes(), Mode::PRIVATE, Owner::ROOT)?;
+    Ok(())
+}
+
+fn write_trusted(
+    files: &dyn Files,
+    paths: &Paths,
+    config: &NodeConfig,
+) -> Result<Option<String>, ContainerRuntimeError> {
+    if config.trusted_certificates.is_empty() {
+        return Ok(None);
+    }
+    let path = paths.service(SERVICE).join("trusted.crt");
+    files.update(&path, config.trusted_certificates.join("\n").as_bytes(), Mode::PUBLIC, Owner::ROOT)?;
+    Ok(Some(path.display().to_string()))
+}
+
+/// containerd's docs/hosts.md: the mirrors in their order, then the registry itself.
+fn hosts(mirror: &RegistryMirror, authorities: Option<&str>) -> String {
+    let server = if mirror.registry == "docker.io" { "registry-1.docker.io" } else { &mirror.registry };
+    let mut text = format!("server = {}\n", quoted(&format!("https://{server}")));
+    for endpoint in &mirror.endpoints {
+        let _ = write!(text, "\n[host.{}]\n  capabilities = [\"pull\", \"resolve\"]\n", quoted(endpoint));
+        if mirror.override_path {
+            text.push_str("  override_path = true\n");
+        }
+        if let Some(path) = authorities {
+            let _ = writeln!(text, "  ca = {}", quoted(path));
+        }
+    }
+    text
+}
+
+/// A TOML basic string: JSON's escapes are a subset of its own.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn configuration(paths: &Paths) -> String {
+    let at = |path: &str| quoted(&paths.at(path).display().to_string());
+    format!(
+        r#"version = 3
+root = {root}
+state = {state}
+oom_score = -999
+# What nothing on this node uses: each costs memory and time at start.
+disabled_plugins = [
+  "io.containerd.internal.v1.tracing",
+  "io.containerd.nri.v1.nri",
+  "io.containerd.snapshotter.v1.blockfile",
+  "io.containerd.snapshotter.v1.btrfs",
+  "io.containerd.snapshotter.v1.devmapper",
+  "io.containerd.snapshotter.v1.erofs",
+  "io.containerd.differ.v1.erofs",
+  "io.containerd.snapshotter.v1.zfs",
+  "io.containerd.tracing.processor.v1.otlp",
+]
+
+[grpc]
+  address = {socket}
+
+[debug]
+  level = "info"
+
+[plugins."io.containerd.cri.v1.images"]
+  snapshotter = "overlayfs"
+  max_concurrent_downloads = 3
+
+[plugins."io.containerd.cri.v1.images".pinned_images]
+  sandbox = {pause}
+
+[plugins."io.containerd.cri.v1.images".registry]
+  config_path = {registries}
+
+[plugins."io.containerd.cri.v1.runtime"]
+  enable_selinux = false
+
+[plugins."io.containerd.cri.v1.runtime".cni]
+  bin_dirs = ["/usr/lib/cni", "/opt/cni/bin"]
+  conf_dir = {cni}
+
+[plugins."io.containerd.cri.v1.runtime".containerd]
+  default_runtime_name = "runc"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc]
+  runtime_type = "io.containerd.runc.v2"
+
+[plugins."io.containerd.cri.v1.runtime".containerd.runtimes.runc.options]
+  BinaryName = "/usr/bin/runc"
+  SystemdCgroup = false
+  # Shims outlive containerd: in a cgroup of their own, stopping containerd stops no pod.
+  ShimCgroup = "/shims"
+"#,
+        root = at("/var/lib/containerd"),
+        state = at("/run/containerd"),
+        socket = quoted(&paths.containerd_socket().display().to_string()),
+        pause = quoted(PAUSE_IMAGE),
+        registries = quoted(&paths.service(SERVICE).join("certs.d").display().to_string()),
+        cni = quoted(&paths.cni_configuration().display().to_string()),
+    )
+}

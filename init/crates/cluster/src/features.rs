@@ -1,0 +1,160 @@
+//! What a cluster needs beside its components: each a reconciler that states what should be, says how it stands, and
+//! changes nothing that is so already.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_pki::Files;
+use tokio::sync::watch;
+
+use crate::kubernetes_api::{KubernetesApi, KubernetesApiError};
+use crate::node::Node;
+use crate::report;
+use crate::status::ConditionKind;
+
+pub mod access;
+pub mod dns;
+pub mod leases;
+pub mod node_object;
+pub mod pod_network;
+
+/// Before another try.
+const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// What somebody else changed is put right after this long.
+const RESYNC: Duration = Duration::from_secs(300);
+/// The name under which the build imports it, with its version behind.
+const DNS_IMAGE: &str = "keelson.local/coredns:";
+
+/// All reconcilers, each on its own so that none waits for another's failure.
+pub async fn run(
+    node: Arc<Node>,
+    files: Arc<dyn Files>,
+    api: Arc<KubernetesApi>,
+    ready: watch::Receiver<bool>,
+    images: watch::Receiver<Vec<String>>,
+) {
+    let features = Features { node, files, api, ready };
+    tokio::join!(features.keep_access(), features.keep_node(), features.keep_dns(images), features.release_leases());
+}
+
+struct Features {
+    node: Arc<Node>,
+    files: Arc<dyn Files>,
+    api: Arc<KubernetesApi>,
+    ready: watch::Receiver<bool>,
+}
+
+impl Features {
+    async fn api_server(&self) {
+        // The sender lives as long as the probes do, which is as long as the process.
+        if self.ready.clone().wait_for(|ready| *ready).await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// Once a start: nobody but an administrator may change these, and what he changes he means.
+    async fn keep_access(&self) {
+        loop {
+            self.api_server().await;
+            match self.apply_access().await {
+                Ok(()) => return self.node.status.holds(ConditionKind::AccessApplied, "groups have their rights"),
+                Err(error) => self.tell(ConditionKind::AccessApplied, &error),
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    async fn apply_access(&self) -> Result<(), KubernetesApiError> {
+        let masters = self.api.masters()?;
+        Ok(access::apply(&masters).await?)
+    }
+
+    async fn keep_node(&self) {
+        loop {
+            self.api_server().await;
+            self.access_applied().await;
+            let result = match self.api.client() {
+                Ok(client) => node_object::follow(&self.node, &self.files, &client).await.map_err(Into::into),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                self.tell(ConditionKind::NodeRegistered, &error);
+                tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+
+    async fn keep_dns(&self, mut images: watch::Receiver<Vec<String>>) {
+        let mut network = self.node.network();
+        loop {
+            self.api_server().await;
+            self.access_applied().await;
+            let image = images.borrow_and_update().iter().find(|name| name.starts_with(DNS_IMAGE)).cloned();
+            let upstream = network.borrow_and_update().nameservers.clone();
+            let pause = match image {
+                None => {
+                    self.node.status.fails(ConditionKind::DnsApplied, "the image of CoreDNS is not imported yet");
+                    RESYNC
+                }
+                Some(image) => match self.apply_dns(&image, &upstream).await {
+                    Ok(()) => {
+                        self.node.status.holds(ConditionKind::DnsApplied, format!("{image} is deployed"));
+                        RESYNC
+                    }
+                    Err(error) => {
+                        self.tell(ConditionKind::DnsApplied, &error);
+                        RETRY_PAUSE
+                    }
+                },
+            };
+            tokio::select! {
+                _ = images.changed() => {}
+                () = nameservers_changed(&mut network, &upstream) => {}
+                () = tokio::time::sleep(pause) => {}
+            }
+        }
+    }
+
+    async fn apply_dns(&self, image: &str, upstream: &[std::net::IpAddr]) -> Result<(), KubernetesApiError> {
+        Ok(dns::apply(&*self.api.client()?, &self.node.config.cluster, image, upstream).await?)
+    }
+
+    async fn access_applied(&self) {
+        let mut status = self.node.status.watch();
+        while !self.node.status.is(ConditionKind::AccessApplied) {
+            if status.changed().await.is_err() {
+                std::future::pending::<()>().await;
+            }
+        }
+    }
+
+    async fn release_leases(&self) {
+        self.access_applied().await;
+        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let mut ended = leases::ended(&self.node);
+        while let Some(name) = ended.recv().await {
+            let released = match self.api.client() {
+                Ok(client) => leases::release(&client, name, &hostname).await.map_err(Into::into),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = released {
+                report::error(&error);
+            }
+        }
+    }
+
+    fn tell(&self, kind: ConditionKind, error: &KubernetesApiError) {
+        if self.node.status.fails(kind, report::chain(error)) {
+            report::error(error);
+        }
+    }
+}
+
+async fn nameservers_changed(
+    network: &mut watch::Receiver<keelson_config::network_state::NetworkState>,
+    known: &[std::net::IpAddr],
+) {
+    if network.wait_for(|state| state.nameservers != known).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}

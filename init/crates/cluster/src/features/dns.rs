@@ -1,0 +1,217 @@
+//! Cluster DNS: CoreDNS from the image inside the operating system.
+//!
+//! Upstream resolvers are named in the Corefile, from what keelson-network found, and not taken from the pod's resolv.conf: that is a
+//! copy from when the pod started, and CoreDNS exits when it names nobody. Without an upstream, `forward` is left out. CoreDNS
+//! reads its Corefile again when the ConfigMap changes.
+
+use std::fmt::Write as _;
+use std::net::IpAddr;
+
+use keelson_config::ClusterConfig;
+use serde_json::{Value, json};
+
+use crate::client::{Client, ClientError};
+
+const NAME: &str = "coredns";
+const ROLE: &str = "system:coredns";
+/// The name that every Kubernetes distribution gives the Service; tools look for it.
+const SERVICE: &str = "kube-dns";
+/// An account of no meaning outside the container.
+const USER: u32 = 65532;
+
+/// What CoreDNS may read; applied with the other rights.
+pub(super) fn access() -> Vec<(String, Value)> {
+    const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
+    let role = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": { "name": ROLE },
+        "rules": [
+            { "apiGroups": [""], "resources": ["services", "pods", "namespaces"], "verbs": ["list", "watch"] },
+            { "apiGroups": ["discovery.k8s.io"], "resources": ["endpointslices"], "verbs": ["list", "watch"] },
+        ],
+    });
+    let binding = json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRoleBinding",
+        "metadata": { "name": ROLE },
+        "roleRef": { "apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": ROLE },
+        "subjects": [{ "kind": "ServiceAccount", "name": NAME, "namespace": "kube-system" }],
+    });
+    vec![(format!("{RBAC}/clusterroles/{ROLE}"), role), (format!("{RBAC}/clusterrolebindings/{ROLE}"), binding)]
+}
+
+pub async fn apply(
+    client: &Client,
+    cluster: &ClusterConfig,
+    image: &str,
+    upstream: &[IpAddr],
+) -> Result<(), ClientError> {
+    let core = "/api/v1/namespaces/kube-system";
+    let objects = [
+        (format!("{core}/serviceaccounts/{NAME}"), service_account()),
+        (format!("{core}/configmaps/{NAME}"), configuration(cluster, upstream)),
+        (format!("{core}/services/{SERVICE}"), service(cluster)),
+        (format!("/apis/apps/v1/namespaces/kube-system/deployments/{NAME}"), deployment(image)),
+    ];
+    futures::future::try_join_all(objects.iter().map(|(path, object)| client.apply(path, object))).await?;
+    Ok(())
+}
+
+fn metadata(name: &str) -> Value {
+    json!({ "name": name, "namespace": "kube-system", "labels": { "k8s-app": SERVICE } })
+}
+
+fn service_account() -> Value {
+    json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(NAME) })
+}
+
+fn configuration(cluster: &ClusterConfig, upstream: &[IpAddr]) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "ConfigMap",
+        "metadata": metadata(NAME),
+        "data": { "Corefile": corefile(&cluster.cluster_domain, upstream) },
+    })
+}
+
+fn corefile(domain: &str, upstream: &[IpAddr]) -> String {
+    let mut text = format!(
+        ".:53 {{
+    errors
+    health {{
+        lameduck 5s
+    }}
+    ready
+    kubernetes {domain} in-addr.arpa ip6.arpa {{
+        pods insecure
+        fallthrough in-addr.arpa ip6.arpa
+        ttl 30
+    }}
+    prometheus :9153
+"
+    );
+    // A resolver on the node's own loopback is out of a pod's reach, and would be CoreDNS itself.
+    let upstream: Vec<_> = upstream.iter().filter(|address| !address.is_loopback()).map(ToString::to_string).collect();
+    if !upstream.is_empty() {
+        // Writing to a string does not fail.
+        let _ = writeln!(text, "    forward . {} {{\n        max_concurrent 1000\n    }}", upstream.join(" "));
+    }
+    text.push_str("    cache 30\n    loop\n    reload 10s\n    loadbalance\n}\n");
+    text
+}
+
+fn service(cluster: &ClusterConfig) -> Value {
+    json!({
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": metadata(SERVICE),
+        "spec": {
+            "clusterIP": cluster.dns_address,
+            "selector": { "k8s-app": SERVICE },
+            "ports": [
+                { "name": "dns", "port": 53, "protocol": "UDP" },
+                { "name": "dns-tcp", "port": 53, "protocol": "TCP" },
+                { "name": "metrics", "port": 9153, "protocol": "TCP" },
+            ],
+        },
+    })
+}
+
+fn deployment(image: &str) -> Value {
+    json!({
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata(NAME),
+        "spec": {
+            "replicas": 1,
+            "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 1 } },
+            "selector": { "matchLabels": { "k8s-app": SERVICE } },
+            "template": { "metadata": { "labels": { "k8s-app": SERVICE } }, "spec": pod(image) },
+        },
+    })
+}
+
+fn pod(image: &str) -> Value {
+    json!({
+        "priorityClassName": "system-cluster-critical",
+        "serviceAccountName": NAME,
+        // Its own name service is no help to it.
+        "dnsPolicy": "Default",
+        "nodeSelector": { "kubernetes.io/os": "linux" },
+        "tolerations": [
+            { "key": "CriticalAddonsOnly", "operator": "Exists" },
+            { "key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule" },
+        ],
+        "securityContext": {
+            "runAsNonRoot": true,
+            "runAsUser": USER,
+            "runAsGroup": USER,
+            "seccompProfile": { "type": "RuntimeDefault" },
+            // Port 53 without any capability.
+            "sysctls": [{ "name": "net.ipv4.ip_unprivileged_port_start", "value": "53" }],
+        },
+        "containers": [container(image)],
+        "volumes": [{
+            "name": "config",
+            "configMap": { "name": NAME, "items": [{ "key": "Corefile", "path": "Corefile" }] },
+        }],
+    })
+}
+
+fn container(image: &str) -> Value {
+    let probe = |path: &str, port: u16| json!({ "httpGet": { "path": path, "port": port, "scheme": "HTTP" } });
+    let mut readiness = probe("/ready", 8181);
+    let mut liveness = probe("/health", 8080);
+    if let (Some(readiness), Some(liveness)) = (readiness.as_object_mut(), liveness.as_object_mut()) {
+        // The node's own image is ready in a second or two; the default of ten seconds would be the longest wait of a boot.
+        readiness.extend([("periodSeconds".to_owned(), json!(1)), ("timeoutSeconds".to_owned(), json!(5))]);
+        readiness.insert("failureThreshold".to_owned(), json!(10));
+        liveness.extend([("initialDelaySeconds".to_owned(), json!(60)), ("timeoutSeconds".to_owned(), json!(5))]);
+        liveness.insert("failureThreshold".to_owned(), json!(5));
+    }
+    json!({
+        "name": NAME,
+        "image": image,
+        "imagePullPolicy": "IfNotPresent",
+        "args": ["-conf", "/etc/coredns/Corefile"],
+        "resources": { "requests": { "cpu": "100m", "memory": "70Mi" }, "limits": { "memory": "170Mi" } },
+        "ports": [
+            { "name": "dns", "containerPort": 53, "protocol": "UDP" },
+            { "name": "dns-tcp", "containerPort": 53, "protocol": "TCP" },
+            { "name": "metrics", "containerPort": 9153, "protocol": "TCP" },
+        ],
+        "livenessProbe": liveness,
+        "readinessProbe": readiness,
+        "volumeMounts": [{ "name": "config", "mountPath": "/etc/coredns", "readOnly": true }],
+        "securityContext": {
+            "allowPrivilegeEscalation": false,
+            "capabilities": { "drop": ["ALL"] },
+            "readOnlyRootFilesystem": true,
+        },
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn without_an_upstream_there_is_no_forward() {
+        assert!(!corefile("cluster.local", &[]).contains("forward"));
+        assert!(!corefile("cluster.local", &["127.0.0.1".parse().unwrap()]).contains("forward"));
+    }
+
+    #[test]
+    fn upstreams_are_named_in_their_order() {
+        let upstream = ["10.0.2.3".parse().unwrap(), "192.0.2.1".parse().unwrap()];
+        assert!(corefile("cluster.local", &upstream).contains("forward . 10.0.2.3 192.0.2.1 {"));
+    }
+
+    #[test]
+    fn braces_of_the_corefile_are_balanced() {
+        let text = corefile("example.org", &["10.0.2.3".parse().unwrap()]);
+        assert_eq!(text.matches('{').count(), text.matches('}').count());
+        assert!(text.contains("kubernetes example.org in-addr.arpa"));
+    }
+}

@@ -1,0 +1,102 @@
+//! Releases the leader leases of controllers that died on this node.
+//!
+//! A controller that was killed, or whose machine lost power, leaves a lease that the next one waits for: half a minute in which
+//! nothing is scheduled. The holder's name begins with this node's host name, and PID 1 knows that the process is gone, so nobody
+//! has to wait. The lease is written only if it has not changed since it was read.
+
+use std::time::Duration;
+
+use keelson_control::{Event, ServiceState};
+use serde_json::{Value, json};
+
+use crate::client::{Client, ClientError};
+use crate::node::Node;
+use crate::report;
+
+/// Services and their leases have the same names.
+pub const NAMES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
+/// How often the thread looks whether anybody still wants to know.
+const EVENT_WAIT: Duration = Duration::from_secs(5);
+
+/// Releases the lease of `name` if a process of this node holds it. The caller knows that there is none.
+pub async fn release(client: &Client, name: &str, hostname: &str) -> Result<(), ClientError> {
+    let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}");
+    let lease = match client.get(&path).await {
+        Ok(lease) => lease,
+        Err(error) if error.is_not_found() => return Ok(()),
+        Err(error) => return Err(error),
+    };
+    let Some(patch) = release_patch(&lease, hostname) else {
+        return Ok(());
+    };
+    match client.merge(&path, &patch).await {
+        // Somebody has taken it already.
+        Err(error) if error.is_conflict() => Ok(()),
+        result => result.map(|_| ()),
+    }
+}
+
+/// What releases `lease`, if it is held by a process of the host.
+fn release_patch(lease: &Value, hostname: &str) -> Option<Value> {
+    let holder = lease.pointer("/spec/holderIdentity")?.as_str()?;
+    let version = lease.pointer("/metadata/resourceVersion")?.as_str()?;
+    let process = holder.strip_prefix(hostname)?.strip_prefix('_')?;
+    (!process.is_empty())
+        .then(|| json!({ "metadata": { "resourceVersion": version }, "spec": { "holderIdentity": "" } }))
+}
+
+/// Services among [`NAMES`] whose process has just ended, as PID 1 tells. Ends when the receiver is dropped.
+pub fn ended(node: &Node) -> tokio::sync::mpsc::Receiver<&'static str> {
+    let (sender, receiver) = tokio::sync::mpsc::channel(NAMES.len());
+    let socket = node.paths.control_socket();
+    tokio::task::spawn_blocking(move || {
+        while !sender.is_closed() {
+            let subscription = keelson_control::Client::connect(&socket, "keelson-cluster")
+                .and_then(keelson_control::Client::subscribe);
+            if let Ok(mut events) = subscription {
+                forward(&mut events, &sender);
+            }
+            std::thread::park_timeout(RECONNECT_PAUSE);
+        }
+    });
+    receiver
+}
+
+fn forward(events: &mut keelson_control::Events, sender: &tokio::sync::mpsc::Sender<&'static str>) {
+    while !sender.is_closed() {
+        match events.next(EVENT_WAIT) {
+            Ok(Some(Event::Service { service, state: ServiceState::Backoff | ServiceState::Waiting, .. })) => {
+                if let Some(name) = NAMES.into_iter().find(|name| *name == service.as_str()) {
+                    // A full queue holds both names already.
+                    let _ = sender.try_send(name);
+                }
+            }
+            Ok(_) => {}
+            Err(error) => return report::error(&error),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lease(holder: &str) -> Value {
+        json!({ "metadata": { "resourceVersion": "7" }, "spec": { "holderIdentity": holder } })
+    }
+
+    #[test]
+    fn a_lease_of_a_process_of_this_host_is_released_at_the_version_that_was_read() {
+        let patch = release_patch(&lease("a_0d1e"), "a").unwrap();
+        assert_eq!(patch["spec"]["holderIdentity"], "");
+        assert_eq!(patch["metadata"]["resourceVersion"], "7");
+    }
+
+    #[test]
+    fn another_hosts_lease_is_left_alone() {
+        assert!(release_patch(&lease("ab_0d1e"), "a").is_none());
+        assert!(release_patch(&lease("b_0d1e"), "a").is_none());
+        assert!(release_patch(&lease(""), "a").is_none());
+    }
+}

@@ -1,0 +1,134 @@
+//! This node's Node object: its labels, its pod range, whether it is Ready.
+//!
+//! kubelet may not give itself the role labels, so they are given here, together with those of the operator's labels that
+//! lie in Kubernetes' own namespaces.
+
+use std::sync::Arc;
+
+use keelson_config::Role;
+use keelson_pki::Files;
+use serde_json::{Map, Value, json};
+
+use crate::client::{Client, ClientError, WatchEvent};
+use crate::kubernetes::is_accepted_label;
+use crate::node::Node;
+use crate::report;
+use crate::status::ConditionKind;
+
+use super::pod_network;
+
+const ROLE_LABEL: &str = "node-role.kubernetes.io/";
+
+/// Follows the object until the watch ends or fails.
+pub async fn follow(node: &Node, files: &Arc<dyn Files>, client: &Client) -> Result<(), ClientError> {
+    // Without a resource version the watch begins with the object as it is.
+    let path = format!("/api/v1/nodes?watch=true&fieldSelector=metadata.name%3D{}", node.name());
+    let mut watch = client.watch(&path).await?;
+    loop {
+        match watch.next().await? {
+            Some(WatchEvent::Present(object)) => reconcile(node, files, client, &object).await?,
+            Some(WatchEvent::Deleted(_)) => {
+                node.status.fails(ConditionKind::NodeRegistered, "the Node object was deleted; kubelet makes it again");
+            }
+            Some(WatchEvent::Expired) | None => return Ok(()),
+        }
+    }
+}
+
+async fn reconcile(node: &Node, files: &Arc<dyn Files>, client: &Client, object: &Value) -> Result<(), ClientError> {
+    node.status.holds(ConditionKind::NodeRegistered, "kubelet has registered the node");
+    configure_pod_network(node, files, object).await;
+    let (ready, reason) = readiness(object);
+    if ready {
+        node.status.holds(ConditionKind::NodeReady, reason);
+    } else {
+        node.status.fails(ConditionKind::NodeReady, reason);
+    }
+    let missing = missing_labels(object, wanted_labels(node));
+    if !missing.is_empty() {
+        let path = format!("/api/v1/nodes/{}", node.name());
+        client.merge(&path, &json!({ "metadata": { "labels": missing } })).await?;
+    }
+    Ok(())
+}
+
+async fn configure_pod_network(node: &Node, files: &Arc<dyn Files>, object: &Value) {
+    let result = match pod_network::ranges(object) {
+        Ok(ranges) if ranges.is_empty() => {
+            let reason = "the controller manager has not given the node its pod range yet";
+            node.status.fails(ConditionKind::PodNetworkConfigured, reason);
+            return;
+        }
+        Ok(ranges) => {
+            let (files, paths) = (Arc::clone(files), node.paths.clone());
+            let configured = ranges.clone();
+            let written =
+                tokio::task::spawn_blocking(move || pod_network::configure(&*files, &paths, &configured)).await;
+            match written {
+                Ok(result) => result.map(|()| ranges),
+                // The runtime is being shut down.
+                Err(_) => return,
+            }
+        }
+        Err(error) => Err(error),
+    };
+    match result {
+        Ok(ranges) => {
+            let ranges: Vec<_> = ranges.iter().map(ToString::to_string).collect();
+            node.status.holds(ConditionKind::PodNetworkConfigured, format!("pods have {}", ranges.join(", ")));
+        }
+        Err(error) => {
+            node.status.fails(ConditionKind::PodNetworkConfigured, report::chain(&error));
+            report::error(&error);
+        }
+    }
+}
+
+fn readiness(object: &Value) -> (bool, String) {
+    let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
+    let ready = conditions.into_iter().flatten().find(|condition| condition["type"] == "Ready");
+    match ready {
+        Some(condition) => {
+            let message = condition["message"].as_str().unwrap_or_default();
+            (condition["status"] == "True", message.to_owned())
+        }
+        None => (false, "kubelet has not reported the node's state yet".to_owned()),
+    }
+}
+
+/// A control plane runs pods as well, so it carries both roles.
+fn wanted_labels(node: &Node) -> Map<String, Value> {
+    let roles: &[&str] = match node.config.role {
+        Role::ControlPlane => &["control-plane", "worker"],
+        Role::Worker => &["worker"],
+    };
+    let roles = roles.iter().map(|role| (format!("{ROLE_LABEL}{role}"), Value::from("")));
+    let given = node.config.labels.iter().filter(|(name, _)| !is_accepted_label(name));
+    roles.chain(given.map(|(name, value)| (name.clone(), Value::from(value.as_str())))).collect()
+}
+
+fn missing_labels(object: &Value, wanted: Map<String, Value>) -> Map<String, Value> {
+    let present = object.pointer("/metadata/labels");
+    wanted.into_iter().filter(|(name, value)| present.and_then(|labels| labels.get(name)) != Some(value)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_labels_that_are_not_there_yet_are_patched() {
+        let object = json!({ "metadata": { "labels": { "a": "1", "b": "2" } } });
+        let wanted = json!({ "a": "1", "b": "3", "c": "" });
+        let missing = missing_labels(&object, wanted.as_object().unwrap().clone());
+        assert_eq!(Value::from(missing), json!({ "b": "3", "c": "" }));
+    }
+
+    #[test]
+    fn readiness_is_kubelets_own_word() {
+        let object =
+            json!({ "status": { "conditions": [{ "type": "Ready", "status": "False", "message": "no CNI" }] } });
+        assert_eq!(readiness(&object), (false, "no CNI".to_owned()));
+        assert!(!readiness(&json!({})).0);
+    }
+}

@@ -1,0 +1,86 @@
+//! The node's part of the pod network: the CNI configuration, written once the controller manager has given the node its
+//! range. kubelet becomes Ready when containerd has seen the file.
+//!
+//! The bridge and the address allocation are the reference plugins'; nothing here uses iptables.
+
+use ipnet::IpNet;
+use keelson_pki::{Files, FilesError, Mode, Owner};
+use serde_json::{Value, json};
+
+use crate::paths::Paths;
+
+const FILE: &str = "10-keelson.conflist";
+
+#[derive(Debug, thiserror::Error)]
+pub enum PodNetworkError {
+    #[error("the node's pod range {range:?} is not one")]
+    Range { range: String, source: ipnet::AddrParseError },
+    #[error("writing the CNI configuration")]
+    Files(#[from] FilesError),
+    #[error("writing the CNI configuration")]
+    Serialize(#[from] serde_json::Error),
+}
+
+/// The ranges that a Node object carries; empty until they are assigned.
+pub fn ranges(node: &Value) -> Result<Vec<IpNet>, PodNetworkError> {
+    let ranges = node.pointer("/spec/podCIDRs").and_then(Value::as_array);
+    ranges
+        .into_iter()
+        .flatten()
+        .filter_map(Value::as_str)
+        .map(|range| range.parse().map_err(|source| PodNetworkError::Range { range: range.to_owned(), source }))
+        .collect()
+}
+
+pub fn configure(files: &dyn Files, paths: &Paths, ranges: &[IpNet]) -> Result<(), PodNetworkError> {
+    let directory = paths.cni_configuration();
+    files.directory(&directory, Mode::PUBLIC_DIRECTORY, Owner::ROOT)?;
+    let content = serde_json::to_vec_pretty(&configuration(ranges))?;
+    files.update(&directory.join(FILE), &content, Mode::PRIVATE, Owner::ROOT)?;
+    Ok(())
+}
+
+fn configuration(ranges: &[IpNet]) -> Value {
+    let subnets: Vec<_> = ranges.iter().map(|range| json!([{ "subnet": range }])).collect();
+    let routes: Vec<_> = ranges
+        .iter()
+        .map(|range| json!({ "dst": if range.addr().is_ipv4() { "0.0.0.0/0" } else { "::/0" } }))
+        .collect();
+    json!({
+        "cniVersion": "1.0.0",
+        "name": "keelson",
+        "plugins": [
+            {
+                "type": "bridge",
+                "bridge": "cni0",
+                "isGateway": true,
+                "ipMasq": true,
+                "ipMasqBackend": "nftables",
+                // A pod reaches itself through its own Service.
+                "hairpinMode": true,
+                "ipam": { "type": "host-local", "ranges": subnets, "routes": routes },
+            },
+            { "type": "portmap", "capabilities": { "portMappings": true }, "backend": "nftables" },
+        ],
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_without_a_range_has_none() {
+        assert!(ranges(&json!({ "spec": {} })).unwrap().is_empty());
+        assert!(ranges(&json!({ "spec": { "podCIDRs": ["10.244.0.0"] } })).is_err());
+    }
+
+    #[test]
+    fn each_family_gets_its_range_and_default_route() {
+        let node = json!({ "spec": { "podCIDRs": ["10.244.0.0/24", "fd00::/64"] } });
+        let configuration = configuration(&ranges(&node).unwrap());
+        let ipam = &configuration["plugins"][0]["ipam"];
+        assert_eq!(ipam["ranges"], json!([[{ "subnet": "10.244.0.0/24" }], [{ "subnet": "fd00::/64" }]]));
+        assert_eq!(ipam["routes"], json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]));
+    }
+}

@@ -1,0 +1,51 @@
+//! kube-proxy in nftables mode.
+
+use keelson_config::Component;
+use keelson_control::{Capabilities, Capability, Condition, Readiness};
+use keelson_pki::{AuthorityKind, kubeconfig};
+use serde_json::{Value, json};
+
+use super::{API_SERVER_URL, ComponentFile, Flags, KubernetesError, Settings, Wanted, service};
+
+const COMPONENT: Component = Component::KubeProxy;
+/// kube-proxy's own default, which it would otherwise have to lower by itself.
+const OOM_SCORE_ADJUSTMENT: i16 = -999;
+
+pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> {
+    let file = |name: &str| settings.file(COMPONENT, name);
+    let authority = settings.membership.authorities.get(AuthorityKind::KubernetesServing).certificate_pem();
+    let kubeconfig = kubeconfig::for_component(API_SERVER_URL, &file("serving-ca.crt"), &file("client.pem"));
+    let files = vec![
+        ComponentFile::settings("kubeconfig", &kubeconfig)?,
+        ComponentFile::certificate("serving-ca.crt", authority),
+        ComponentFile::settings("config.json", &configuration(settings))?,
+    ];
+    let mut flags = Flags::default();
+    flags.path("config", &file("config.json"));
+    let mut spec = service(COMPONENT, &files, flags.with_extra(settings, COMPONENT))?;
+    spec.conditions = vec![Condition::FileExists(settings.paths.apiserver_ready())];
+    spec.readiness = Readiness::Tcp(([127, 0, 0, 1], 10249).into());
+    // Rules and connection tracking; the files of its directory are root's own.
+    spec.capabilities = Capabilities::only([Capability::NetAdmin]);
+    spec.limits.oom_score_adj = Some(OOM_SCORE_ADJUSTMENT);
+    Ok(Wanted { component: COMPONENT, files, spec })
+}
+
+fn configuration(settings: Settings<'_>) -> Value {
+    json!({
+        "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
+        "kind": "KubeProxyConfiguration",
+        "clientConnection": { "kubeconfig": settings.file(COMPONENT, "kubeconfig") },
+        "mode": "nftables",
+        "clusterCIDR": settings.config.cluster.pod_cidr,
+        "detectLocalMode": "ClusterCIDR",
+        "hostnameOverride": settings.name(),
+        "healthzBindAddress": "127.0.0.1:10256",
+        "metricsBindAddress": "127.0.0.1:10249",
+        "enableProfiling": false,
+        "nodePortAddresses": ["primary"],
+        "oomScoreAdj": OOM_SCORE_ADJUSTMENT,
+        // The table's size is PID 1's sysctl: kube-proxy would need to write below /sys.
+        "conntrack": { "maxPerCore": 0 },
+    })
+}

@@ -1,0 +1,137 @@
+//! Whether this node has a cluster, founds one, or waits.
+//!
+//! A cluster is founded when it is asked for (`keelson.bootstrap`), STATE holds no cluster, and the peers are declared to
+//! be none. That is one-shot: once STATE holds an identity, `keelson.bootstrap` means nothing. Everything else is a state
+//! that one can see, not an error: the node runs, its console and its status say what is missing.
+//!
+//! Founding writes the authorities and secrets first and the identity last, so a power cut leaves either no cluster (and what
+//! was made is taken up again) or a whole one.
+
+use keelson_config::{NodeConfig, Peers, Role};
+use keelson_pki::{Clock, Files, FilesError, Mode, Owner};
+
+use crate::authorities::{Authorities, AuthoritiesError};
+use crate::identity::{ClusterId, Identity, IdentityError, NodeUid};
+use crate::paths::Paths;
+use crate::secrets::{Secrets, SecretsError};
+
+#[derive(Debug, thiserror::Error)]
+pub enum MembershipError {
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    #[error(transparent)]
+    Authorities(#[from] AuthoritiesError),
+    #[error(transparent)]
+    Secrets(#[from] SecretsError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error(
+        "{field} is {configured:?} in the configuration and {on_state:?} on STATE: STATE wins, correct one of them"
+    )]
+    Contradiction { field: &'static str, configured: String, on_state: String },
+}
+
+/// What a control plane holds.
+#[derive(Debug)]
+pub struct Membership {
+    pub identity: Identity,
+    pub authorities: Authorities,
+    pub secrets: Secrets,
+}
+
+#[derive(Debug)]
+pub enum Decision {
+    Member(Box<Membership>),
+    /// In words for the operator: why this node is in no cluster.
+    Waiting(String),
+}
+
+/// Takes up the cluster on STATE, or founds one, or says what is missing.
+pub fn decide(
+    files: &dyn Files,
+    paths: &Paths,
+    config: &NodeConfig,
+    name: &str,
+    clock: Clock,
+) -> Result<Decision, MembershipError> {
+    if let Some(content) = files.read(&paths.identity())? {
+        let identity = Identity::from_file(&content)?;
+        check(config, &identity)?;
+        return Ok(Decision::Member(Box::new(take_up(files, paths, identity)?)));
+    }
+    match obstacle(config) {
+        Some(reason) => Ok(Decision::Waiting(reason)),
+        None => Ok(Decision::Member(Box::new(found(files, paths, name, clock)?))),
+    }
+}
+
+/// Why this node, which has no cluster, does not found one.
+fn obstacle(config: &NodeConfig) -> Option<String> {
+    let joining = "this release of Keelson has no joining, so the node stays alone and runs no pods";
+    match (config.role, config.bootstrap, &config.peers) {
+        (Role::Worker, _, _) => Some(format!("the node is a worker and belongs to no cluster; {joining}")),
+        (Role::ControlPlane, false, _) => Some(format!(
+            "the node is a control plane, belongs to no cluster and was not told to found one; to found one set \
+             keelson.bootstrap and keelson.peers=none; {joining}"
+        )),
+        (Role::ControlPlane, true, Peers::DeclaredNone) => None,
+        (Role::ControlPlane, true, Peers::Unsaid) => Some(
+            "keelson.bootstrap is set but nothing is said of peers: a reinstalled node cannot be told from a new one. \
+             If no cluster exists, set keelson.peers=none"
+                .to_owned(),
+        ),
+        (Role::ControlPlane, true, Peers::Named(peers)) => Some(format!(
+            "keelson.bootstrap is set and the peers {} are named, but this release of Keelson cannot ask peers whether \
+             they have a cluster; to found a cluster of one node set keelson.peers=none",
+            peers.join(", ")
+        )),
+    }
+}
+
+/// STATE wins over the configuration; a contradiction holds.
+fn check(config: &NodeConfig, identity: &Identity) -> Result<(), MembershipError> {
+    if config.role != identity.role {
+        return Err(MembershipError::Contradiction {
+            field: "role",
+            configured: config.role.to_string(),
+            on_state: identity.role.to_string(),
+        });
+    }
+    if let Some(name) = config.name.as_ref().filter(|name| **name != identity.name) {
+        return Err(MembershipError::Contradiction {
+            field: "name",
+            configured: name.clone(),
+            on_state: identity.name.clone(),
+        });
+    }
+    if let Some(id) = config.cluster_id.as_ref().filter(|id| *id != identity.cluster_id.as_str()) {
+        return Err(MembershipError::Contradiction {
+            field: "cluster id",
+            configured: id.clone(),
+            on_state: identity.cluster_id.to_string(),
+        });
+    }
+    Ok(())
+}
+
+fn take_up(files: &dyn Files, paths: &Paths, identity: Identity) -> Result<Membership, MembershipError> {
+    let authorities = Authorities::read(files, &paths.authorities())?;
+    let secrets = Secrets::read(files, &paths.cluster_state())?;
+    Ok(Membership { identity, authorities, secrets })
+}
+
+fn found(files: &dyn Files, paths: &Paths, name: &str, clock: Clock) -> Result<Membership, MembershipError> {
+    let identity = Identity {
+        node_uid: NodeUid::generate(),
+        cluster_id: ClusterId::generate(),
+        role: Role::ControlPlane,
+        name: name.to_owned(),
+    };
+    let authorities = Authorities::create(files, &paths.authorities(), &identity.cluster_id, clock)?;
+    let secrets = Secrets::create(files, &paths.cluster_state())?;
+    files.write(&paths.identity(), &identity.to_file()?, Mode::PRIVATE, Owner::ROOT)?;
+    Ok(Membership { identity, authorities, secrets })
+}
+
+#[cfg(test)]
+mod tests;
