@@ -66,18 +66,30 @@ fn table_definition(table: Table) -> RowTable<'static> {
 #[derive(Debug, thiserror::Error)]
 pub enum CheckpointError {
     #[error("{operation} the checkpoint")]
-    Database { operation: &'static str, #[source] source: Box<redb::Error> },
+    Database {
+        operation: &'static str,
+        #[source]
+        source: Box<redb::Error>,
+    },
     #[error("{operation} the checkpoint")]
-    Io { operation: &'static str, #[source] source: io::Error },
+    Io {
+        operation: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("state.redb is no checkpoint of this store: {0}")]
     Format(&'static str),
-    #[error("state.redb is written in format {version}, readable from format {oldest}; this release reads format {FORMAT_VERSION}: run a newer release")]
+    #[error(
+        "state.redb is written in format {version}, readable from format {oldest}; this release reads format {FORMAT_VERSION}: run a newer release"
+    )]
     Newer { version: u32, oldest: u32 },
     #[error("state.redb belongs to another store ({found:016x}, this one is {expected:016x}): files were mixed up")]
     Foreign { found: u64, expected: u64 },
     #[error("the checkpoint's applied index cannot be decoded")]
     Applied(#[source] prost::DecodeError),
-    #[error("the checkpoint is damaged: a row of table {table:?} does not match its checksum. This member must join as a new one")]
+    #[error(
+        "the checkpoint is damaged: a row of table {table:?} does not match its checksum. This member must join as a new one"
+    )]
     Row { table: Table },
 }
 
@@ -224,9 +236,8 @@ impl Checkpoint {
                 transaction.open_table(table_definition(*table)).map_err(CheckpointError::database("write"))?;
             for row in chunk {
                 rows::encode_value(row, &mut value);
-                let old = rows
-                    .insert(row.key.as_ref(), value.as_slice())
-                    .map_err(CheckpointError::database("write"))?;
+                let old =
+                    rows.insert(row.key.as_ref(), value.as_slice()).map_err(CheckpointError::database("write"))?;
                 used = used.saturating_sub(old.map_or(0, |old| row_bytes(&row.key, old.value())));
                 used += row_bytes(&row.key, &value);
             }
@@ -261,12 +272,7 @@ impl Checkpoint {
         Ok(used)
     }
 
-    fn finish(
-        &self,
-        transaction: redb::WriteTransaction,
-        applied: &Applied,
-        used: u64,
-    ) -> Result<(), CheckpointError> {
+    fn finish(&self, transaction: redb::WriteTransaction, applied: &Applied, used: u64) -> Result<(), CheckpointError> {
         {
             let mut meta = transaction.open_table(META).map_err(CheckpointError::database("write"))?;
             let encoded = encode_applied(applied, used);

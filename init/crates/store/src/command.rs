@@ -63,7 +63,11 @@ pub enum DecodeError {
     #[error("a log entry has command kind {0}, which this release does not know: run a newer release")]
     Kind(u8),
     #[error("a log entry's command of kind {kind} cannot be decoded")]
-    Body { kind: u8, #[source] source: prost::DecodeError },
+    Body {
+        kind: u8,
+        #[source]
+        source: prost::DecodeError,
+    },
 }
 
 impl Command {

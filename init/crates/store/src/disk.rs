@@ -9,9 +9,9 @@ use std::fmt::Debug;
 use std::io;
 use std::sync::Arc;
 
-pub mod host;
 #[cfg(test)]
 pub mod fake;
+pub mod host;
 
 pub use host::HostDisk;
 

@@ -38,12 +38,18 @@ pub struct Identity {
 #[derive(Debug, thiserror::Error)]
 pub enum IdentityError {
     #[error("{operation} the data directory's identity")]
-    Io { operation: &'static str, #[source] source: io::Error },
+    Io {
+        operation: &'static str,
+        #[source]
+        source: io::Error,
+    },
     #[error("the data directory is not empty and holds no store: it has {names:?}. Give an empty directory")]
     Foreign { names: Vec<String> },
     #[error("the data directory's identity is not this program's")]
     Magic,
-    #[error("the data directory is in format {version}, readable from format {oldest}; this release reads format {FORMAT_VERSION}: run a newer release")]
+    #[error(
+        "the data directory is in format {version}, readable from format {oldest}; this release reads format {FORMAT_VERSION}: run a newer release"
+    )]
     Newer { version: u32, oldest: u32 },
     #[error("the data directory's identity is damaged. This member must join as a new one")]
     Damaged,
@@ -153,10 +159,7 @@ mod tests {
         let mut newer = good.clone();
         newer[12] = 9;
         disk.set_content(FILE_NAME, newer);
-        assert!(matches!(
-            Identity::load_or_create(&disk, &SystemRandom),
-            Err(IdentityError::Newer { oldest: 9, .. })
-        ));
+        assert!(matches!(Identity::load_or_create(&disk, &SystemRandom), Err(IdentityError::Newer { oldest: 9, .. })));
         for position in 16..good.len() {
             let mut flipped = good.clone();
             flipped[position] ^= 0x40;

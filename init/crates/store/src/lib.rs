@@ -2,16 +2,24 @@
 //!
 //! Read the modules in this order: what a log entry says ([`command`]) and what it is applied to ([`state`]); where both are kept
 //! ([`log`], [`checkpoint`], on [`disk`]); how members agree ([`raft`]);
-//! and what all of it is together ([`node`]).
+//! and what all of it is together ([`node`]). The state consists of the key space ([`mvcc`]) and leases ([`lease`]); [`watch`] tells
+//! of its changes.
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
 pub mod command;
+pub mod data_dir;
 pub mod disk;
+pub mod flags;
 pub mod identity;
+pub mod lease;
 pub mod log;
+pub mod logging;
 pub mod member;
+pub mod mvcc;
 pub mod node;
+pub mod notify;
 pub mod raft;
 pub mod random;
 pub mod state;
+pub mod watch;

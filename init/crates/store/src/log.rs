@@ -201,26 +201,15 @@ impl Log {
             }),
             wake: std::sync::Condvar::new(),
         });
-        let writer = writer::Handle::start(
-            disk,
-            Arc::clone(random),
-            options,
-            Arc::clone(&shared),
-            recovered.tail,
-            on_failure,
-        )
-        .map_err(|source| OpenError::Io { operation: "start the log's writer", name: String::new(), source })?;
+        let writer =
+            writer::Handle::start(disk, Arc::clone(random), options, Arc::clone(&shared), recovered.tail, on_failure)
+                .map_err(|source| OpenError::Io { operation: "start the log's writer", name: String::new(), source })?;
         Ok(Self { shared, _writer: Arc::new(writer) })
     }
 
     pub fn marks(&self) -> Marks {
         let state = self.shared.lock();
-        Marks {
-            vote: state.vote,
-            committed: state.committed,
-            purged: state.index.purged(),
-            last: state.index.last(),
-        }
+        Marks { vote: state.vote, committed: state.committed, purged: state.index.purged(), last: state.index.last() }
     }
 
     pub fn vote(&self) -> Option<Vote> {

@@ -95,7 +95,9 @@ pub enum StartError {
          empty its data directory and let it join as a new member"
     )]
     LogLost,
-    #[error("the checkpoint ends at entry {checkpoint}, and the log begins after {purged}: entries between them are lost")]
+    #[error(
+        "the checkpoint ends at entry {checkpoint}, and the log begins after {purged}: entries between them are lost"
+    )]
     Hole { checkpoint: u64, purged: u64 },
     #[error("consensus settings")]
     Config(#[source] openraft::ConfigError),
@@ -145,7 +147,6 @@ pub struct Node<S: Replicated> {
     raft: Raft<S>,
     state: S,
     log: Log,
-    checkpoint: Arc<Writer>,
     space: Arc<space::Space>,
     reads: Arc<reads::Rounds>,
     backlog: Arc<Semaphore>,
@@ -168,7 +169,7 @@ impl<S: Replicated> Node<S> {
         let identity = Identity::load_or_create(disk.as_ref(), random.as_ref())?;
         let parts = open(&config, identity, &disk, &random, &state, Arc::clone(&fail)).await?;
         let Parts { log, checkpoint, machine } = parts;
-        let space = Arc::new(space::Space::new(&config, Arc::clone(&disk), Arc::clone(&checkpoint), log.clone()));
+        let space = Arc::new(space::Space::new(&config, Arc::clone(&disk), checkpoint, log.clone()));
         let raft_config = Arc::new(raft::config(config.timing).map_err(StartError::Config)?);
         let raft = Raft::new(identity.member_id, raft_config, Peers, LogStorage::new(log.clone()), machine)
             .await
@@ -177,7 +178,6 @@ impl<S: Replicated> Node<S> {
             identity,
             state,
             log,
-            checkpoint,
             space,
             reads: Arc::default(),
             backlog: Arc::new(Semaphore::new(BACKLOG_BYTES)),

@@ -16,6 +16,8 @@ pub mod network;
 pub mod storage;
 
 #[cfg(test)]
+pub(crate) mod model;
+#[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;

@@ -40,7 +40,9 @@ pub struct SegmentHeader {
 pub enum HeaderError {
     #[error("it is no log segment")]
     Magic,
-    #[error("it is written in format {version}, readable from format {oldest}; this release reads format {FORMAT_VERSION}: run a newer release")]
+    #[error(
+        "it is written in format {version}, readable from format {oldest}; this release reads format {FORMAT_VERSION}: run a newer release"
+    )]
     Version { version: u32, oldest: u32 },
     #[error("its header is damaged")]
     Checksum,
@@ -68,7 +70,8 @@ impl SegmentHeader {
             let magic = fields.bytes(8)?;
             let version = fields.u32()?;
             let oldest = fields.u32()?;
-            let header = Self { store_id: fields.u64()?, number: fields.u64()?, salt: fields.u64()?, size: fields.u32()? };
+            let header =
+                Self { store_id: fields.u64()?, number: fields.u64()?, salt: fields.u64()?, size: fields.u32()? };
             Some((magic, version, oldest, header, fields.u32()?))
         })();
         let (magic, version, oldest, header, crc) = header.ok_or(HeaderError::Magic)?;
@@ -332,9 +335,7 @@ pub fn entry(data: &Bytes) -> Result<(Record, usize), RecordError> {
     let payload = match payload_kind {
         PAYLOAD_BLANK => Payload::Blank,
         PAYLOAD_COMMAND => Payload::Command(Arc::new(Command::decode(body).map_err(RecordError::Command)?)),
-        PAYLOAD_MEMBERSHIP => {
-            Payload::Membership(Arc::new(Membership::decode(body).map_err(RecordError::Membership)?))
-        }
+        PAYLOAD_MEMBERSHIP => Payload::Membership(Arc::new(Membership::decode(body).map_err(RecordError::Membership)?)),
         unknown => return Err(RecordError::PayloadKind(unknown)),
     };
     Ok((Record::Entry { entry: Entry { id, payload }, offset: 0, len: to_u32(end) }, end))

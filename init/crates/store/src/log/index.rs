@@ -45,7 +45,16 @@ pub(super) struct Index {
 
 impl Index {
     pub(super) fn new(cache_limit: usize) -> Self {
-        Self { purged: None, first: 0, slots: VecDeque::new(), cache_bytes: 0, cache_limit, evicted: 0, bytes: 0, appended: 0 }
+        Self {
+            purged: None,
+            first: 0,
+            slots: VecDeque::new(),
+            cache_bytes: 0,
+            cache_limit,
+            evicted: 0,
+            bytes: 0,
+            appended: 0,
+        }
     }
 
     pub(super) fn purged(&self) -> Option<LogId> {
@@ -73,6 +82,21 @@ impl Index {
     }
 
     pub(super) fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
+        self.push(entries, false)
+    }
+
+    /// As [`Index::append`], during replay: the oldest segments may be gone, so the first entry found may be behind a hole that a
+    /// purge noted later on explains.
+    pub(super) fn append_replayed(&mut self, entry: &Entry) -> io::Result<()> {
+        self.push(std::slice::from_ref(entry), self.slots.is_empty())
+    }
+
+    /// Whether entries are missing between the purged ones and the first.
+    pub(super) fn has_hole(&self) -> bool {
+        !self.slots.is_empty() && self.purged.is_some_and(|purged| self.first > purged.index + 1)
+    }
+
+    fn push(&mut self, entries: &[Entry], may_leave_hole: bool) -> io::Result<()> {
         for entry in entries {
             let index = entry.id.index;
             let next = match (self.slots.is_empty(), self.purged) {
@@ -80,7 +104,8 @@ impl Index {
                 (true, Some(purged)) => Some(purged.index + 1),
                 (true, None) => None,
             };
-            if next.is_some_and(|next| next != index) {
+            let continues = next.is_none_or(|next| next == index || (may_leave_hole && next < index));
+            if !continues {
                 return Err(io::Error::new(
                     io::ErrorKind::InvalidInput,
                     format!("an entry at {index} would not continue the log, whose next is {next:?}"),
@@ -154,7 +179,13 @@ impl Index {
     }
 
     /// What to read for `[start, end)`: all of it that is there, but after the first no more than `max_bytes`.
-    pub(super) fn lookup(&self, start: u64, end: u64, max_bytes: usize, segments: &Segments) -> io::Result<Vec<Lookup>> {
+    pub(super) fn lookup(
+        &self,
+        start: u64,
+        end: u64,
+        max_bytes: usize,
+        segments: &Segments,
+    ) -> io::Result<Vec<Lookup>> {
         let from = start.max(self.first);
         let to = end.min(self.first + self.slots.len() as u64);
         let mut found = Vec::new();

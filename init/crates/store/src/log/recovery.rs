@@ -8,7 +8,9 @@ use std::io;
 
 use bytes::Bytes;
 
-use super::format::{self, BATCH_ALIGN, BATCH_MAGIC, Batch, HeaderError, Record, RecordError, SEGMENT_HEADER_LEN, SegmentHeader};
+use super::format::{
+    self, BATCH_ALIGN, BATCH_MAGIC, Batch, HeaderError, Record, RecordError, SEGMENT_HEADER_LEN, SegmentHeader,
+};
 use super::index::{Index, Place};
 use super::segment::{self, Segment, Segments};
 use super::writer::Tail;
@@ -18,9 +20,18 @@ use crate::disk::Disk;
 #[derive(Debug, thiserror::Error)]
 pub enum OpenError {
     #[error("{operation} {name}")]
-    Io { operation: &'static str, name: String, #[source] source: io::Error },
+    Io {
+        operation: &'static str,
+        name: String,
+        #[source]
+        source: io::Error,
+    },
     #[error("{name} is not this release's log: {source}")]
-    Header { name: String, #[source] source: HeaderError },
+    Header {
+        name: String,
+        #[source]
+        source: HeaderError,
+    },
     #[error("{name} belongs to another store ({found:016x}, this one is {expected:016x}): files were mixed up")]
     Foreign { name: String, found: u64, expected: u64 },
     #[error(
@@ -31,12 +42,26 @@ pub enum OpenError {
     Damaged { name: String, offset: u64, expected: u64, found: u64, later: String },
     #[error("the log is damaged: segment {missing:016x} is missing before {name}. This member must join as a new one")]
     Gap { missing: u64, name: String },
-    #[error("the log is damaged: its oldest segment {name} begins with a batch that cannot be read. This member must join as a new one")]
+    #[error(
+        "the log is damaged: its oldest segment {name} begins with a batch that cannot be read. This member must join as a new one"
+    )]
     NoBeginning { name: String },
+    #[error("the log is damaged: entries are missing before its first. This member must join as a new one")]
+    Hole,
     #[error("{name}, batch {sequence}: {source}")]
-    Record { name: String, sequence: u64, #[source] source: RecordError },
+    Record {
+        name: String,
+        sequence: u64,
+        #[source]
+        source: RecordError,
+    },
     #[error("{name}, batch {sequence}: an entry does not continue the log")]
-    Discontinuous { name: String, sequence: u64, #[source] source: io::Error },
+    Discontinuous {
+        name: String,
+        sequence: u64,
+        #[source]
+        source: io::Error,
+    },
 }
 
 #[derive(Debug)]
@@ -89,8 +114,7 @@ fn load(disk: &dyn Disk, number: u64, options: Options) -> Result<Loaded, OpenEr
     let len = usize::try_from(file.len().map_err(io_error("measure"))?).unwrap_or(usize::MAX);
     let mut data = vec![0; len];
     file.read_at(0, &mut data).map_err(io_error("read"))?;
-    let header =
-        SegmentHeader::decode(&data).map_err(|source| OpenError::Header { name: name.clone(), source })?;
+    let header = SegmentHeader::decode(&data).map_err(|source| OpenError::Header { name: name.clone(), source })?;
     if header.store_id != options.store_id {
         return Err(OpenError::Foreign { name, found: header.store_id, expected: options.store_id });
     }
@@ -203,7 +227,7 @@ impl Replay {
             match record {
                 Record::Entry { entry, offset: within, len } => {
                     let id = entry.id;
-                    self.index.append(std::slice::from_ref(&entry)).map_err(|source| OpenError::Discontinuous {
+                    self.index.append_replayed(&entry).map_err(|source| OpenError::Discontinuous {
                         name: loaded.name.clone(),
                         sequence: batch.sequence,
                         source,
@@ -226,6 +250,9 @@ impl Replay {
     }
 
     fn finish(self) -> Result<Recovered, OpenError> {
+        if self.index.has_hole() {
+            return Err(OpenError::Hole);
+        }
         // Followers learn what is committed before their own log is durable, so the mark may be ahead of what survived.
         let last = self.index.last();
         let committed = self.committed.map(|mark| match last {

@@ -1,0 +1,479 @@
+//! The log against a model: random operations, crashes at any moment, every torn byte, damage.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc;
+
+use bytes::Bytes;
+use keelson_etcd_api::etcdserverpb as pb;
+use proptest::prelude::*;
+
+use super::*;
+use crate::disk::fake::{FakeDisk, Throws};
+
+/// Small, so that tests see many of them.
+const SEGMENT: u32 = 16 << 10;
+
+#[derive(Debug)]
+struct Seeded(Mutex<Throws>);
+
+impl Random for Seeded {
+    fn next_u64(&self) -> u64 {
+        self.0.lock().unwrap().next()
+    }
+}
+
+fn random(seed: u64) -> Arc<dyn Random> {
+    Arc::new(Seeded(Mutex::new(Throws::new(seed))))
+}
+
+fn options() -> Options {
+    Options { segment_size: SEGMENT, cache_bytes: 2 << 10, store_id: 7 }
+}
+
+fn open(disk: &FakeDisk, seed: u64) -> Result<Log, OpenError> {
+    Log::open(Arc::new(disk.clone()), &random(seed), options(), Box::new(|_| {}))
+}
+
+fn entry(term: u64, index: u64, size: usize) -> Entry {
+    let value = Bytes::from(vec![u8::try_from(index % 251).unwrap(); size]);
+    let key = Bytes::from(format!("key-{term}-{index}"));
+    let put = pb::PutRequest { key, value, ..Default::default() };
+    let payload = match index % 7 {
+        0 => Payload::Blank,
+        _ => Payload::Command(Arc::new(Command::Put(put))),
+    };
+    Entry { id: LogId { term, index }, payload }
+}
+
+fn entries(term: u64, range: std::ops::Range<u64>, size: usize) -> Vec<Entry> {
+    range.map(|index| entry(term, index, size)).collect()
+}
+
+/// Does an operation and waits until it is durable.
+fn wait(operation: impl FnOnce(Completion)) -> io::Result<()> {
+    let (sender, receiver) = mpsc::channel();
+    operation(Box::new(move |result| drop(sender.send(result))));
+    receiver.recv().unwrap_or_else(|_| Err(io::Error::other("dropped")))
+}
+
+fn append(log: &Log, entries: Vec<Entry>) {
+    wait(|done| log.append(entries, done).unwrap()).unwrap();
+}
+
+fn all(log: &Log) -> Vec<Entry> {
+    log.read(0, u64::MAX, usize::MAX).unwrap()
+}
+
+#[test]
+fn reads_back_what_was_written_after_reopening() {
+    let disk = FakeDisk::new();
+    let vote = Vote { term: 3, member: MemberId(9), committed: true };
+    let written = entries(3, 1..40, 300);
+    {
+        let log = open(&disk, 1).unwrap();
+        wait(|done| log.save_vote(vote, done)).unwrap();
+        append(&log, written[..20].to_vec());
+        log.save_committed(Some(written[10].id));
+        append(&log, written[20..].to_vec());
+        assert_eq!(all(&log), written);
+    }
+    let log = open(&disk, 2).unwrap();
+    assert_eq!(all(&log), written);
+    let marks = log.marks();
+    assert_eq!(marks.vote, Some(vote));
+    assert_eq!(marks.committed, Some(written[10].id));
+    assert_eq!(marks.last, Some(written[38].id));
+    assert_eq!(marks.purged, None);
+}
+
+#[test]
+fn entries_can_be_read_before_they_are_durable() {
+    let disk = FakeDisk::new();
+    let log = open(&disk, 1).unwrap();
+    let written = entries(1, 5..8, 10);
+    log.append(written.clone(), Box::new(|_| {})).unwrap();
+    assert_eq!(all(&log), written);
+    assert_eq!(log.read(6, 7, 0).unwrap(), written[1..2], "at least one entry, whatever the bound");
+}
+
+#[test]
+fn groups_what_is_queued_under_one_sync() {
+    let disk = FakeDisk::new();
+    let roomy = Options { segment_size: 1 << 20, ..options() };
+    let log = Log::open(Arc::new(disk.clone()), &random(1), roomy, Box::new(|_| {})).unwrap();
+    append(&log, entries(1, 1..2, 10));
+    let before = disk.syncs();
+    let (sender, receiver) = mpsc::channel();
+    {
+        // Holding the lock keeps the writer from taking the queue in parts.
+        let mut state = log.shared.lock();
+        for index in 2..102 {
+            let one = vec![entry(1, index, 10)];
+            state.index.append(&one).unwrap();
+            let sender = sender.clone();
+            let done: Completion = Box::new(move |result| sender.send(result).unwrap());
+            log.submit(&mut state, Operation::Append(one), done);
+        }
+    }
+    for _ in 2..102 {
+        receiver.recv().unwrap().unwrap();
+    }
+    assert_eq!(disk.syncs() - before, 1);
+}
+
+#[test]
+fn a_purge_frees_segments_and_they_are_used_again() {
+    let disk = FakeDisk::new();
+    let vote = Vote { term: 1, member: MemberId(1), committed: false };
+    {
+        let log = open(&disk, 1).unwrap();
+        wait(|done| log.save_vote(vote, done)).unwrap();
+        for round in 0..40 {
+            let first = 1 + round * 10;
+            append(&log, entries(1, first..first + 10, 500));
+            wait(|done| log.purge(LogId { term: 1, index: first + 4 }, done)).unwrap();
+        }
+    }
+    let files = disk.list().unwrap().len();
+    assert!(files <= 6, "{files} files are left of {:?}", disk.list());
+    let log = open(&disk, 2).unwrap();
+    assert_eq!(all(&log), entries(1, 396..401, 500));
+    assert_eq!(log.marks().vote, Some(vote), "the vote outlives the segment it was written to");
+    assert_eq!(log.marks().purged, Some(LogId { term: 1, index: 395 }));
+}
+
+#[test]
+fn a_purge_may_reach_beyond_the_end() {
+    let disk = FakeDisk::new();
+    let beyond = LogId { term: 2, index: 50 };
+    {
+        let log = open(&disk, 1).unwrap();
+        append(&log, entries(1, 1..10, 10));
+        wait(|done| log.purge(beyond, done)).unwrap();
+        assert!(all(&log).is_empty());
+        append(&log, entries(2, 51..53, 10));
+    }
+    let log = open(&disk, 2).unwrap();
+    assert_eq!(log.marks().purged, Some(beyond));
+    assert_eq!(all(&log), entries(2, 51..53, 10));
+}
+
+#[test]
+fn refuses_entries_that_leave_a_hole() {
+    let log = open(&FakeDisk::new(), 1).unwrap();
+    append(&log, entries(1, 1..3, 10));
+    assert!(log.append(entries(1, 4..5, 10), Box::new(|_| {})).is_err());
+}
+
+#[test]
+fn an_old_cache_is_dropped_and_read_from_disk() {
+    let disk = FakeDisk::new();
+    let log = open(&disk, 1).unwrap();
+    let written = entries(1, 1..60, 200);
+    for one in &written {
+        append(&log, vec![one.clone()]);
+    }
+    let on_disk = {
+        let state = log.shared.lock();
+        let found = state.index.lookup(0, u64::MAX, usize::MAX, &state.segments).unwrap();
+        found.iter().filter(|lookup| matches!(lookup, index::Lookup::OnDisk { .. })).count()
+    };
+    assert!(on_disk > 40, "{on_disk}");
+    assert_eq!(all(&log), written);
+}
+
+#[test]
+fn a_failed_sync_fails_everything_and_is_reported_once() {
+    let disk = FakeDisk::new();
+    let (sender, receiver) = mpsc::channel();
+    let on_failure: OnFailure = Box::new(move |error| sender.send(error.to_string()).unwrap());
+    let log = Log::open(Arc::new(disk.clone()), &random(1), options(), on_failure).unwrap();
+    append(&log, entries(1, 1..2, 10));
+    disk.fail_after_syncs(0);
+    assert!(wait(|done| log.append(entries(1, 2..3, 10), done).unwrap()).is_err());
+    assert!(receiver.recv().unwrap().contains("injected"));
+    let syncs = disk.syncs();
+    assert!(wait(|done| log.save_vote(Vote { term: 9, member: MemberId(1), committed: false }, done)).is_err());
+    assert_eq!(disk.syncs(), syncs, "nothing is tried again after a failed sync");
+}
+
+#[test]
+fn a_full_disk_fails_the_log_before_it_answers() {
+    let disk = FakeDisk::new();
+    let log = open(&disk, 1).unwrap();
+    append(&log, entries(1, 1..2, 10));
+    disk.set_capacity(u64::from(SEGMENT) * 3 / 2);
+    let mut acknowledged = 1;
+    for index in 2..200 {
+        if wait(|done| log.append(entries(1, index..index + 1, 500), done).unwrap()).is_err() {
+            break;
+        }
+        acknowledged = index;
+    }
+    assert!((10..60).contains(&acknowledged), "{acknowledged}");
+    drop(log);
+    let after = disk.crash(&mut Throws::new(1));
+    let log = open(&after, 2).unwrap();
+    assert!(log.marks().last.unwrap().index >= acknowledged);
+}
+
+/// The last batch torn at every byte: what was acknowledged before stays, the torn one goes whole.
+#[test]
+fn a_torn_last_batch_is_dropped_whole() {
+    let disk = FakeDisk::new();
+    let kept = entries(1, 1..6, 50);
+    let name = segment::file_name(1);
+    let (before, after) = {
+        let log = open(&disk, 1).unwrap();
+        append(&log, kept.clone());
+        let before = disk.content(&name).unwrap();
+        append(&log, entries(1, 6..9, 50));
+        (before, disk.content(&name).unwrap())
+    };
+    let start = before.iter().zip(&after).position(|(a, b)| a != b).unwrap();
+    let end = before.iter().zip(&after).rposition(|(a, b)| a != b).unwrap() + 1;
+    for cut in start..end {
+        for torn in [[&after[..cut], &before[cut..]].concat(), [&before[..cut], &after[cut..]].concat()] {
+            let whole = torn == after;
+            let torn_disk = disk.copy();
+            torn_disk.set_content(&name, torn);
+            let log = open(&torn_disk, 2).unwrap();
+            let expected = if whole { entries(1, 1..9, 50) } else { kept.clone() };
+            assert_eq!(all(&log), expected, "cut at {cut}");
+            // And the log goes on over it.
+            if cut % 16 == 0 {
+                let next = expected.len() as u64 + 1;
+                append(&log, entries(2, next..next + 1, 5));
+                drop(log);
+                let log = open(&torn_disk, 3).unwrap();
+                assert_eq!(log.marks().last, Some(LogId { term: 2, index: next }));
+            }
+        }
+    }
+}
+
+/// A flipped bit anywhere in a batch that others follow is damage, never a shorter log.
+#[test]
+fn damage_before_a_valid_batch_is_refused() {
+    let disk = FakeDisk::new();
+    let name = segment::file_name(1);
+    let end = {
+        let log = open(&disk, 1).unwrap();
+        append(&log, entries(1, 1..6, 50));
+        let end = disk.content(&name).unwrap().iter().rposition(|byte| *byte != 0).unwrap();
+        append(&log, entries(1, 6..7, 50));
+        end
+    };
+    let good = disk.content(&name).unwrap();
+    for position in format::SEGMENT_HEADER_LEN as usize..end {
+        let mut bad = good.clone();
+        bad[position] ^= 1;
+        let bad_disk = disk.copy();
+        bad_disk.set_content(&name, bad);
+        let error = open(&bad_disk, 2).unwrap_err();
+        assert!(matches!(error, OpenError::Damaged { .. }), "byte {position}: {error}");
+    }
+}
+
+#[test]
+fn damage_in_an_older_segment_and_missing_segments_are_refused() {
+    let disk = FakeDisk::new();
+    {
+        let log = open(&disk, 1).unwrap();
+        for index in 1..120 {
+            append(&log, entries(1, index..index + 1, 400));
+        }
+    }
+    let mut names: Vec<_> = disk.list().unwrap();
+    names.sort();
+    assert!(names.len() >= 4, "{names:?}");
+
+    let missing = disk.copy();
+    missing.remove(&names[1]).unwrap();
+    assert!(matches!(open(&missing, 2), Err(OpenError::Gap { .. })));
+
+    let mut content = disk.content(&names[1]).unwrap();
+    content[5000] ^= 1;
+    let flipped = disk.copy();
+    flipped.set_content(&names[1], content);
+    assert!(matches!(open(&flipped, 2), Err(OpenError::Damaged { .. })));
+
+    // The first segment may be gone by a purge; then its successor must have a beginning.
+    let beheaded = disk.copy();
+    beheaded.remove(&names[0]).unwrap();
+    let mut content = disk.content(&names[1]).unwrap();
+    content[format::SEGMENT_HEADER_LEN as usize] ^= 1;
+    beheaded.set_content(&names[1], content);
+    assert!(matches!(open(&beheaded, 2), Err(OpenError::NoBeginning { .. } | OpenError::Damaged { .. })));
+}
+
+#[test]
+fn files_of_another_store_or_a_newer_format_are_refused() {
+    let disk = FakeDisk::new();
+    append(&open(&disk, 1).unwrap(), entries(1, 1..3, 10));
+    let other = Options { store_id: 8, ..options() };
+    let refused = Log::open(Arc::new(disk.clone()), &random(2), other, Box::new(|_| {}));
+    assert!(matches!(refused, Err(OpenError::Foreign { found: 7, expected: 8, .. })));
+
+    let name = segment::file_name(1);
+    let mut content = disk.content(&name).unwrap();
+    content[12] = 99;
+    disk.set_content(&name, content);
+    let error = open(&disk, 2).unwrap_err();
+    assert!(error.to_string().contains("run a newer release"), "{error}");
+}
+
+/// What the log must hold, kept by rules simple enough to be right.
+#[derive(Clone, Debug, Default)]
+struct Model {
+    entries: BTreeMap<u64, Entry>,
+    vote: Option<Vote>,
+    purged: Option<LogId>,
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Append { count: u8, size: u16 },
+    Vote,
+    Truncate { back: u8 },
+    Purge { keep: u8 },
+    Reopen,
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    prop_oneof![
+        8 => (1..8_u8, 0..1500_u16).prop_map(|(count, size)| Step::Append { count, size }),
+        1 => Just(Step::Vote),
+        2 => (0..6_u8).prop_map(|back| Step::Truncate { back }),
+        2 => (0..12_u8).prop_map(|keep| Step::Purge { keep }),
+        1 => Just(Step::Reopen),
+    ]
+}
+
+impl Model {
+    fn next(&self) -> u64 {
+        self.entries.keys().next_back().copied().or(self.purged.map(|id| id.index)).map_or(1, |last| last + 1)
+    }
+
+    /// Does the step to the model and returns the operation for the log.
+    fn step(&mut self, step: &Step, term: u64) -> Option<Operation> {
+        match *step {
+            Step::Append { count, size } => {
+                let first = self.next();
+                let new = entries(term, first..first + u64::from(count), usize::from(size));
+                self.entries.extend(new.iter().map(|entry| (entry.id.index, entry.clone())));
+                Some(Operation::Append(new))
+            }
+            Step::Vote => {
+                let vote = Vote { term, member: MemberId(term), committed: term % 2 == 0 };
+                self.vote = Some(vote);
+                Some(Operation::Vote(vote))
+            }
+            Step::Truncate { back } => {
+                let first = self.next().saturating_sub(u64::from(back)).max(self.purged.map_or(1, |id| id.index + 1));
+                self.entries.retain(|index, _| *index < first);
+                Some(Operation::Truncate(first))
+            }
+            Step::Purge { keep } => {
+                let last = self.next().checked_sub(1 + u64::from(keep))?;
+                let id = self.entries.get(&last)?.id;
+                self.entries.retain(|index, _| *index > last);
+                self.purged = Some(id);
+                Some(Operation::Purge(id))
+            }
+            Step::Reopen => None,
+        }
+    }
+
+    fn matches(&self, log: &Log) -> bool {
+        let marks = log.marks();
+        marks.vote == self.vote && marks.purged == self.purged && all(log).iter().eq(self.entries.values())
+    }
+}
+
+fn submit(log: &Log, operation: Operation, done: Completion) {
+    match operation {
+        Operation::Append(entries) => log.append(entries, done).unwrap(),
+        Operation::Vote(vote) => log.save_vote(vote, done),
+        Operation::Truncate(first) => log.truncate(first, done),
+        Operation::Purge(last) => log.purge(last, done),
+        Operation::Flush => log.flush(done),
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 48, failure_persistence: None, ..ProptestConfig::default() })]
+
+    #[test]
+    fn equals_the_model_after_each_reopening(steps in prop::collection::vec(step(), 1..60), seed: u64) {
+        let disk = FakeDisk::new();
+        let mut model = Model::default();
+        let mut log = open(&disk, seed).unwrap();
+        for (term, step) in steps.iter().enumerate() {
+            match model.step(step, term as u64 + 1) {
+                Some(operation) => wait(|done| submit(&log, operation, done)).unwrap(),
+                None => {
+                    drop(log);
+                    log = open(&disk, seed ^ term as u64).unwrap();
+                }
+            }
+            prop_assert!(model.matches(&log), "after {:?}", step);
+        }
+        drop(log);
+        prop_assert!(model.matches(&open(&disk, seed).unwrap()));
+    }
+
+    /// Power is cut while operations are under way; the log must equal the model after some operation that is no earlier than the last
+    /// acknowledged one.
+    #[test]
+    fn a_power_cut_loses_nothing_acknowledged(steps in prop::collection::vec(step(), 2..40), cut in 0..1000_usize, seed: u64) {
+        let mut throws = Throws::new(seed);
+        let disk = FakeDisk::new();
+        let mut models = vec![Model::default()];
+        let acknowledged = Arc::new(Mutex::new(0));
+        let log = open(&disk, seed).unwrap();
+        let cut = cut % steps.len();
+        let mut image = None;
+        for (number, step) in steps.iter().enumerate() {
+            let mut model = models.last().unwrap().clone();
+            if let Some(operation) = model.step(step, number as u64 + 1) {
+                models.push(model);
+                let serial = models.len() - 1;
+                let acknowledged = Arc::clone(&acknowledged);
+                let done: Completion = Box::new(move |result| {
+                    result.unwrap();
+                    *acknowledged.lock().unwrap() = serial;
+                });
+                submit(&log, operation, done);
+                // Some are waited for, some overlap with what follows.
+                if throws.below(3) == 0 {
+                    wait(|done| log.flush(done)).unwrap();
+                }
+            }
+            if number == cut {
+                let least = *acknowledged.lock().unwrap();
+                image = Some((least, disk.crash(&mut throws)));
+            }
+        }
+        let (least, image) = image.unwrap();
+        let recovered = open(&image, seed ^ 1).unwrap();
+        let found = models.iter().rposition(|model| model.matches(&recovered));
+        // An operation may be split over batches, or survive without its answer; never less than was acknowledged.
+        let marks = recovered.marks();
+        let survivors = all(&recovered);
+        let whole = found.is_some_and(|found| found >= least);
+        let part = models[least..].windows(2).any(|pair| {
+            let after: Vec<_> = pair[1].entries.values().cloned().collect();
+            after.starts_with(&survivors) && survivors.len() >= pair[0].entries.len() && marks.purged == pair[1].purged
+        });
+        prop_assert!(whole || part, "{marks:?} is none of the {} states from {least} on", models.len());
+        // A second recovery finds the same, and the log goes on.
+        drop(recovered);
+        let again = open(&image, seed ^ 2).unwrap();
+        prop_assert_eq!(again.marks(), marks);
+        let next = marks.last.map_or(1, |id| id.index + 1);
+        append(&again, entries(1000, next..next + 3, 100));
+        drop(again);
+        prop_assert_eq!(open(&image, seed ^ 3).unwrap().marks().last, Some(LogId { term: 1000, index: next + 2 }));
+    }
+}

@@ -17,6 +17,8 @@ use crate::random::Random;
 
 /// A batch is closed at this size: beyond it the disk's bandwidth, not the `fdatasync`, is what one waits for.
 const BATCH_TARGET: usize = 1 << 20;
+/// Nor may it fill a segment: an entry of up to a quarter of one may still be added.
+const SEGMENT_PARTS: usize = 4;
 
 /// Where recovery found the end of the log.
 #[derive(Debug)]
@@ -173,12 +175,13 @@ impl Writer {
     }
 
     fn write(&mut self, requests: impl Iterator<Item = Request>) -> io::Result<()> {
+        let target = BATCH_TARGET.min(self.options.segment_size as usize / SEGMENT_PARTS);
         self.encoder.clear();
         for Request { operation, done } in requests {
             match operation {
                 Operation::Append(entries) => {
                     for entry in &entries {
-                        if self.encoder.len() > BATCH_TARGET {
+                        if self.encoder.len() > target {
                             self.commit()?;
                         }
                         let (offset, len) = self.encoder.entry(entry);

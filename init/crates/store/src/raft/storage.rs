@@ -40,10 +40,7 @@ impl RaftLogStorage<TypeConfig> for LogStorage {
 
     async fn get_log_state(&mut self) -> io::Result<LogState<TypeConfig>> {
         let marks = self.log.marks();
-        Ok(LogState {
-            last_purged_log_id: marks.purged.map(from_log_id),
-            last_log_id: marks.last.map(from_log_id),
-        })
+        Ok(LogState { last_purged_log_id: marks.purged.map(from_log_id), last_log_id: marks.last.map(from_log_id) })
     }
 
     async fn get_log_reader(&mut self) -> Self {

@@ -1,0 +1,158 @@
+use std::time::Duration;
+
+use super::*;
+
+fn words(arguments: &[&str], environment: &[(&str, &str)]) -> Result<Words, WordsError> {
+    let arguments = arguments.iter().map(|argument| (*argument).to_owned());
+    let environment = environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+    Words::read(arguments, environment)
+}
+
+fn settings(arguments: &[&str]) -> Result<Settings, SettingsError> {
+    Settings::new(&words(arguments, &[]).unwrap())
+}
+
+fn tcp(tls: bool, host: &str, port: u16) -> Endpoint {
+    Endpoint { tls, address: Address::Tcp { host: host.to_owned(), port } }
+}
+
+#[test]
+fn nothing_said_gives_etcds_defaults() {
+    let settings = settings(&[]).unwrap();
+    assert_eq!(settings.name, "default");
+    assert_eq!(settings.listen_client, [tcp(false, "localhost", 2379)]);
+    assert_eq!(settings.advertise_client_urls, ["http://localhost:2379"]);
+    assert_eq!(settings.quota_bytes, 2 << 30);
+    assert_eq!(settings.max_request_bytes, 1_572_864);
+    assert_eq!(settings.max_txn_ops, 128);
+    assert_eq!(settings.heartbeat_interval, Duration::from_millis(100));
+    assert_eq!(settings.election_timeout, Duration::from_secs(1));
+    assert_eq!(settings.auto_compaction, AutoCompaction::Off);
+    assert_eq!(settings.log_level, tracing::Level::INFO);
+}
+
+#[test]
+fn a_flag_beats_the_environment_in_any_of_gos_forms() {
+    let environment = [("ETCD_NAME", "from-environment"), ("ETCD_DATA_DIR", "/e"), ("ETCD_UNSUPPORTED_ARCH", "arm")];
+    let words = words(&["--name=a", "-max-txn-ops", "7", "--client-cert-auth=false"], &environment).unwrap();
+    let settings = Settings::new(&words).unwrap();
+    assert_eq!(settings.name, "a");
+    assert_eq!(settings.max_txn_ops, 7);
+    assert_eq!(settings.data_dir, std::path::Path::new("/e"));
+}
+
+#[test]
+fn an_unknown_flag_is_refused_with_its_nearest_neighbour() {
+    let error = words(&["--data-dri=/x"], &[]).unwrap_err();
+    assert_eq!(error.to_string(), "--data-dri=/x: this is no flag of keelson-store; did you mean --data-dir?");
+    assert!(words(&["--frobnicate"], &[]).unwrap_err().to_string().ends_with("no flag of keelson-store"));
+    assert!(matches!(words(&["serve"], &[]), Err(WordsError::NoFlag { .. })));
+    assert!(matches!(words(&["--name"], &[]), Err(WordsError::NoValue { name: "name" })));
+}
+
+#[test]
+fn flags_of_etcds_engine_are_taken_and_told() {
+    let words = words(&["--snapshot-count=10", "--name=a"], &[]).unwrap();
+    assert_eq!(words.ignored().collect::<Vec<_>>(), ["--snapshot-count"]);
+}
+
+#[test]
+fn a_configuration_file_is_the_only_source() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("config.json");
+    let content = r#"{
+        "name": "from-file", "data-dir": "/state/store",
+        "listen-client-urls": "https://127.0.0.1:2379", "advertise-client-urls": "https://127.0.0.1:2379",
+        "quota-backend-bytes": 4294967296, "listen-metrics-urls": "http://127.0.0.1:2381",
+        "client-transport-security": {
+            "cert-file": "/c.crt", "key-file": "/c.key", "client-cert-auth": true, "trusted-ca-file": "/ca.crt"
+        },
+        "peer-transport-security": { "cert-file": "/p.crt", "key-file": "/p.key" }
+    }"#;
+    std::fs::write(&path, content).unwrap();
+    let argument = format!("--config-file={}", path.display());
+    let words = words(&[&argument, "--name=ignored"], &[("ETCD_NAME", "ignored")]).unwrap();
+    let settings = Settings::new(&words).unwrap();
+    assert_eq!(settings.name, "from-file");
+    assert_eq!(settings.listen_client, [tcp(true, "127.0.0.1", 2379)]);
+    assert_eq!(settings.listen_metrics, [tcp(false, "127.0.0.1", 2381)]);
+    assert_eq!(settings.quota_bytes, 4 << 30);
+    let tls = settings.client_tls.unwrap();
+    assert!(tls.client_cert_auth);
+    assert_eq!(tls.trusted_ca.unwrap(), std::path::Path::new("/ca.crt"));
+    assert_eq!(settings.peer_tls.unwrap().cert, std::path::Path::new("/p.crt"));
+}
+
+#[test]
+fn a_configuration_file_may_be_yaml_and_its_errors_name_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("etcd.conf.yml");
+    let argument = format!("--config-file={}", path.display());
+    std::fs::write(&path, "name: 'yaml'\nsnapshot-count: 5\nclient-transport-security:\n").unwrap();
+    assert_eq!(Settings::new(&words(&[&argument], &[]).unwrap()).unwrap().name, "yaml");
+    for (content, expected) in [
+        ("nmae: x\n", "did you mean --name?"),
+        ("peer-transport-security: { cert: x }\n", "peer-transport-security has no key cert"),
+        ("name: [a]\n", "name takes one value"),
+        ("name: {\n", "etcd.conf.yml"),
+    ] {
+        std::fs::write(&path, content).unwrap();
+        let error = words(&[&argument], &[]).unwrap_err().to_string();
+        assert!(error.contains(expected) && error.contains("etcd.conf.yml"), "{error}");
+    }
+    let error = words(&["--config-file=/nowhere/x"], &[]).unwrap_err();
+    assert!(matches!(error, WordsError::Read { .. }));
+}
+
+#[test]
+fn values_that_mean_nothing_are_refused_with_their_source() {
+    for (arguments, expected) in [
+        (&["--max-txn-ops=many"][..], "--max-txn-ops: \"many\" is no whole number"),
+        (&["--max-request-bytes=99999999"], "--max-request-bytes"),
+        (&["--client-cert-auth=perhaps"], "truth value"),
+        (&["--listen-client-urls=localhost:1", "--advertise-client-urls=x"], "is no URL"),
+        (&["--listen-client-urls=http://localhost:1"], "--advertise-client-urls"),
+        (&["--listen-client-urls=https://a:1", "--advertise-client-urls=x"], "--cert-file is not given"),
+        (&["--cert-file=a"], "--cert-file needs --key-file"),
+        (&["--cert-file=a", "--key-file=b", "--client-cert-auth"], "--client-cert-auth needs --trusted-ca-file"),
+        (&["--heartbeat-interval=500"], "--election-timeout"),
+        (&["--auto-compaction-retention=soon"], "auto-compaction-retention"),
+        (&["--initial-cluster=a=http://x:1,b=http://y:1", "--name=a"], "names 2 members"),
+        (&["--initial-cluster=b=http://y:1", "--name=a"], "does not name this member, a"),
+        (&["--initial-cluster-state=existing"], "cannot join"),
+        (&["--log-level=loud"], "log level"),
+    ] {
+        let error = settings(arguments).unwrap_err().to_string();
+        assert!(error.contains(expected), "{arguments:?}: {error}");
+    }
+}
+
+#[test]
+fn urls_and_durations_are_read_as_etcd_reads_them() {
+    let urls = "http://[::1]:2379,unix:///run/x.sock,http://h:1/";
+    let settings = settings(&[&format!("--listen-metrics-urls={urls}"), "--watch-progress-notify-interval=1m30.5s"]);
+    let settings = settings.unwrap();
+    let socket = Endpoint { tls: false, address: Address::Unix("/run/x.sock".into()) };
+    assert_eq!(settings.listen_metrics, [tcp(false, "::1", 2379), socket, tcp(false, "h", 1)]);
+    assert_eq!(settings.watch_progress_notify_interval, Duration::from_millis(90_500));
+}
+
+#[test]
+fn compaction_is_by_time_or_by_revisions() {
+    for (mode, retention, expected) in [
+        ("periodic", "0", AutoCompaction::Off),
+        ("periodic", "2", AutoCompaction::Periodic(Duration::from_secs(7200))),
+        ("periodic", "5m", AutoCompaction::Periodic(Duration::from_secs(300))),
+        ("revision", "1000", AutoCompaction::Revisions(1000)),
+    ] {
+        let mode = format!("--auto-compaction-mode={mode}");
+        let retention = format!("--auto-compaction-retention={retention}");
+        assert_eq!(settings(&[&mode, &retention]).unwrap().auto_compaction, expected);
+    }
+}
+
+#[test]
+fn help_names_every_flag() {
+    let help = help();
+    assert!(FLAGS.iter().all(|flag| help.contains(&format!("--{}", flag.name))));
+}
