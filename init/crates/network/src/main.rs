@@ -1,4 +1,24 @@
-//! Links, addresses, DHCP, time: everything the node does to get on the network.
+//! keelson-network: brings the node onto its network and keeps it there.
 #![forbid(unsafe_code)]
 
-fn main() {}
+use std::process::ExitCode;
+
+use keelson_network::daemon::{self, Paths};
+use keelson_network::say::{failed, say};
+
+fn main() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            say(format_args!("cannot start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(daemon::run(Paths::default())) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            failed(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
