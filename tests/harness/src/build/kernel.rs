@@ -70,6 +70,8 @@ fn compile(work: &Path, source: &Path, config: &str, step: &mut Step<'_>) -> Res
     fs::write(&answers, config).at("write", &answers)?;
     let objects = work.join("objects");
     fs::create_dir_all(&objects).at("make", &objects)?;
+    let epoch = format!("--date=@{SOURCE_DATE_EPOCH}");
+    let date = step.output(Command::new("date").args(["--utc", &epoch]).env("LC_ALL", "C"))?;
     let make = |target: &str| {
         let mut make = Command::new("make");
         make.arg("--directory").arg(source).arg(format!("O={}", objects.display())).arg(target);
@@ -77,7 +79,7 @@ fn compile(work: &Path, source: &Path, config: &str, step: &mut Step<'_>) -> Res
         make.env("KBUILD_BUILD_USER", "keelson")
             .env("KBUILD_BUILD_HOST", "keelson")
             .env("KBUILD_BUILD_VERSION", "1")
-            .env("KBUILD_BUILD_TIMESTAMP", format!("@{SOURCE_DATE_EPOCH}"))
+            .env("KBUILD_BUILD_TIMESTAMP", date.trim())
             .env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH.to_string())
             .env("KCONFIG_ALLCONFIG", &answers)
             .env("LC_ALL", "C");
