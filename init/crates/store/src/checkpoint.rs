@@ -242,7 +242,7 @@ impl Checkpoint {
                 used += row_bytes(&row.key, &value);
             }
         }
-        self.finish(transaction, applied, used)?;
+        finish(transaction, applied, used)?;
         Ok(used)
     }
 
@@ -268,23 +268,23 @@ impl Checkpoint {
             used += row_bytes(&row.key, &value);
             table.insert(row.key.as_ref(), value.as_slice()).map_err(CheckpointError::database("replace"))?;
         }
-        self.finish(transaction, applied, used)?;
+        finish(transaction, applied, used)?;
         Ok(used)
-    }
-
-    fn finish(&self, transaction: redb::WriteTransaction, applied: &Applied, used: u64) -> Result<(), CheckpointError> {
-        {
-            let mut meta = transaction.open_table(META).map_err(CheckpointError::database("write"))?;
-            let encoded = encode_applied(applied, used);
-            meta.insert(KEY_APPLIED, encoded.as_slice()).map_err(CheckpointError::database("write"))?;
-        }
-        transaction.commit().map_err(CheckpointError::database("commit"))
     }
 
     /// Size of the file.
     pub fn file_bytes(&self) -> u64 {
         self.size.get()
     }
+}
+
+fn finish(transaction: redb::WriteTransaction, applied: &Applied, used: u64) -> Result<(), CheckpointError> {
+    {
+        let mut meta = transaction.open_table(META).map_err(CheckpointError::database("write"))?;
+        let encoded = encode_applied(applied, used);
+        meta.insert(KEY_APPLIED, encoded.as_slice()).map_err(CheckpointError::database("write"))?;
+    }
+    transaction.commit().map_err(CheckpointError::database("commit"))
 }
 
 /// What a row counts for in the bytes in use.

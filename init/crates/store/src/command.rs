@@ -105,10 +105,9 @@ impl Command {
     }
 
     /// Decodes what [`Command::encode`] wrote; keys and values stay slices of `encoded`.
-    pub fn decode(encoded: Bytes) -> Result<Self, DecodeError> {
-        let (&version, &kind) = match (encoded.first(), encoded.get(1)) {
-            (Some(version), Some(kind)) => (version, kind),
-            _ => return Err(DecodeError::Short(encoded.len())),
+    pub fn decode(encoded: &Bytes) -> Result<Self, DecodeError> {
+        let Some(&[version, kind]) = encoded.first_chunk() else {
+            return Err(DecodeError::Short(encoded.len()));
         };
         if version != ENCODING_VERSION {
             return Err(DecodeError::Version(version));

@@ -5,6 +5,8 @@
 //! (`ETCD_` and the flag's name in capitals, with underscores). A flag we do not know is an error, never ignored. Those that mean something in
 //! etcd's engine and nothing in this one are taken with a warning.
 
+use std::fmt::Write as _;
+
 mod file;
 mod settings;
 mod words;
@@ -96,7 +98,8 @@ fn find(name: &str) -> Option<&'static Flag> {
 pub fn help() -> String {
     let mut text = "Usage: keelson-store [--FLAG=VALUE]…\n\nA Raft key-value store that speaks etcd v3.\n\n".to_owned();
     for flag in FLAGS {
-        text.push_str(&format!("  --{:<34}{}\n", flag.name, flag.help));
+        // Writing to a string does not fail.
+        _ = writeln!(text, "  --{:<34}{}", flag.name, flag.help);
     }
     text.push_str("\nEach flag may also be given in the environment, --data-dir as ETCD_DATA_DIR and so on.\n");
     text

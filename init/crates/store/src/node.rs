@@ -42,7 +42,7 @@ const BACKLOG_BYTES: usize = 64 << 20;
 /// How long a stop may wait for its checkpoint: the log has everything anyway.
 const STOP_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How long the first election and the replay behind it may take before the start is given up.
-const RECOVERY_TIMEOUT: Duration = Duration::from_secs(120);
+const RECOVERY_TIMEOUT: Duration = Duration::from_mins(2);
 
 /// What a node is told.
 #[derive(Clone, Debug)]
@@ -62,10 +62,7 @@ impl Config {
         let log = crate::log::Options::default();
         Self {
             member,
-            timing: Timing {
-                heartbeat_interval: Duration::from_millis(100),
-                election_timeout: Duration::from_millis(1000),
-            },
+            timing: Timing { heartbeat_interval: Duration::from_millis(100), election_timeout: Duration::from_secs(1) },
             quota_bytes: space::DEFAULT_QUOTA_BYTES,
             checkpoints: CheckpointPolicy::default(),
             log_segment_size: log.segment_size,
@@ -272,12 +269,11 @@ impl<S: Replicated> Node<S> {
         let deadline = tokio::time::Instant::now() + self.request_timeout;
         let waiter = self.enqueue(command, deadline).await?;
         match tokio::time::timeout_at(deadline, waiter).await {
-            Err(_) => Err(ProposeError::Timeout),
-            Ok(Err(_)) => Err(ProposeError::Stopped),
             Ok(Ok(Ok(written))) => Ok(written.data),
             Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Err(ProposeError::NoLeader),
-            // Another leader may have committed it, or not.
-            Ok(Ok(Err(_))) => Err(ProposeError::Timeout),
+            // In the second case another leader may have committed it, or not.
+            Err(_) | Ok(Ok(Err(_))) => Err(ProposeError::Timeout),
+            Ok(Err(_)) => Err(ProposeError::Stopped),
         }
     }
 

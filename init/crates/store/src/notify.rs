@@ -1,4 +1,4 @@
-//! Telling the supervisor that this process is ready: sd_notify(3), without its library.
+//! Telling the supervisor that this process is ready: `sd_notify(3)`, without its library.
 
 use std::io;
 use std::os::linux::net::SocketAddrExt;

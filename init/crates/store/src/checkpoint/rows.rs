@@ -36,8 +36,10 @@ pub struct Rows {
     applied: Applied,
     transaction: ReadTransaction,
     tables: std::slice::Iter<'static, Table>,
-    current: Option<(Table, redb::Range<'static, &'static [u8], &'static [u8]>)>,
+    current: Option<(Table, TableRows)>,
 }
+
+type TableRows = redb::Range<'static, &'static [u8], &'static [u8]>;
 
 impl std::fmt::Debug for Rows {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -60,11 +62,11 @@ impl Rows {
 
     fn advance(&mut self) -> Result<Option<Row>, CheckpointError> {
         loop {
-            if let Some((table, range)) = &mut self.current {
-                if let Some(row) = range.next() {
-                    let (key, value) = row.map_err(CheckpointError::database("read"))?;
-                    return decode(*table, key.value(), value.value()).map(Some);
-                }
+            if let Some((table, range)) = &mut self.current
+                && let Some(row) = range.next()
+            {
+                let (key, value) = row.map_err(CheckpointError::database("read"))?;
+                return decode(*table, key.value(), value.value()).map(Some);
             }
             let Some(&table) = self.tables.next() else { return Ok(None) };
             self.current = match self.transaction.open_table(table_definition(table)) {

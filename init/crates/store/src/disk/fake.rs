@@ -20,7 +20,7 @@ impl Throws {
         Self(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1)
     }
 
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 ^= self.0 >> 12;
         self.0 ^= self.0 << 25;
         self.0 ^= self.0 >> 27;
@@ -28,7 +28,7 @@ impl Throws {
     }
 
     pub fn below(&mut self, bound: u64) -> u64 {
-        self.next() % bound.max(1)
+        self.draw() % bound.max(1)
     }
 }
 
@@ -88,6 +88,7 @@ impl FakeDisk {
     }
 
     /// What is on the disk after power was cut at this moment, as a disk of its own.
+    #[must_use]
     pub fn crash(&self, throws: &mut Throws) -> Self {
         let inner = self.lock();
         let mut files = BTreeMap::new();
@@ -99,7 +100,7 @@ impl FakeDisk {
             files.insert(*number, Content { now: after.clone(), durable: after, unsynced: Vec::new() });
         }
         let mut names = inner.durable_names.clone();
-        let survive = throws.below(inner.changes.len() as u64 + 1) as usize;
+        let survive = size(throws.below(inner.changes.len() as u64 + 1));
         for change in &inner.changes[..survive] {
             apply(&mut names, change);
         }
@@ -113,6 +114,7 @@ impl FakeDisk {
     }
 
     /// What a process that was killed leaves: everything, synced or not.
+    #[must_use]
     pub fn copy(&self) -> Self {
         let inner = self.lock();
         let files = inner.files.iter().map(|(number, content)| (*number, content.clone())).collect();
@@ -150,6 +152,10 @@ impl FakeDisk {
         let file = inner.names[name];
         inner.files.insert(file, Content { durable: content.clone(), now: content, unsynced: Vec::new() });
     }
+}
+
+fn size(len: u64) -> usize {
+    usize::try_from(len).unwrap()
 }
 
 fn persist_some(durable: &mut Vec<u8>, offset: usize, data: &[u8], throws: &mut Throws) {
@@ -268,9 +274,9 @@ impl DiskFile for FakeFile {
             let now = inner.files[&number].now.len() as u64;
             inner.reserve(len.saturating_sub(now))?;
             let content = inner.files.get_mut(&number).unwrap();
-            content.now.resize(len as usize, 0);
+            content.now.resize(size(len), 0);
             if len < now {
-                content.durable.truncate(len as usize);
+                content.durable.truncate(size(len));
                 content.unsynced.clear();
             }
             Ok(())
@@ -283,7 +289,7 @@ impl DiskFile for FakeFile {
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.with(|inner, number| {
-            let start = offset as usize;
+            let start = size(offset);
             let data = inner.files[&number].now.get(start..start + buffer.len());
             buffer.copy_from_slice(data.ok_or(io::ErrorKind::UnexpectedEof)?);
             Ok(())
@@ -292,7 +298,7 @@ impl DiskFile for FakeFile {
 
     fn write_at(&self, offset: u64, data: &[u8]) -> io::Result<()> {
         self.with(|inner, number| {
-            let start = offset as usize;
+            let start = size(offset);
             let end = start + data.len();
             let grown = end.saturating_sub(inner.files[&number].now.len());
             inner.reserve(grown as u64)?;

@@ -129,8 +129,7 @@ impl Settings {
             heartbeat_interval: take.millis("heartbeat-interval", 100)?,
             election_timeout: take.millis("election-timeout", 1000)?,
             auto_compaction: take.auto_compaction()?,
-            watch_progress_notify_interval: take
-                .duration("watch-progress-notify-interval", Duration::from_secs(600))?,
+            watch_progress_notify_interval: take.duration("watch-progress-notify-interval", Duration::from_mins(10))?,
             log_level: take.log_level()?,
             name,
         };

@@ -141,8 +141,8 @@ fn urls_and_durations_are_read_as_etcd_reads_them() {
 fn compaction_is_by_time_or_by_revisions() {
     for (mode, retention, expected) in [
         ("periodic", "0", AutoCompaction::Off),
-        ("periodic", "2", AutoCompaction::Periodic(Duration::from_secs(7200))),
-        ("periodic", "5m", AutoCompaction::Periodic(Duration::from_secs(300))),
+        ("periodic", "2", AutoCompaction::Periodic(Duration::from_hours(2))),
+        ("periodic", "5m", AutoCompaction::Periodic(Duration::from_mins(5))),
         ("revision", "1000", AutoCompaction::Revisions(1000)),
     ] {
         let mode = format!("--auto-compaction-mode={mode}");

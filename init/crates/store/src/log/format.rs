@@ -334,7 +334,7 @@ pub fn entry(data: &Bytes) -> Result<(Record, usize), RecordError> {
     let body = data.slice(ENTRY_HEADER_LEN..end);
     let payload = match payload_kind {
         PAYLOAD_BLANK => Payload::Blank,
-        PAYLOAD_COMMAND => Payload::Command(Arc::new(Command::decode(body).map_err(RecordError::Command)?)),
+        PAYLOAD_COMMAND => Payload::Command(Arc::new(Command::decode(&body).map_err(RecordError::Command)?)),
         PAYLOAD_MEMBERSHIP => Payload::Membership(Arc::new(Membership::decode(body).map_err(RecordError::Membership)?)),
         unknown => return Err(RecordError::PayloadKind(unknown)),
     };

@@ -95,10 +95,10 @@ pub(super) fn recover(disk: &dyn Disk, options: Options) -> Result<Recovered, Op
     while let Some(number) = later.next() {
         let loaded = load(disk, number, options)?;
         replay.segment(&loaded)?;
-        if let Some(&next) = later.peek() {
-            if next != number + 1 {
-                return Err(OpenError::Gap { missing: number + 1, name: segment::file_name(next) });
-            }
+        if let Some(&next) = later.peek()
+            && next != number + 1
+        {
+            return Err(OpenError::Gap { missing: number + 1, name: segment::file_name(next) });
         }
     }
     replay.finish()

@@ -128,7 +128,7 @@ impl Factory {
     }
 
     /// Gives up a purged segment. A reader may still hold the file; then it is unlinked and not used again.
-    pub(super) fn dispose(&mut self, segment: Segment) -> io::Result<()> {
+    pub(super) fn dispose(&mut self, segment: &Segment) -> io::Result<()> {
         let name = file_name(segment.header.number);
         let unused = Arc::strong_count(&segment.file) == 1;
         if unused && self.spares.len() < SPARE_FILES {

@@ -18,7 +18,7 @@ struct Seeded(Mutex<Throws>);
 
 impl Random for Seeded {
     fn next_u64(&self) -> u64 {
-        self.0.lock().unwrap().next()
+        self.0.lock().unwrap().draw()
     }
 }
 
@@ -241,7 +241,7 @@ fn a_torn_last_batch_is_dropped_whole() {
             let expected = if whole { entries(1, 1..9, 50) } else { kept.clone() };
             assert_eq!(all(&log), expected, "cut at {cut}");
             // And the log goes on over it.
-            if cut % 16 == 0 {
+            if cut.is_multiple_of(16) {
                 let next = expected.len() as u64 + 1;
                 append(&log, entries(2, next..next + 1, 5));
                 drop(log);
@@ -365,7 +365,7 @@ impl Model {
                 Some(Operation::Append(new))
             }
             Step::Vote => {
-                let vote = Vote { term, member: MemberId(term), committed: term % 2 == 0 };
+                let vote = Vote { term, member: MemberId(term), committed: term.is_multiple_of(2) };
                 self.vote = Some(vote);
                 Some(Operation::Vote(vote))
             }
@@ -410,12 +410,11 @@ proptest! {
         let mut model = Model::default();
         let mut log = open(&disk, seed).unwrap();
         for (term, step) in steps.iter().enumerate() {
-            match model.step(step, term as u64 + 1) {
-                Some(operation) => wait(|done| submit(&log, operation, done)).unwrap(),
-                None => {
-                    drop(log);
-                    log = open(&disk, seed ^ term as u64).unwrap();
-                }
+            if let Some(operation) = model.step(step, term as u64 + 1) {
+                wait(|done| submit(&log, operation, done)).unwrap();
+            } else {
+                drop(log);
+                log = open(&disk, seed ^ term as u64).unwrap();
             }
             prop_assert!(model.matches(&log), "after {:?}", step);
         }

@@ -102,7 +102,7 @@ fn keep_files(mut factory: Factory, jobs: &Receiver<FileJob>, ready: &Sender<io:
     for job in jobs {
         let result = match job {
             FileJob::Make(header) => factory.make(header),
-            FileJob::Dispose(segments) => match segments.into_iter().try_for_each(|segment| factory.dispose(segment)) {
+            FileJob::Dispose(segments) => match segments.iter().try_for_each(|segment| factory.dispose(segment)) {
                 Ok(()) => continue,
                 Err(error) => Err(error),
             },

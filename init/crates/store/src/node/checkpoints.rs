@@ -26,7 +26,7 @@ impl Default for Policy {
     fn default() -> Self {
         Self {
             every_bytes: 16 << 20,
-            every: Duration::from_secs(300),
+            every: Duration::from_mins(5),
             keep_bytes: 16 << 20,
             poll: Duration::from_secs(1),
         }

@@ -15,7 +15,7 @@ fn config() -> Config {
     Config {
         checkpoints: CheckpointPolicy {
             every_bytes: 8 << 10,
-            every: Duration::from_secs(3600),
+            every: Duration::from_hours(1),
             keep_bytes: 4 << 10,
             poll: Duration::from_millis(5),
         },
@@ -114,7 +114,7 @@ async fn a_power_cut_under_load_loses_no_acknowledged_write() {
                             if put(&node, key, &format!("{value:<100}")).await.is_err() {
                                 return;
                             }
-                            answers[key as usize].store(value, Ordering::SeqCst);
+                            answers[usize::try_from(key).unwrap()].store(value, Ordering::SeqCst);
                         }
                     })
                 })

@@ -38,7 +38,7 @@ async fn passes_openrafts_storage_suite() {
 fn etcds_default_times_are_valid_for_consensus() {
     let timing = Timing {
         heartbeat_interval: std::time::Duration::from_millis(100),
-        election_timeout: std::time::Duration::from_millis(1000),
+        election_timeout: std::time::Duration::from_secs(1),
     };
     let config = config(timing).unwrap();
     assert_eq!(config.enable_leader_restore, Some(false));
