@@ -21,7 +21,7 @@ const PENDING_BYTES: usize = 8 * 1024;
 /// kernel.printk (proc(5)): what is graver than a warning goes to the console, the rest is as by default.
 const KERNEL_LEVELS: &str = "4 4 1 7";
 
-/// The longest line; what exceeds it is cut. /dev/kmsg takes 992 bytes with its prefix (LOG_LINE_MAX).
+/// The longest line; what exceeds it is cut. /dev/kmsg takes 992 bytes with its prefix (`LOG_LINE_MAX`).
 const LINE_BYTES: usize = 900;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -10,9 +10,7 @@ use std::time::Duration;
 
 use keelson_job::{BootEnd, Request};
 use keelson_sys::mount::{self, MountFlags, UnmountFlags};
-use keelson_sys::{clock, power};
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use keelson_sys::{clock, power, process};
 
 use crate::boot::job;
 use crate::boot::{Action, Boot, Verdict};
@@ -75,12 +73,7 @@ fn milliseconds(duration: Duration) -> u64 {
 
 /// Services are in their cgroups and gone; this is for whatever escaped.
 fn kill_everything(console: &mut Console) {
-    // ESRCH: there is nobody else.
-    if kill(Pid::from_raw(-1), Signal::SIGKILL).is_err() {
-        return;
-    }
-    let left = signals::reap_until_alone(KILL_LIMIT);
-    if left {
+    if process::kill_everything() && signals::reap_until_alone(KILL_LIMIT) {
         console.warn(SUBJECT, "some processes did not end; they wait for a device");
     }
 }

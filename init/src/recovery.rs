@@ -13,15 +13,14 @@ use std::thread;
 use std::time::Duration;
 
 use keelson_sys::power::{self, End};
-use nix::sys::signal::Signal;
 
 use crate::console::Console;
-use crate::signals::Signals;
+use crate::signals::{self, Request};
 
 /// How long the last sync may take.
 const SYNC_LIMIT: Duration = Duration::from_secs(10);
 /// How often a holding machine says why it holds.
-const REMINDER_INTERVAL: Duration = Duration::from_secs(60);
+const REMINDER_INTERVAL: Duration = Duration::from_mins(1);
 /// The name under which recovery speaks.
 const SUBJECT: &str = "recovery";
 
@@ -85,16 +84,15 @@ pub(crate) fn recover(console: &mut Console, failure: &Failure) -> ! {
     }
     report(console, failure);
     sync_bounded(console);
-    let signals = Signals::open();
     match patience(failure.rule, kernel_panic_seconds()) {
         Some(delay) => {
             console.error(SUBJECT, format_args!("rebooting in {} s", delay.as_secs()));
-            wait_for_person(&signals, delay);
+            wait_for_person(delay);
             power::end(End::Reboot);
             // Only a kernel that cannot reboot comes here: hold.
-            hold(console, failure, &signals)
+            hold(console, failure)
         }
-        None => hold(console, failure, &signals),
+        None => hold(console, failure),
     }
 }
 
@@ -102,23 +100,21 @@ fn report(console: &mut Console, failure: &Failure) {
     console.error(failure.phase, chain(&*failure.error));
 }
 
-fn hold(console: &mut Console, failure: &Failure, signals: &Signals) -> ! {
+fn hold(console: &mut Console, failure: &Failure) -> ! {
     loop {
         console.error(SUBJECT, "this machine holds until the above is corrected; ctrl-alt-del reboots it");
-        wait_for_person(signals, REMINDER_INTERVAL);
+        wait_for_person(REMINDER_INTERVAL);
         report(console, failure);
     }
 }
 
 /// Reaps for so long, unless ctrl-alt-del or the like says to end sooner.
-fn wait_for_person(signals: &Signals, limit: Duration) {
-    let request = signals.wait_for_request(limit);
-    let end = match request {
-        Some(Signal::SIGINT) => End::Reboot,
-        Some(Signal::SIGPWR) => End::PowerOff,
-        _ => return,
-    };
-    power::end(end);
+fn wait_for_person(limit: Duration) {
+    match signals::wait_for_request(limit) {
+        Some(Request::Reboot) => drop(power::end(End::Reboot)),
+        Some(Request::PowerOff) => drop(power::end(End::PowerOff)),
+        None => {}
+    }
 }
 
 /// How long to wait before a reboot; `None` is for ever.

@@ -2,7 +2,7 @@
 //!
 //! The kernel runs this program from the initramfs, a tmpfs that cannot be unmounted. It finds the root file system, mounts it,
 //! moves the mounts that exist over to it, makes it `/`, empties the initramfs (which is memory) and executes itself from
-//! there. pivot_root(2) does not work on the initramfs, so this is MS_MOVE and chroot, as in switch_root(8).
+//! there. `pivot_root(2)` does not work on the initramfs, so this is `MS_MOVE` and chroot, as in `switch_root(8)`.
 //!
 //! The form of the root is a [`RootSource`]. Today there is one: the image as a file inside the initramfs. A root on a disk,
 //! and dm-verity under either, add a variant each and change nothing else here.
@@ -15,7 +15,7 @@ use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::{Path, PathBuf};
 
 use keelson_sys::mount::{self, MountFlags};
-use keelson_sys::{clock, loopback, memfd};
+use keelson_sys::{clock, loopback, memfd, process};
 use thiserror::Error;
 
 use crate::boot::{Span, mounts};
@@ -144,5 +144,5 @@ fn execute(spans: &[Span]) -> Result<Infallible, RootError> {
     let words = [INIT.to_owned(), argument].map(CString::new).into_iter().collect::<Result<Vec<_>, _>>();
     let words = words.map_err(|error| RootError::Execute(error.into()))?;
     let Some(program) = words.first() else { return Err(RootError::Execute(io::ErrorKind::InvalidInput.into())) };
-    nix::unistd::execv(program, &words).map_err(|error| RootError::Execute(error.into()))
+    process::execute(program, &words).map_err(RootError::Execute)
 }

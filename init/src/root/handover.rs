@@ -22,12 +22,9 @@ pub(super) fn argument(descriptor: RawFd) -> String {
 
 /// What the first stage handed over; nothing if there was no first stage, or if it cannot be read: timings are worth no
 /// failure.
-pub(crate) fn receive(arguments: impl Iterator<Item = String>) -> Vec<Span> {
-    arguments
-        .filter_map(|argument| parse(&argument))
-        .next()
-        .and_then(|descriptor| read(descriptor).ok())
-        .unwrap_or_default()
+pub(crate) fn receive(mut arguments: impl Iterator<Item = String>) -> Vec<Span> {
+    let descriptor = arguments.find_map(|argument| parse(&argument));
+    descriptor.and_then(|descriptor| read(descriptor).ok()).unwrap_or_default()
 }
 
 fn parse(argument: &str) -> Option<RawFd> {

@@ -30,8 +30,10 @@ use inventory::{Disk, Places, human};
 use select::{Decision, NoDecision, Seen, Standing};
 use signature::Content;
 
-/// How long the list of disks must stay as it is before a blank disk is taken: the one with STATE on it may just be slower.
-const SETTLE: Duration = Duration::from_millis(500);
+/// How long the list of disks must stay as it is before a blank disk is taken: the one with STATE on it may just be slower. The
+/// kernel waits for its asynchronous probes before it starts PID 1 (`async_synchronize_full` in `kernel_init`), which covers
+/// ATA, SAS and `NVMe`; what comes later hangs on USB.
+const SETTLE: Duration = Duration::from_millis(250);
 
 /// The label of the user's disk of images. FAT has room for eleven characters of it.
 const IMAGES_LABEL: &str = "KEELSON-IMAGES";
@@ -145,15 +147,15 @@ fn find_or_make(inputs: &Inputs, places: &Places) -> Result<Disks, DiskError> {
 /// Looks until there is an answer that waiting would not change.
 fn decide(places: &Places) -> Result<(Vec<Disk>, Decision), NoDecision> {
     let start = Instant::now();
+    let mut quiet_since = start;
     let mut disks = inventory::disks(places);
     let mut decision = judge(&disks, places);
-    let mut quiet_since = Instant::now();
     let settled = wait::until(wait::DEVICE_LIMIT, || {
         let now = inventory::disks(places);
         if now != disks {
+            quiet_since = Instant::now();
             disks = now;
             decision = judge(&disks, places);
-            quiet_since = Instant::now();
         }
         let quiet = quiet_since.elapsed() >= SETTLE;
         match &decision {

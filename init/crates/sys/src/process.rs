@@ -4,6 +4,7 @@
 //! its cgroup or in which its number could be another process's. Between clone and exec the child is a copy of a process
 //! that may have had other threads: it makes plain system calls on what the parent prepared, allocates nothing and takes no lock.
 
+use std::convert::Infallible;
 use std::ffi::{CStr, CString};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
@@ -108,6 +109,16 @@ impl Child {
     pub fn kill(&self) -> io::Result<()> {
         Ok(pidfd_send_signal(&self.pidfd, Signal::KILL)?)
     }
+}
+
+/// Becomes another program, with this one's environment.
+pub fn execute(program: &CStr, arguments: &[CString]) -> io::Result<Infallible> {
+    Ok(nix::unistd::execv(program, arguments)?)
+}
+
+/// SIGKILL to every process but this one. Whether there was any.
+pub fn kill_everything() -> bool {
+    nix::sys::signal::kill(nix::unistd::Pid::from_raw(-1), nix::sys::signal::Signal::SIGKILL).is_ok()
 }
 
 /// Reaps a child that has ended, without waiting. `None`: it still runs.

@@ -31,6 +31,12 @@ pub fn reap(pid: i32) -> io::Result<Option<Exit>> {
     }
 }
 
+/// Whether there is any child, running or ended.
+pub fn has_children() -> bool {
+    let flags = WaitPidFlag::WEXITED | WaitPidFlag::WNOHANG | WaitPidFlag::WNOWAIT;
+    waitid(Id::All, flags) != Err(Errno::ECHILD)
+}
+
 #[cfg(test)]
 mod tests {
     use std::time::{Duration, Instant};

@@ -113,7 +113,7 @@ mod tests {
     fn directories_with_keys_are_closed_to_others() {
         for (path, owner, mode) in DIRECTORIES {
             let publishes = *owner == ROOT || [NETWORK, LOG, PROXY].contains(owner);
-            assert!(publishes || mode & 0o077 == 0, "{path}");
+            assert!(publishes || *mode == 0o700, "{path}");
         }
     }
 

@@ -26,13 +26,20 @@ enum SysctlError {
     Differs { name: String, wanted: String, found: String },
 }
 
+impl SysctlError {
+    fn is_absent(&self) -> bool {
+        matches!(self, Self::Write { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
 pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
-    let own = table::SYSCTLS.iter().map(|row| (row.name, row.value));
-    let configured = machine.node()?.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str()));
+    let own = table::SYSCTLS.iter().map(|row| (row.name, row.value, row.optional));
+    let configured = machine.node()?.sysctls.iter().map(|(name, value)| (name.as_str(), value.as_str(), false));
     let mut applied = 0_usize;
-    for (name, value) in own.chain(configured) {
+    for (name, value, optional) in own.chain(configured) {
         match apply(Path::new(ROOT), name, value) {
             Ok(()) => applied += 1,
+            Err(error) if optional && error.is_absent() => {}
             Err(error) => console.warn("sysctls", crate::recovery::chain(&error)),
         }
     }
@@ -85,12 +92,12 @@ mod tests {
         assert_eq!(fs::read_to_string(root.path().join("net/ipv4/ip_forward")).unwrap(), "1");
     }
 
-    /// A real setting that takes a write and keeps its own value: boot ids are made by the kernel.
     #[test]
     fn setting_that_does_not_exist_is_named() {
         let root = tempfile::tempdir().unwrap();
         let error = apply(root.path(), "kernel.nothing", "1").unwrap_err();
         assert_eq!(error.to_string(), "cannot set kernel.nothing");
+        assert!(error.is_absent());
     }
 
     #[test]

@@ -13,7 +13,7 @@ use crate::console::Console;
 
 /// After how long without being fed the machine is reset. Far longer than any pause of the event loop, an emulated machine's
 /// included.
-const TIMEOUT: Duration = Duration::from_secs(60);
+const TIMEOUT: Duration = Duration::from_mins(1);
 /// How often the event loop feeds it: several chances within the timeout.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(15);
 /// The identity of the kernel's own timer that plays watchdog: it dies with the kernel, so hardware goes before it.

@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use keelson_job::{DATA, STATE, USER_IMAGES};
 use keelson_sys::mount::{self, MountFlags};
@@ -45,12 +45,13 @@ const EXT4_OPTIONS: &str = "errors=remount-ro";
 
 /// Returns what is worth a line on the console.
 pub(super) fn check_and_mount(state: &Path, data: &Path) -> Result<Vec<String>, AttachError> {
+    let checks = [(state, STATE_LABEL), (data, DATA_LABEL)].map(|(volume, label)| start_check(volume, label));
     let mut notes = Vec::new();
-    let volumes = [(state, STATE, STATE_FLAGS, STATE_LABEL), (data, DATA, DATA_FLAGS, DATA_LABEL)];
-    for (volume, target, flags, label) in volumes {
-        check(volume, label, &mut notes)?;
-        mount_at(volume, target, "ext4", flags, EXT4_OPTIONS)?;
+    for check in checks {
+        notes.extend(finish_check(check?)?);
     }
+    mount_at(state, STATE, "ext4", STATE_FLAGS, EXT4_OPTIONS)?;
+    mount_at(data, DATA, "ext4", DATA_FLAGS, EXT4_OPTIONS)?;
     Ok(notes)
 }
 
@@ -87,23 +88,34 @@ fn mount_at(
     })
 }
 
+/// An e2fsck at work.
+struct Check {
+    volume: PathBuf,
+    label: &'static str,
+    child: Child,
+}
+
 /// Replays the journal and corrects what can be corrected without a question (`-p`).
-fn check(volume: &Path, label: &'static str, notes: &mut Vec<String>) -> Result<(), AttachError> {
+fn start_check(volume: &Path, label: &'static str) -> Result<Check, AttachError> {
     let readable = has_label(volume, label).map_err(|source| AttachError::Read { path: volume.to_owned(), source })?;
     if !readable {
         return Err(AttachError::NotOurs { path: volume.to_owned(), label });
     }
-    let output = Command::new(E2FSCK).arg("-p").arg(volume).output().map_err(AttachError::RunCheck)?;
+    let mut command = Command::new(E2FSCK);
+    command.arg("-p").arg(volume).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let child = command.spawn().map_err(AttachError::RunCheck)?;
+    Ok(Check { volume: volume.to_owned(), label, child })
+}
+
+/// What was corrected, if anything was.
+fn finish_check(check: Check) -> Result<Option<String>, AttachError> {
+    let output = check.child.wait_with_output().map_err(AttachError::RunCheck)?;
     let words = [output.stdout, output.stderr].concat();
     let words = String::from_utf8_lossy(&words).split_whitespace().collect::<Vec<_>>().join(" ");
     match output.status.code() {
-        Some(0) => Ok(()),
         Some(status) if status <= MAX_GOOD_STATUS => {
-            if status & CORRECTED != 0 {
-                notes.push(format!("{label} was corrected: {words}"));
-            }
-            Ok(())
+            Ok((status & CORRECTED != 0).then(|| format!("{} was corrected: {words}", check.label)))
         }
-        _ => Err(AttachError::Damaged { path: volume.to_owned(), output: words }),
+        _ => Err(AttachError::Damaged { path: check.volume, output: words }),
     }
 }

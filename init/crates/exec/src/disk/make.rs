@@ -14,7 +14,7 @@
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Child, Command, Stdio};
 
 use keelson_sys::{block, entropy};
 use rustix::fs::{Mode, OFlags};
@@ -70,12 +70,7 @@ pub(super) fn make(disk: &Disk, places: &Places) -> Result<(), MakeError> {
         gpt::write(&device, disk.geometry, &table).map_err(write_failed)?;
         block::reread_partitions(&device).map_err(|source| MakeError::Reread { path: path.clone(), source })?;
     }
-    for (kind, label, journal_mib) in [(STATE_TYPE, STATE_LABEL, 32), (DATA_TYPE, DATA_LABEL, 64)] {
-        let number = table.find(kind).map_or(0, |(number, _)| number);
-        let volume = appear(disk, places, number)?;
-        make_file_system(&volume, label, journal_mib)?;
-        flush(&volume)?;
-    }
+    make_file_systems(disk, places, &table)?;
     for partition in table.partitions.iter_mut().flatten() {
         partition.attributes |= COMPLETE;
     }
@@ -146,22 +141,39 @@ pub(super) fn appear(disk: &Disk, places: &Places, number: usize) -> Result<Path
     found.ok_or_else(|| MakeError::NoPartition { disk: disk.name.clone(), number })
 }
 
+/// Both at once: a machine has a processor for each, and most of the time is their start.
+fn make_file_systems(disk: &Disk, places: &Places, table: &Table) -> Result<(), MakeError> {
+    let mut makers = Vec::new();
+    for (kind, label, journal_mib) in [(STATE_TYPE, STATE_LABEL, 32), (DATA_TYPE, DATA_LABEL, 64)] {
+        let number = table.find(kind).map_or(0, |(number, _)| number);
+        let volume = appear(disk, places, number)?;
+        let maker = start_mkfs(&volume, label, journal_mib).map_err(MakeError::RunMkfs)?;
+        makers.push((volume, maker));
+    }
+    for (volume, maker) in makers {
+        let output = maker.wait_with_output().map_err(MakeError::RunMkfs)?;
+        if !output.status.success() {
+            let words = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+            return Err(MakeError::Mkfs { path: volume, output: words });
+        }
+        flush(&volume)?;
+    }
+    Ok(())
+}
+
 /// Inode tables are zeroed later by the kernel, blank space is not discarded: both would only take time. The journal is sized for
 /// a node's small, frequent commits.
-fn make_file_system(volume: &Path, label: &str, journal_mib: u32) -> Result<(), MakeError> {
-    let output = Command::new(MKFS)
+fn start_mkfs(volume: &Path, label: &str, journal_mib: u32) -> io::Result<Child> {
+    Command::new(MKFS)
         .args(["-q", "-F", "-b", "4096", "-m", "1", "-L", label])
         .args(["-J", &format!("size={journal_mib}")])
         .args(["-O", "extent,64bit,metadata_csum,has_journal,dir_index,flex_bg,huge_file,dir_nlink,extra_isize"])
         .args(["-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=0"])
         .arg(volume)
-        .output()
-        .map_err(MakeError::RunMkfs)?;
-    if output.status.success() {
-        return Ok(());
-    }
-    let words = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-    Err(MakeError::Mkfs { path: volume.to_owned(), output: words })
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
 }
 
 fn flush(volume: &Path) -> Result<(), MakeError> {

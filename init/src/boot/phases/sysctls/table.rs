@@ -9,10 +9,16 @@ pub(super) struct Sysctl {
     /// Why, and who says so.
     #[cfg_attr(not(test), expect(dead_code, reason = "for the reader of this table, and its test"))]
     pub(super) reason: &'static str,
+    /// It restricts something that a kernel may not have at all; then there is nothing to restrict.
+    pub(super) optional: bool,
 }
 
 const fn row(name: &'static str, value: &'static str, reason: &'static str) -> Sysctl {
-    Sysctl { name, value, reason }
+    Sysctl { name, value, reason, optional: false }
+}
+
+const fn if_there(name: &'static str, value: &'static str, reason: &'static str) -> Sysctl {
+    Sysctl { name, value, reason, optional: true }
 }
 
 const KUBELET: &str = "kubelet: protectKernelDefaults";
@@ -48,11 +54,11 @@ pub(super) const SYSCTLS: &[Sysctl] = &[
     row("kernel.kptr_restrict", "2", KSPP),
     row("kernel.dmesg_restrict", "1", KSPP),
     row("kernel.randomize_va_space", "2", KSPP),
-    row("kernel.kexec_load_disabled", "1", KSPP),
-    row("kernel.sysrq", "0", KSPP),
-    row("kernel.unprivileged_bpf_disabled", "1", KSPP),
+    if_there("kernel.kexec_load_disabled", "1", KSPP),
+    if_there("kernel.sysrq", "0", KSPP),
+    if_there("kernel.unprivileged_bpf_disabled", "1", KSPP),
     row("net.core.bpf_jit_harden", "2", KSPP),
-    row("vm.unprivileged_userfaultfd", "0", KSPP),
+    if_there("vm.unprivileged_userfaultfd", "0", KSPP),
     row("dev.tty.ldisc_autoload", "0", KSPP),
     row("fs.protected_symlinks", "1", KSPP),
     row("fs.protected_hardlinks", "1", KSPP),
