@@ -361,7 +361,7 @@ async fn open<S: Replicated>(
         state.load(&mut rows)?;
         drop(rows);
         let on_failure = move |error: &io::Error| {
-            fail.send_replace(Some(Failure(format!("the log cannot be written: {error}"))));
+            report(&fail, format!("the log cannot be written: {error}"));
         };
         let log = Log::open(disk, &random, options, Box::new(on_failure)).map_err(StartError::Log)?;
         let marks = log.marks();
@@ -381,6 +381,15 @@ async fn open<S: Replicated>(
     opened.await.map_err(|error| StartError::Thread(io::Error::other(error)))?
 }
 
+/// The first failure is the cause; what follows from it is not told.
+fn report(fail: &watch::Sender<Option<Failure>>, reason: String) {
+    fail.send_if_modified(|failure| {
+        let first = failure.is_none();
+        failure.get_or_insert(Failure(reason));
+        first
+    });
+}
+
 /// How often to look whether consensus still runs. Its metrics change with every write; waiting on them would cost each write a wake-up.
 const CONSENSUS_POLL: Duration = Duration::from_millis(250);
 
@@ -392,7 +401,7 @@ async fn watch_consensus<S: Replicated>(raft: Raft<S>, fail: Arc<watch::Sender<O
         let running = raft.metrics().borrow_watched().running_state.clone();
         if let Err(error) = running {
             if !matches!(error, openraft::errors::Fatal::Stopped) {
-                fail.send_replace(Some(Failure(format!("consensus has stopped: {error}"))));
+                report(&fail, format!("consensus has stopped: {error}"));
             }
             return;
         }

@@ -133,7 +133,7 @@ fn a_power_cut_leaves_a_whole_checkpoint() {
         let image = disk.crash(&mut throws);
         let second = Checkpoint::open(&image, 1).unwrap();
         let found = (second.applied().unwrap().0, rows(&second));
-        let least = states.len() - if answered { 1 } else { 2 };
-        assert!(states[least..].contains(&found), "seed {seed}: {:?}", found.0);
+        let oldest = states.len() - if answered { 1 } else { 2 };
+        assert!(states[oldest..].contains(&found), "seed {seed}: {:?}", found.0);
     }
 }

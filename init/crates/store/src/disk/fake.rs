@@ -180,7 +180,7 @@ impl Inner {
 
     fn reserve(&self, more: u64) -> io::Result<()> {
         match self.capacity {
-            Some(capacity) if self.used() + more > capacity => Err(io::ErrorKind::StorageFull.into()),
+            Some(capacity) if more > 0 && self.used() + more > capacity => Err(io::ErrorKind::StorageFull.into()),
             _ => Ok(()),
         }
     }

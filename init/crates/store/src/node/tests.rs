@@ -191,7 +191,8 @@ async fn little_free_space_refuses_writes_before_the_disk_is_full() {
     assert!(matches!(put(&node, 2, "b").await, Err(ProposeError::NoSpace)));
     disk.set_capacity(1 << 30);
     until("space again", || !node.space.exhausted()).await;
-    put(&node, 2, "b").await.unwrap();
+    let answer = put(&node, 2, "b").await;
+    assert!(answer.is_ok(), "{answer:?}, {:?}", *node.failure.borrow());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
