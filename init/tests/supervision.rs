@@ -7,6 +7,14 @@
 //! Where a writable cgroup v2 hierarchy exists (root on most machines), services are in cgroups as in the image;
 //! elsewhere they are told apart by their sessions.
 #![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "a test outside libtest, which clippy does not recognise as one"
+)]
 
 #[path = "supervision/sessions.rs"]
 mod sessions;

@@ -378,4 +378,6 @@ impl Core {
 }
 
 #[cfg(test)]
+mod properties;
+#[cfg(test)]
 mod tests;

@@ -12,7 +12,7 @@ use tempfile::TempDir;
 use crate::supervisor::{self, EXEC_FILE, SERVICES_FILE};
 
 /// How long anything may take. Far more than it does: the machine may be busy.
-pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
 pub(crate) struct Supervised {
     directory: TempDir,

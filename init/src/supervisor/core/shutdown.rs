@@ -159,7 +159,7 @@ impl Core {
 
     fn kill_all(&mut self, step: &mut Step) {
         for service in self.services.values_mut() {
-            service.stop_cause.get_or_insert(StopCause::Shutdown);
+            service.want_stop(StopCause::Shutdown, step);
             service.kill(step);
         }
     }

@@ -118,18 +118,3 @@ fn static_services_are_nobodys_to_change() {
     assert_eq!(machine.apply(2, [revised(daemon("s"))]), []);
     assert_eq!(machine.core.spec(&name("s")).unwrap().revision, "");
 }
-
-#[test]
-fn needs_in_a_circle_across_two_sets_do_not_stop_the_stop() {
-    let mut machine = three();
-    // b, as it runs, needs a. Of the new ones a needs b.
-    let new_a = revised(ServiceSpec { stop_before: vec![name("b")], ..daemon("a") });
-    machine.apply(2, [new_a.clone(), revised(daemon("b"))]);
-    machine.handle(exited("b", 3, 0));
-    machine.handle(emptied("b", 3));
-    // a is stopping, b runs anew; a set that ends both.
-    machine.handle(exited("a", 2, 0));
-    machine.handle(emptied("a", 2));
-    let commands = machine.apply(3, []);
-    assert_eq!(commands, [terminate("a"), stopping("a", StopCause::Removed)], "{commands:?}");
-}
