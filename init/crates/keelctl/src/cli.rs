@@ -1,0 +1,158 @@
+//! The arguments.
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap_complete::Shell;
+use keelson_api::logs::{LINES_DEFAULT, LINES_MAX};
+
+use crate::{age, error::EXIT_CODES};
+
+/// Operates Keelson nodes
+#[derive(Debug, Parser)]
+#[command(name = "keelctl", version, after_help = EXIT_CODES, arg_required_else_help = true)]
+pub(crate) struct Arguments {
+    /// The configuration file [default: ~/.config/keelson/keelctl.yaml]
+    #[arg(long, global = true, env = "KEELCTL_CONFIG", value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// The context to use instead of the current one
+    #[arg(long, global = true, value_name = "NAME")]
+    pub context: Option<String>,
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Shows the node's state, and why it is not ready
+    Status(Status),
+    /// Writes a kubeconfig with a client certificate for 24 hours
+    Kubeconfig(Kubeconfig),
+    /// Lists the cluster's nodes
+    Nodes(Format),
+    /// Lists the services on the node
+    Services(Format),
+    /// Prints a service's log; `kernel` is the kernel's and the init's
+    Logs(Logs),
+    /// Reboots the node in order
+    Reboot(Power),
+    /// Switches the node off in order
+    #[command(visible_alias = "power-off")]
+    Poweroff(Power),
+    /// Lists the node's boots and how they ended
+    Boots(Format),
+    /// Manages contexts: which node, known by which fingerprint, with which key
+    #[command(subcommand)]
+    Config(Config),
+    /// Makes and shows operator keys
+    #[command(subcommand)]
+    Key(Key),
+    /// Prints the version of keelctl
+    Version(Format),
+    /// Prints a script that completes keelctl's arguments
+    Completion { shell: Shell },
+}
+
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum OutputFormat {
+    #[default]
+    Table,
+    Json,
+    Yaml,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Format {
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Status {
+    #[command(flatten)]
+    pub format: Format,
+    /// Wait until the node is ready, telling what is awaited
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait, such as 90s or 10m
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, requires = "wait")]
+    pub timeout: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Kubeconfig {
+    /// The address of Kubernetes' API server as this machine reaches it [default: the node's own]
+    #[arg(long, value_name = "URL")]
+    pub server: Option<String>,
+    /// The file to write, with mode 0600 [default: standard output]
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub output_file: Option<PathBuf>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Logs {
+    /// The service's name, as `keelctl services` lists it
+    pub service: String,
+    /// Go on with lines as they come
+    #[arg(short, long)]
+    pub follow: bool,
+    /// How many of the newest lines
+    #[arg(short = 'n', long, default_value_t = LINES_DEFAULT, value_parser = clap::value_parser!(u32).range(0..=i64::from(LINES_MAX)))]
+    pub lines: u32,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Power {
+    /// Why, for the history of boots
+    #[arg(long, default_value = "")]
+    pub reason: String,
+    /// Wait: after a reboot until the node answers again, after a power-off until it no longer does
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, requires = "wait")]
+    pub timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Config {
+    /// Makes a context, or changes one; the first becomes the current one
+    #[command(visible_alias = "add")]
+    SetContext(SetContext),
+    /// Chooses the current context
+    #[command(visible_alias = "use-context")]
+    Use { name: String },
+    /// Lists the contexts
+    #[command(visible_alias = "get-contexts")]
+    List(Format),
+    /// Forgets a context and its cached certificate; the key stays
+    #[command(visible_alias = "delete-context")]
+    Delete { name: String },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SetContext {
+    pub name: String,
+    /// Where the node's API answers, such as <https://192.0.2.10:6400>
+    #[arg(long, value_name = "URL")]
+    pub endpoint: Option<String>,
+    /// The fingerprint that the node's console shows
+    #[arg(long, value_name = "sha256:HEX")]
+    pub fingerprint: Option<String>,
+    /// The operator's private key, made by `keelctl key generate`
+    #[arg(long, value_name = "FILE")]
+    pub key: Option<PathBuf>,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Key {
+    /// Makes a key in FILE and prints the word that makes a node accept it
+    Generate { file: PathBuf },
+    /// Prints that word again
+    Show { file: PathBuf },
+}
+
+fn duration(text: &str) -> Result<Duration, String> {
+    age::parse(text).ok_or_else(|| format!("{text:?} is not a duration such as 90s, 10m or 1h"))
+}

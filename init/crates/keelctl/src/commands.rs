@@ -1,0 +1,60 @@
+//! The commands.
+
+mod boots;
+mod contexts;
+mod keys;
+mod kubeconfig;
+mod logs;
+mod nodes;
+mod power;
+mod services;
+mod status;
+
+use clap::CommandFactory;
+use serde_json::json;
+
+use crate::{
+    cli::{Arguments, Command, OutputFormat},
+    config::Config,
+    error::{Error, ExitStatus},
+    output,
+    session::Session,
+};
+
+pub(crate) fn run(arguments: Arguments) -> Result<ExitStatus, Error> {
+    let Arguments { config, context, command } = arguments;
+    let session = || Session::new(&Config::read(config.clone())?, context.as_deref());
+    match command {
+        Command::Status(arguments) => block_on(status::run(session()?, &arguments)),
+        Command::Kubeconfig(arguments) => block_on(kubeconfig::run(session()?, &arguments)),
+        Command::Nodes(format) => block_on(nodes::run(session()?, format)),
+        Command::Services(format) => block_on(services::run(session()?, format)),
+        Command::Logs(arguments) => block_on(logs::run(session()?, &arguments)),
+        Command::Reboot(arguments) => block_on(power::reboot(session()?, &arguments)),
+        Command::Poweroff(arguments) => block_on(power::power_off(session()?, &arguments)),
+        Command::Boots(format) => block_on(boots::run(session()?, format)),
+        Command::Config(arguments) => contexts::run(Config::read(config)?, arguments),
+        Command::Key(arguments) => keys::run(&arguments),
+        Command::Version(format) => version(format.output, format),
+        Command::Completion { shell } => completion(shell),
+    }?;
+    Ok(ExitStatus::Success)
+}
+
+fn block_on(future: impl Future<Output = Result<(), Error>>) -> Result<(), Error> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?.block_on(future)
+}
+
+fn version(output: OutputFormat, format: crate::cli::Format) -> Result<(), Error> {
+    let version = env!("CARGO_PKG_VERSION");
+    match output {
+        OutputFormat::Table => output::line(&format!("keelctl {version} (API {})", keelson_api::VERSION)),
+        _ => output::structured(format, &json!({ "keelctl": version, "api": keelson_api::VERSION })),
+    }
+}
+
+fn completion(shell: clap_complete::Shell) -> Result<(), Error> {
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "keelctl", &mut script);
+    output::bytes(&script)
+}
