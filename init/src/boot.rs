@@ -41,8 +41,8 @@ pub(crate) struct Facts {
     pub(crate) hostname: String,
     /// STATE and DATA are gone after this boot.
     pub(crate) in_memory: bool,
-    /// How the last boot of this STATE went.
-    pub(crate) previous: Option<BootRecord>,
+    /// The boots of this STATE before this one, the last one last.
+    pub(crate) history: Vec<BootRecord>,
     /// The number of this boot of this STATE.
     pub(crate) number: u64,
     /// Where the time went, in order.

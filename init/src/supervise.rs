@@ -107,14 +107,14 @@ fn boots(boot: &Boot) -> Vec<BootRecord> {
         good: false,
         ended: None,
     };
-    let previous = boot.facts.previous.as_ref().map(|record| BootRecord {
+    let history = boot.facts.history.iter().map(|record| BootRecord {
         boot_id: String::new(),
         version: record.version.clone(),
         started_unix_seconds: record.booted_at,
         good: false,
         ended: record.end.as_ref().map(|end| format!("{}: {}", end.action, end.reason)),
     });
-    previous.into_iter().chain([present]).collect()
+    history.chain([present]).collect()
 }
 
 /// What the supervisor may use of the rest of PID 1.

@@ -45,9 +45,17 @@ pub(crate) enum JobError {
 
 /// Runs one job to its end or its deadline.
 pub(crate) fn run<T: DeserializeOwned>(console: &mut Console, request: &Request) -> Result<T, JobError> {
+    run_program(console, PROGRAM, request, request.deadline())
+}
+
+fn run_program<T: DeserializeOwned>(
+    console: &mut Console,
+    program: &str,
+    request: &Request,
+    limit: Duration,
+) -> Result<T, JobError> {
     let job = request.name();
-    let (child, mut result) = start(request)?;
-    let limit = request.deadline();
+    let (child, mut result) = start(program, request)?;
     let Some(exit) = wait(console, &child, job, limit)? else {
         // Failing to kill leaves it as it is.
         let _ = child.kill();
@@ -63,13 +71,13 @@ pub(crate) fn run<T: DeserializeOwned>(console: &mut Console, request: &Request)
     answer.map_err(|fault| JobError::Refused { message: fault.message })
 }
 
-fn start(request: &Request) -> Result<(Child, File), JobError> {
+fn start(program: &str, request: &Request) -> Result<(Child, File), JobError> {
     let job = request.name();
     let wrong_request = |source| JobError::Request { job, source };
     let text = serde_json::to_vec(request).map_err(|error| wrong_request(error.into()))?;
     let input = memfd::sealed("request", &text).map_err(wrong_request)?;
     let result = memfd::create("result").map_err(wrong_request)?;
-    let words = [PROGRAM, job].map(CString::new).into_iter().collect::<Result<Vec<_>, _>>();
+    let words = [program, job].map(CString::new).into_iter().collect::<Result<Vec<_>, _>>();
     let words = words.map_err(|error| wrong_request(error.into()))?;
     let program = words.first().ok_or_else(|| wrong_request(io::ErrorKind::InvalidInput.into()))?;
     // Standard streams: the jobs speak by their answer alone, and nothing of ours may hold a terminal.
@@ -114,4 +122,61 @@ fn read_answer(result: &mut File) -> io::Result<Vec<u8>> {
     let mut text = Vec::new();
     result.take(MAX_RESULT_BYTES).read_to_end(&mut text)?;
     Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::PermissionsExt;
+    use std::sync::{Mutex, PoisonError};
+
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_secs(20);
+
+    /// One at a time: a child that another test has just cloned would hold a script open for writing, and a script that
+    /// is open for writing cannot be executed.
+    static ALONE: Mutex<()> = Mutex::new(());
+
+    /// Runs a script in keelson-exec's place.
+    fn run_script(script: &str, limit: Duration) -> Result<String, JobError> {
+        let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let directory = tempfile::tempdir().unwrap();
+        let program = directory.path().join("program");
+        fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
+        fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
+        run_program(&mut Console::default(), program.to_str().unwrap(), &Request::UserImages, limit)
+    }
+
+    #[test]
+    fn answer_comes_back() {
+        assert_eq!(run_script(r#"printf '{"Ok":"%s"}' "$1" >&3"#, LIMIT).unwrap(), "user-images");
+    }
+
+    #[test]
+    fn request_arrives() {
+        let answer =
+            run_script(r#"IFS= read -r line <&4; [ "$line" = '"user-images"' ] && printf '{"Ok":"same"}' >&3"#, LIMIT);
+        assert_eq!(answer.unwrap(), "same");
+    }
+
+    #[test]
+    fn refusal_is_the_jobs_own_words() {
+        let error = run_script(r#"printf '{"Err":{"message":"vda holds data"}}' >&3"#, LIMIT).unwrap_err();
+        assert_eq!(error.to_string(), "vda holds data");
+    }
+
+    #[test]
+    fn job_that_hangs_is_given_up_at_its_deadline() {
+        let start = Instant::now();
+        let error = run_script("while :; do :; done", Duration::from_millis(200)).unwrap_err();
+        assert!(matches!(error, JobError::TimedOut { .. }));
+        assert!(start.elapsed() < LIMIT);
+    }
+
+    #[test]
+    fn job_that_dies_without_an_answer_is_told_from_one_that_refuses() {
+        let error = run_script("exit 3", LIMIT).unwrap_err();
+        assert!(error.to_string().contains("ended with exit status 3"), "{error}");
+    }
 }

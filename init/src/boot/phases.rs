@@ -6,7 +6,7 @@
 use std::error::Error;
 
 use keelson_config::{NodeConfig, Secrets};
-use keelson_job::State;
+use keelson_job::{CommandLine, State};
 use keelson_sys::clock;
 use keelson_sys::watchdog::Watchdog;
 
@@ -106,13 +106,22 @@ impl Machine {
             node: self.node?,
             hostname: self.hostname?,
             in_memory: self.in_memory,
-            previous: state.previous,
+            history: state.history,
             number: state.boot,
             timeline: self.timeline,
         };
         Some(Boot { facts, watchdog: self.watchdog })
     }
 }
+
+/// Read here and parsed elsewhere: the kernel shows only PID 1 all of it.
+fn command_line() -> Result<CommandLine, NoCommandLine> {
+    std::fs::read("/proc/cmdline").map(CommandLine).map_err(NoCommandLine)
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot read /proc/cmdline")]
+struct NoCommandLine(#[source] std::io::Error);
 
 /// A phase was listed before the one that it builds on.
 #[derive(Debug, thiserror::Error)]

@@ -10,7 +10,6 @@ use keelson_config::{ConfigErrors, Inputs, Remembered, resolve};
 use keelson_job::Configuration;
 use thiserror::Error;
 
-const COMMAND_LINE: &str = "/proc/cmdline";
 const DMI_TABLE: &str = "/sys/firmware/dmi/tables/DMI";
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name";
 /// Ours, below [`FW_CFG`]; item names begin with it.
@@ -31,8 +30,8 @@ pub(crate) enum ConfigurationError {
 }
 
 /// Every source, and what all of them together mean.
-pub(crate) fn run(remembered: &Remembered) -> Result<Configuration, ConfigurationError> {
-    let resolved = resolve(&inputs()?, remembered)?;
+pub(crate) fn run(command_line: Vec<u8>, remembered: &Remembered) -> Result<Configuration, ConfigurationError> {
+    let resolved = resolve(&inputs(command_line)?, remembered)?;
     let credentials = resolved.secrets.registry_credentials.into_iter();
     Ok(Configuration {
         node: Box::new(resolved.node),
@@ -43,13 +42,9 @@ pub(crate) fn run(remembered: &Remembered) -> Result<Configuration, Configuratio
     })
 }
 
-/// The bytes of every source that this machine has.
-pub(crate) fn inputs() -> Result<Inputs, ConfigurationError> {
-    Ok(Inputs {
-        command_line: read(Path::new(COMMAND_LINE))?,
-        dmi_table: read_if_any(Path::new(DMI_TABLE))?,
-        fw_cfg: fw_cfg(Path::new(FW_CFG))?,
-    })
+/// The bytes of every source that this machine has. The command line is PID 1's: another process does not see all of it.
+pub(crate) fn inputs(command_line: Vec<u8>) -> Result<Inputs, ConfigurationError> {
+    Ok(Inputs { command_line, dmi_table: read_if_any(Path::new(DMI_TABLE))?, fw_cfg: fw_cfg(Path::new(FW_CFG))? })
 }
 
 fn fw_cfg(by_name: &Path) -> Result<BTreeMap<String, Vec<u8>>, ConfigurationError> {

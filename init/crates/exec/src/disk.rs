@@ -35,6 +35,9 @@ use signature::Content;
 /// ATA, SAS and `NVMe`; what comes later hangs on USB.
 const SETTLE: Duration = Duration::from_millis(250);
 
+/// How long a machine without any usable disk waits for one to come.
+const LATE_DISK_LIMIT: Duration = Duration::from_secs(5);
+
 /// The label of the user's disk of images. FAT has room for eleven characters of it.
 const IMAGES_LABEL: &str = "KEELSON-IMAGES";
 const IMAGES_LABEL_FAT: &str = "KEELSON-IMA";
@@ -66,8 +69,8 @@ pub(crate) enum DiskError {
 }
 
 /// Brings STATE and DATA about, as the sources say.
-pub(crate) fn run() -> Result<Disks, DiskError> {
-    let inputs = config::inputs()?;
+pub(crate) fn run(command_line: Vec<u8>) -> Result<Disks, DiskError> {
+    let inputs = config::inputs(command_line)?;
     let places = Places::default();
     let disks = match state_selection(&inputs)? {
         StateSelection::Ram => {
@@ -150,7 +153,7 @@ fn decide(places: &Places) -> Result<(Vec<Disk>, Decision), NoDecision> {
     let mut quiet_since = start;
     let mut disks = inventory::disks(places);
     let mut decision = judge(&disks, places);
-    let settled = wait::until(wait::DEVICE_LIMIT, || {
+    let settled = wait::until(LATE_DISK_LIMIT, || {
         let now = inventory::disks(places);
         if now != disks {
             quiet_since = Instant::now();
@@ -167,13 +170,15 @@ fn decide(places: &Places) -> Result<(Vec<Disk>, Decision), NoDecision> {
             Err(NoDecision::NoDisk | NoDecision::NoneUsable { .. }) => None,
         }
     });
-    debug_assert!(settled.is_some() || start.elapsed() >= wait::DEVICE_LIMIT);
+    debug_assert!(settled.is_some() || start.elapsed() >= LATE_DISK_LIMIT);
     decision.map(|decision| (disks, decision))
 }
 
 fn judge(disks: &[Disk], places: &Places) -> Result<Decision, NoDecision> {
+    // What can be pulled out is not even opened: a drive without a disc takes its time to say so.
     let seen: Vec<_> = disks
         .iter()
+        .filter(|disk| !disk.removable)
         .map(|disk| Seen { name: disk.name.clone(), size: human(disk.bytes()), standing: standing(disk, places) })
         .collect();
     select::select(&seen, &human(make::MINIMUM_BYTES))
@@ -184,10 +189,6 @@ fn standing(disk: &Disk, places: &Places) -> Standing {
 }
 
 fn read_standing(disk: &Disk, places: &Places) -> io::Result<Standing> {
-    // Not even opened: a drive without a disc takes its time to say so.
-    if disk.removable {
-        return Ok(Standing::Unusable("removable".to_owned()));
-    }
     let device = disk.open(places)?;
     if let Some(found) = gpt::read(&device, disk.geometry)? {
         let table = &found.table;

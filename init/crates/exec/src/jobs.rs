@@ -24,9 +24,9 @@ enum JobError {
 /// this process.
 pub(crate) fn run() -> ExitCode {
     let answer = match read_request() {
-        Ok(Request::Disks) => encode(disk::run()),
+        Ok(Request::Disks { command_line }) => encode(disk::run(command_line.0)),
         Ok(Request::OpenState { booted_at }) => encode(state::open(booted_at)),
-        Ok(Request::Configuration { remembered }) => encode(config::run(&remembered)),
+        Ok(Request::Configuration { command_line, remembered }) => encode(config::run(command_line.0, &remembered)),
         Ok(Request::UserImages) => encode(disk::mount_user_images()),
         Ok(Request::CloseState { record }) => encode(state::close(record)),
         Err(error) => encode::<(), _>(Err(error)),

@@ -61,8 +61,8 @@ fn open_in(state: &Path, booted_at: u64, random: &Path) -> Result<State, StateEr
     let format = durable::read(&state.join("format"), "state")?;
     let machine_id = machine_id(state)?;
     let remembered = remembered(state)?;
-    let previous = boots::last(state, &mut notes);
-    let number = previous.as_ref().map_or(1, |record| record.number.saturating_add(1));
+    let history = boots::history(state, &mut notes);
+    let number = history.last().map_or(1, |record| record.number.saturating_add(1));
     let version = fs::read_to_string(VERSION).unwrap_or_default().trim().to_owned();
     boots::begin(state, &BootRecord { number, version, booted_at, end: None })?;
     let saved_clock = worthless_if_damaged(durable::read(&state.join("clock"), "clock"), &mut notes);
@@ -73,7 +73,7 @@ fn open_in(state: &Path, booted_at: u64, random: &Path) -> Result<State, StateEr
     Ok(State {
         machine_id,
         clock: saved_clock.and_then(|body| String::from_utf8(body).ok()?.trim().parse().ok()),
-        previous,
+        history,
         boot: number,
         remembered,
         notes,
@@ -169,7 +169,7 @@ mod tests {
     fn new_state_gets_a_machine_id_that_stays() {
         let state = tempfile::tempdir().unwrap();
         let first = open_here(state.path()).unwrap();
-        assert_eq!((first.boot, first.previous.is_none()), (1, true));
+        assert_eq!((first.boot, first.history.len()), (1, 0));
         assert_eq!(first.machine_id.len(), 32);
         assert_eq!(first.machine_id.as_bytes()[12], b'4');
         let second = open_here(state.path()).unwrap();
@@ -181,7 +181,7 @@ mod tests {
     fn boot_that_was_not_closed_shows_no_end() {
         let state = tempfile::tempdir().unwrap();
         open_here(state.path()).unwrap();
-        let cut = open_here(state.path()).unwrap().previous.unwrap();
+        let cut = open_here(state.path()).unwrap().history.pop().unwrap();
         assert_eq!((cut.number, cut.end), (1, None));
         let end = BootEnd {
             at: 5,
@@ -193,7 +193,8 @@ mod tests {
         boots::finish(state.path(), end.clone()).unwrap();
         save_clock(state.path()).unwrap();
         let next = open_here(state.path()).unwrap();
-        assert_eq!(next.previous.unwrap().end, Some(end));
+        assert_eq!(next.history.last().unwrap().end, Some(end));
+        assert_eq!(next.history.len(), 2);
         assert!(next.clock.unwrap() > 1_767_225_600);
     }
 

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::time::Duration;
 
 use keelson_config::{NodeConfig, Remembered};
@@ -34,23 +35,34 @@ pub const USER_IMAGES: &str = "/run/keelson/user-images";
 pub enum Request {
     /// Finds or makes STATE and DATA, checks and mounts them, and lays out what services expect there. Which disk it is to be
     /// is the one question that the sources answer before STATE can. Answered by [`Disks`].
-    Disks,
+    Disks { command_line: CommandLine },
     /// Reads what STATE remembers, credits the seed, begins this boot's record. Answered by [`State`].
     OpenState { booted_at: u64 },
     /// Reads the kernel command line, SMBIOS and `fw_cfg`; what STATE remembers goes before them. Answered by
     /// [`Configuration`].
-    Configuration { remembered: Remembered },
+    Configuration { command_line: CommandLine, remembered: Remembered },
     /// Saves the clock and completes this boot's record. Answered by `()`.
     CloseState { record: BootEnd },
     /// Finds and mounts the user's disk of images. Answered by [`UserImages`].
     UserImages,
 }
 
+/// The kernel's command line as PID 1 sees it. Everybody else, the jobs included, is shown one without its secrets (a patch in
+/// kernel-config/patches), so it travels with the request.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct CommandLine(pub Vec<u8>);
+
+impl fmt::Debug for CommandLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("[redacted]")
+    }
+}
+
 impl Request {
     /// The job's name: its first argument, and what messages call it.
     pub fn name(&self) -> &'static str {
         match self {
-            Self::Disks => "disks",
+            Self::Disks { .. } => "disks",
             Self::OpenState { .. } => "open-state",
             Self::Configuration { .. } => "configuration",
             Self::CloseState { .. } => "close-state",
@@ -64,7 +76,7 @@ impl Request {
         Duration::from_secs(match self {
             Self::Configuration { .. } | Self::UserImages | Self::OpenState { .. } => 60,
             // e2fsck of a large DATA after a crash is what takes time.
-            Self::Disks => 1800,
+            Self::Disks { .. } => 1800,
             Self::CloseState { .. } => 10,
         })
     }
@@ -104,8 +116,8 @@ pub struct State {
     pub machine_id: String,
     /// The wall clock when it was last saved, in seconds since the epoch.
     pub clock: Option<u64>,
-    /// How the last boot went, if there was one.
-    pub previous: Option<BootRecord>,
+    /// The boots before this one, the last one last; as many as are kept.
+    pub history: Vec<BootRecord>,
     /// The number of this boot, from 1.
     pub boot: u64,
     pub remembered: Remembered,

@@ -37,6 +37,20 @@ pub(super) fn build_time() -> Result<Duration, ClockError> {
     text.trim().parse().map(Duration::from_secs).map_err(|_| ClockError::NotANumber)
 }
 
+/// No image is in use for longer; a saved time that claims so was saved by a machine whose clock had run wild.
+const IMAGE_LIFE: Duration = Duration::from_hours(20 * 365 * 24);
+
+/// The floor that STATE's saved time makes, if it can be right.
+pub(super) fn saved_floor(saved: Duration) -> Option<Duration> {
+    let latest = build_time().unwrap_or_default().saturating_add(IMAGE_LIFE);
+    (saved <= latest).then_some(saved)
+}
+
+/// Moves the clock up to the saved time.
+pub(super) fn raise_to_saved(saved: Duration) -> Result<Option<String>, ClockError> {
+    saved_floor(saved).map_or(Ok(None), raise_to)
+}
+
 /// Moves the clock up to `floor` if it is below. Says so if it did.
 pub(super) fn raise_to(floor: Duration) -> Result<Option<String>, ClockError> {
     let now = clock::wall();

@@ -4,12 +4,13 @@
 use keelson_config::{RegistryCredential, Secret, Secrets};
 use keelson_job::{Configuration, Request};
 
-use super::{Machine, PhaseResult};
+use super::{Machine, PhaseResult, command_line};
 use crate::boot::job;
 use crate::console::Console;
 
 pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
-    let request = Request::Configuration { remembered: machine.state()?.remembered.clone() };
+    let remembered = machine.state()?.remembered.clone();
+    let request = Request::Configuration { command_line: command_line()?, remembered };
     let configuration: Configuration = job::run(console, &request)?;
     let sentence = describe(&configuration);
     machine.secrets = secrets(configuration.token, configuration.registry_credentials);

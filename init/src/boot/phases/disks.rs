@@ -2,12 +2,12 @@
 
 use keelson_job::{Disks, Request};
 
-use super::{Machine, PhaseResult};
+use super::{Machine, PhaseResult, command_line};
 use crate::boot::job;
 use crate::console::Console;
 
 pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
-    let disks: Disks = job::run(console, &Request::Disks)?;
+    let disks: Disks = job::run(console, &Request::Disks { command_line: command_line()? })?;
     for note in &disks.notes {
         console.info("disks", note);
     }

@@ -15,6 +15,6 @@ pub(super) fn run(_: &mut Machine, console: &mut Console) -> PhaseResult {
     Ok(if missing.is_empty() {
         "all mounted".to_owned()
     } else {
-        format!("mounted; this kernel or machine has no {}", missing.join(", "))
+        format!("all mounted but {}, which this machine does not have", missing.join(", "))
     })
 }

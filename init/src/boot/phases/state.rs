@@ -15,13 +15,13 @@ pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
         console.info("state", note);
     }
     if let Some(saved) = state.clock {
-        match clock_floor::raise_to(Duration::from_secs(saved)) {
+        match clock_floor::raise_to_saved(Duration::from_secs(saved)) {
             Ok(None) => {}
             Ok(Some(sentence)) => console.info("clock", sentence),
             Err(error) => console.warn("clock", crate::recovery::chain(&error)),
         }
     }
-    let sentence = match &state.previous {
+    let sentence = match state.history.last() {
         None => "first boot of this STATE".to_owned(),
         Some(previous) => format!("boot {}; the last one {}", state.boot, describe(previous)),
     };

@@ -16,8 +16,6 @@ use crate::console::Console;
 const TIMEOUT: Duration = Duration::from_mins(1);
 /// How often the event loop feeds it: several chances within the timeout.
 pub(crate) const INTERVAL: Duration = Duration::from_secs(15);
-/// The identity of the kernel's own timer that plays watchdog: it dies with the kernel, so hardware goes before it.
-const SOFTWARE: &str = "Software Watchdog";
 const CLASS: &str = "/sys/class/watchdog";
 
 #[derive(Debug, Error)]
@@ -29,49 +27,62 @@ enum WatchdogError {
 }
 
 pub(super) fn run(machine: &mut Machine, _: &mut Console) -> PhaseResult {
-    let Some((name, identity)) = choose(found(Path::new(CLASS))) else {
+    let Some(device) = choose(found(Path::new(CLASS))) else {
         return Ok("this machine has none".to_owned());
     };
-    let path = Path::new("/dev").join(&name);
+    let path = Path::new("/dev").join(&device.name);
     let watchdog = Watchdog::arm(&path).map_err(|source| WatchdogError::Arm { path: path.clone(), source })?;
     let timeout = watchdog.set_timeout(TIMEOUT);
     // Armed is armed: it must be fed, whatever its timeout is.
     machine.watchdog = Some(watchdog);
     let timeout = timeout.map_err(|source| WatchdogError::Timeout { path, source })?;
-    Ok(format!("{identity} resets this machine after {} s without a sign of life", timeout.as_secs()))
+    let driver = device.driver.as_deref().unwrap_or("the kernel's timer");
+    Ok(format!("{driver} resets this machine after {} s without a sign of life", timeout.as_secs()))
 }
 
-/// The devices with their drivers' names.
-fn found(class: &Path) -> Vec<(String, String)> {
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Device {
+    name: String,
+    /// The driver of the hardware. The kernel's own timer that plays watchdog (softdog) has none.
+    driver: Option<String>,
+}
+
+fn found(class: &Path) -> Vec<Device> {
     let Ok(entries) = fs::read_dir(class) else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut devices: Vec<_> = names
-        .map(|name| {
-            let identity = fs::read_to_string(class.join(&name).join("identity")).unwrap_or_default();
-            (name, identity.trim().to_owned())
-        })
-        .collect();
-    devices.sort();
+    let mut devices: Vec<_> = names.map(|name| Device { driver: driver(&class.join(&name)), name }).collect();
+    devices.sort_by(|a, b| a.name.cmp(&b.name));
     devices
 }
 
-/// The first piece of hardware, else the kernel's timer.
-fn choose(mut devices: Vec<(String, String)>) -> Option<(String, String)> {
-    devices.sort_by_key(|(_, identity)| identity == SOFTWARE);
+fn driver(device: &Path) -> Option<String> {
+    let link = fs::read_link(device.join("device/driver")).ok()?;
+    Some(link.file_name()?.to_string_lossy().into_owned())
+}
+
+/// The first piece of hardware, else the kernel's timer, which dies with the kernel.
+fn choose(mut devices: Vec<Device>) -> Option<Device> {
+    devices.sort_by_key(|device| device.driver.is_none());
     devices.into_iter().next()
 }
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::symlink;
+
     use super::*;
 
     #[test]
     fn hardware_goes_before_the_kernels_timer() {
-        let device = |name: &str, identity: &str| (name.to_owned(), identity.to_owned());
-        let both = vec![device("watchdog0", SOFTWARE), device("watchdog1", "i6300ESB timer")];
-        assert_eq!(choose(both).unwrap().0, "watchdog1");
-        assert_eq!(choose(vec![device("watchdog0", SOFTWARE)]).unwrap().0, "watchdog0");
-        assert_eq!(choose(Vec::new()), None);
+        let class = tempfile::tempdir().unwrap();
+        fs::create_dir(class.path().join("watchdog0")).unwrap();
+        fs::create_dir_all(class.path().join("watchdog1/device")).unwrap();
+        symlink("../../bus/pci/drivers/i6300ESB timer", class.path().join("watchdog1/device/driver")).unwrap();
+        let devices = found(class.path());
+        let hardware = Device { name: "watchdog1".to_owned(), driver: Some("i6300ESB timer".to_owned()) };
+        assert_eq!(choose(devices.clone()), Some(hardware));
+        assert_eq!(choose(devices[..1].to_vec()).unwrap().name, "watchdog0");
+        assert_eq!(choose(found(Path::new("/nonexistent"))), None);
     }
 
     #[test]

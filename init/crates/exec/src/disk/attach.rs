@@ -10,7 +10,7 @@ use keelson_sys::mount::{self, MountFlags};
 use thiserror::Error;
 
 use super::make::{DATA_LABEL, STATE_LABEL};
-use super::signature;
+use super::signature::{self, Labelled};
 
 const E2FSCK: &str = "/usr/bin/e2fsck";
 /// Exit bits of e2fsck(8): 1 errors corrected, 2 reboot wanted (it means a mounted root, which ours are not). Above: not.
@@ -48,7 +48,9 @@ pub(super) fn check_and_mount(state: &Path, data: &Path) -> Result<Vec<String>, 
     let checks = [(state, STATE_LABEL), (data, DATA_LABEL)].map(|(volume, label)| start_check(volume, label));
     let mut notes = Vec::new();
     for check in checks {
-        notes.extend(finish_check(check?)?);
+        if let Some(check) = check? {
+            notes.extend(finish_check(check)?);
+        }
     }
     mount_at(state, STATE, "ext4", STATE_FLAGS, EXT4_OPTIONS)?;
     mount_at(data, DATA, "ext4", DATA_FLAGS, EXT4_OPTIONS)?;
@@ -70,7 +72,11 @@ pub(super) fn mount_images(device: &Path, file_system: &str) -> Result<(), Attac
 
 pub(super) fn has_label(device: &Path, label: &str) -> io::Result<bool> {
     let found = signature::labelled(&File::open(device)?)?;
-    Ok(found.is_some_and(|found| found.file_system == "ext4" && found.label == label))
+    Ok(found.is_some_and(|found| is_ours(&found, label)))
+}
+
+fn is_ours(found: &Labelled, label: &str) -> bool {
+    found.file_system == "ext4" && found.label == label
 }
 
 fn mount_at(
@@ -95,16 +101,22 @@ struct Check {
     child: Child,
 }
 
-/// Replays the journal and corrects what can be corrected without a question (`-p`).
-fn start_check(volume: &Path, label: &'static str) -> Result<Check, AttachError> {
-    let readable = has_label(volume, label).map_err(|source| AttachError::Read { path: volume.to_owned(), source })?;
-    if !readable {
+/// Replays the journal and corrects what can be corrected without a question (`-p`). Nothing is started for a file system
+/// that says that it is clean.
+fn start_check(volume: &Path, label: &'static str) -> Result<Option<Check>, AttachError> {
+    let unread = |source| AttachError::Read { path: volume.to_owned(), source };
+    let device = File::open(volume).map_err(unread)?;
+    let found = signature::labelled(&device).map_err(unread)?;
+    if !found.is_some_and(|found| is_ours(&found, label)) {
         return Err(AttachError::NotOurs { path: volume.to_owned(), label });
+    }
+    if signature::is_clean_ext4(&device).map_err(unread)? {
+        return Ok(None);
     }
     let mut command = Command::new(E2FSCK);
     command.arg("-p").arg(volume).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().map_err(AttachError::RunCheck)?;
-    Ok(Check { volume: volume.to_owned(), label, child })
+    Ok(Some(Check { volume: volume.to_owned(), label, child }))
 }
 
 /// What was corrected, if anything was.

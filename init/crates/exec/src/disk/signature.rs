@@ -118,6 +118,21 @@ pub(super) fn labelled(device: &File) -> io::Result<Option<Labelled>> {
     Ok(Some(Labelled { file_system, label: String::from_utf8_lossy(text).trim_end().to_owned() }))
 }
 
+/// Whether an ext4 file system was unmounted in order and has seen no error, by its own superblock: e2fsck would look no
+/// further (`e2fsck -p`, `check_if_skip`).
+pub(super) fn is_clean_ext4(device: &File) -> io::Result<bool> {
+    const SUPERBLOCK: u64 = 1024;
+    const VALID: u16 = 1;
+    const ERRORS: u16 = 2;
+    const NEEDS_RECOVERY: u32 = 4;
+    let state =
+        read_if_there(device, SUPERBLOCK + 0x3a, 2)?.and_then(|bytes| Some(u16::from_le_bytes(*bytes.first_chunk()?)));
+    let incompatible =
+        read_if_there(device, SUPERBLOCK + 0x60, 4)?.and_then(|bytes| Some(u32::from_le_bytes(*bytes.first_chunk()?)));
+    let in_order = state.is_some_and(|state| state & (VALID | ERRORS) == VALID);
+    Ok(in_order && incompatible.is_some_and(|features| features & NEEDS_RECOVERY == 0))
+}
+
 /// The bytes, or nothing if the device ends before them.
 fn read_if_there(device: &File, offset: u64, length: usize) -> io::Result<Option<Vec<u8>>> {
     let mut bytes = vec![0; length];
@@ -170,6 +185,15 @@ mod tests {
             let content = inspect(&device(SIZE, &[(*offset, magic)]), SIZE).unwrap();
             let Content::Something(text) = content else { panic!("{name}") };
             assert!(text.starts_with(name), "{text}, not {name}");
+        }
+    }
+
+    #[test]
+    fn ext4_is_clean_only_if_it_says_so_and_needs_no_recovery() {
+        let state = |state: u8, features: u8| device(SIZE, &[(1024 + 0x3a, &[state]), (1024 + 0x60, &[features])]);
+        assert!(is_clean_ext4(&state(1, 0x42)).unwrap());
+        for (valid, features) in [(0, 0x42), (3, 0x42), (2, 0x42), (1, 0x46)] {
+            assert!(!is_clean_ext4(&state(valid, features)).unwrap(), "{valid} {features}");
         }
     }
 

@@ -29,13 +29,18 @@ fn blank_disk_is_blank_unless_it_cannot_serve() {
     let machine = Machine::new();
     machine.add("vda", 8 * GIB);
     assert_eq!(standing_of(&machine, "vda"), Standing::Blank);
-    machine.set("vda", "removable", 1);
-    assert_eq!(standing_of(&machine, "vda"), Standing::Unusable("removable".to_owned()));
-    machine.set("vda", "removable", 0);
     machine.set("vda", "ro", 1);
     assert_eq!(standing_of(&machine, "vda"), Standing::Unusable("read-only".to_owned()));
     machine.add("vdb", GIB);
     assert_eq!(standing_of(&machine, "vdb"), Standing::TooSmall);
+}
+
+#[test]
+fn removable_disk_counts_as_none() {
+    let machine = Machine::new();
+    machine.add("sda", 8 * GIB);
+    machine.set("sda", "removable", 1);
+    assert_eq!(judge(&inventory::disks(&machine.places), &machine.places), Err(NoDecision::NoDisk));
 }
 
 #[test]

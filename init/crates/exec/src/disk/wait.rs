@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use rustix::event::poll;
 use rustix::time::Timespec;
 
-/// How long a device may take to appear: a controller that spins disks up, one by one.
+/// How long a device may take to appear that must be there: a partition just made, a label that was asked for.
 pub(super) const DEVICE_LIMIT: Duration = Duration::from_secs(15);
 const INTERVAL: Duration = Duration::from_millis(20);
 

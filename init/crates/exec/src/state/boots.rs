@@ -30,14 +30,17 @@ fn numbers(state: &Path) -> Vec<u64> {
     numbers
 }
 
-/// The latest record. A damaged one still gives its number, so that numbers never repeat.
-pub(super) fn last(state: &Path, notes: &mut Vec<String>) -> Option<BootRecord> {
-    let number = *numbers(state).last()?;
+/// All records, the latest last. A damaged one still gives its number, so that numbers never repeat.
+pub(super) fn history(state: &Path, notes: &mut Vec<String>) -> Vec<BootRecord> {
+    numbers(state).into_iter().map(|number| read_or_blank(state, number, notes)).collect()
+}
+
+fn read_or_blank(state: &Path, number: u64, notes: &mut Vec<String>) -> BootRecord {
     let record = read(state, number).unwrap_or_else(|error| {
         notes.push(chain(&error));
         None
     });
-    Some(record.unwrap_or(BootRecord { number, version: String::new(), booted_at: 0, end: None }))
+    record.unwrap_or(BootRecord { number, version: String::new(), booted_at: 0, end: None })
 }
 
 fn read(state: &Path, number: u64) -> Result<Option<BootRecord>, StateError> {
@@ -63,7 +66,8 @@ pub(super) fn begin(state: &Path, record: &BootRecord) -> Result<(), StateError>
 
 /// Completes the latest record.
 pub(super) fn finish(state: &Path, end: BootEnd) -> Result<(), StateError> {
-    let Some(mut record) = last(state, &mut Vec::new()) else { return Ok(()) };
+    let Some(number) = numbers(state).last().copied() else { return Ok(()) };
+    let mut record = read_or_blank(state, number, &mut Vec::new());
     record.end = Some(end);
     write(state, &record)
 }
@@ -85,6 +89,6 @@ mod tests {
         }
         let numbers = numbers(state.path());
         assert_eq!((numbers.len(), numbers.last()), (KEPT, Some(&40)));
-        assert_eq!(last(state.path(), &mut Vec::new()).unwrap().number, 40);
+        assert_eq!(history(state.path(), &mut Vec::new()).last().unwrap().number, 40);
     }
 }
