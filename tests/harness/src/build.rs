@@ -16,6 +16,7 @@ use std::process::Command;
 pub mod allowlist;
 mod archive;
 pub mod cache;
+pub mod contents;
 mod debian;
 mod digest;
 mod elf;
@@ -70,6 +71,8 @@ pub struct Image {
     pub root: PathBuf,
     /// The root's tree before it was packed, for tests that list it.
     pub root_tree: PathBuf,
+    /// Debian's part, from which the root was picked, and whose tools pack and unpack it.
+    pub debian: PathBuf,
     /// kubectl of the image's Kubernetes release, for this host.
     pub kubectl: PathBuf,
     /// etcd, for this host: a test's and a measurement's counterpart of the store.
@@ -135,6 +138,7 @@ pub fn image(request: &BuildRequest, progress: &mut dyn Progress) -> Result<Imag
         initramfs,
         root: root.join("root.erofs"),
         root_tree: root.join("tree"),
+        debian: sources.debian.clone(),
         kubectl: go_program("kubernetes")?.join("kubectl"),
         etcd: go_program("etcd")?.join("etcd"),
         etcdctl: go_program("etcd")?.join("etcdctl"),

@@ -154,11 +154,9 @@ fn plain_folders(entries: &[Entry], tree: &Path) -> Result<(), BuildError> {
     Ok(())
 }
 
-/// Packs the tree with the mkfs.erofs that came with Debian's part: the host's may be too old to know zstd.
+/// Packs the tree.
 pub(crate) fn pack(debian: &Path, tree: &Path, image: &Path, step: &mut Step<'_>) -> Result<(), BuildError> {
-    let libraries = below(debian, LIBRARIES);
-    let mut mkfs = Command::new(libraries.join("ld-linux-x86-64.so.2"));
-    mkfs.arg("--library-path").arg(&libraries).arg(below(debian, "/usr/bin/mkfs.erofs"));
+    let mut mkfs = erofs_tool(debian, "mkfs.erofs");
     mkfs.args([
         "--quiet",
         // Level 3: at 9 the image is 3 % smaller, at 5 times the time. A level must be named: without one it is 19 % larger.
@@ -171,4 +169,12 @@ pub(crate) fn pack(debian: &Path, tree: &Path, image: &Path, step: &mut Step<'_>
     ]);
     mkfs.arg(format!("-T{SOURCE_DATE_EPOCH}")).arg(image).arg(tree);
     step.run(&mut mkfs)
+}
+
+/// A tool that came with Debian's part: the host's may be too old to know zstd. It runs on the libraries beside it.
+pub(crate) fn erofs_tool(debian: &Path, name: &str) -> Command {
+    let libraries = below(debian, LIBRARIES);
+    let mut tool = Command::new(libraries.join("ld-linux-x86-64.so.2"));
+    tool.arg("--library-path").arg(&libraries).arg(below(debian, "/usr/bin").join(name));
+    tool
 }

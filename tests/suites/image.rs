@@ -1,0 +1,86 @@
+//! The files that boot, looked at from outside: what is in them, and what is not.
+
+use std::fs;
+use std::path::Path;
+use std::sync::LazyLock;
+
+use keelson_vm::build::progress::Silent;
+use keelson_vm::build::{Image, allowlist, contents, kernel};
+use keelson_vm::project::Project;
+
+/// Built once for all tests of this file; from the caches when it was built before.
+static BUILT: LazyLock<(Project, Image)> = LazyLock::new(|| {
+    let project = Project::of_this_build();
+    let image = project.image(&mut Silent).unwrap_or_else(|error| panic!("{error}"));
+    (project, image)
+});
+
+fn checkout() -> &'static Path {
+    BUILT.0.checkout()
+}
+
+fn image() -> &'static Image {
+    &BUILT.1
+}
+
+#[test]
+fn kernel_keeps_every_line_of_every_fragment() {
+    let fragments = kernel::fragments(checkout()).unwrap();
+    assert!(fragments.len() > 1, "no fragments in kernel-config/");
+    let wanted = kernel::merged(&fragments).unwrap();
+    let built = fs::read_to_string(&image().kernel_config).unwrap();
+    assert_eq!(kernel::lost_lines(&wanted, &built), Vec::<String>::new());
+}
+
+#[test]
+fn root_holds_what_the_allowlist_names_and_nothing_else() {
+    let list = fs::read_to_string(checkout().join("image/root.allow")).unwrap();
+    let entries = allowlist::parse(&list).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let tree = folder.path().join("root");
+    contents::unpack(image(), &tree).unwrap();
+    assert_eq!(contents::differences(&entries, &tree).unwrap(), Vec::<String>::new());
+}
+
+#[test]
+fn initramfs_is_the_root_and_then_the_first_stage() {
+    let initramfs = fs::read(&image().initramfs).unwrap();
+    let root = fs::read(&image().root).unwrap();
+    // A header of 110 bytes and the name with its NUL, filled up to four bytes.
+    let content = (110 + "root.erofs\0".len()).next_multiple_of(4);
+    assert_eq!(&initramfs[..6], b"070701");
+    assert_eq!(&initramfs[110..121], b"root.erofs\0");
+    assert!(initramfs[content..content + root.len()] == root, "the file in the initramfs is not the root");
+
+    let rest = &initramfs[content + root.len()..];
+    let zstd = rest.windows(4).position(|window| window == [0x28, 0xb5, 0x2f, 0xfd]).expect("no second archive");
+    assert_eq!((content + root.len() + zstd) % 512, 0);
+}
+
+/// The figure that the README promises.
+#[test]
+fn image_weighs_less_than_150_mb() {
+    let sizes = image().sizes;
+    let weight = sizes.kernel + sizes.initramfs;
+    assert!(weight < 150_000_000, "kernel and initramfs together have {weight} bytes");
+}
+
+#[test]
+fn programs_name_no_path_of_the_machine_that_built_them() {
+    let home = std::env::var("HOME").unwrap();
+    let folders = [checkout().to_str().unwrap(), BUILT.0.target().to_str().unwrap(), home.as_str()];
+    // Root's home is a word that programs may have for other reasons; its registry of crates is not.
+    let traces: Vec<String> = folders
+        .iter()
+        .map(|folder| format!("{folder}/"))
+        .filter(|folder| folder != "/root/")
+        .chain([format!("{home}/.cargo")])
+        .collect();
+    for program in ["init", "keelson-exec", "keelson-network", "keelson-log", "keelson-store", "keelson-cluster"] {
+        let content = fs::read(image().root_tree.join("usr/bin").join(program)).unwrap();
+        for trace in &traces {
+            let found = content.windows(trace.len()).any(|window| window == trace.as_bytes());
+            assert!(!found, "{program} has {trace} in it");
+        }
+    }
+}
