@@ -17,6 +17,7 @@ use std::fmt;
 use bytes::Bytes;
 
 pub mod deadlines;
+pub mod keeper;
 
 /// etcd's bound: nine thousand million seconds.
 pub const MAX_TTL_SECONDS: i64 = 9_000_000_000;
@@ -115,6 +116,11 @@ impl Leases {
     pub fn take_changed(&mut self) -> Vec<(LeaseId, Option<[u8; RECORD_LENGTH]>)> {
         let changed = std::mem::take(&mut self.changed);
         changed.into_iter().map(|id| (id, self.by_id.get(&id).map(encode))).collect()
+    }
+
+    /// The records of all leases.
+    pub fn records(&self) -> impl Iterator<Item = (LeaseId, [u8; RECORD_LENGTH])> {
+        self.by_id.iter().map(|(id, lease)| (*id, encode(lease)))
     }
 
     /// Puts in a lease as a checkpoint had it.

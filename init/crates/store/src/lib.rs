@@ -3,7 +3,7 @@
 //! Read the modules in this order: what a log entry says ([`command`]) and what it is applied to ([`state`]); where both are kept
 //! ([`log`], [`checkpoint`], on [`disk`]); how members agree ([`raft`]);
 //! and what all of it is together ([`node`]). The state consists of the key space ([`mvcc`]) and leases ([`lease`]); [`watch`] tells
-//! of its changes.
+//! of its changes; [`server`] speaks etcd's API over all of it.
 #![forbid(unsafe_code)]
 
 pub mod checkpoint;
@@ -19,7 +19,10 @@ pub mod member;
 pub mod mvcc;
 pub mod node;
 pub mod notify;
+pub mod process;
+mod process_usage;
 pub mod raft;
 pub mod random;
+pub mod server;
 pub mod state;
 pub mod watch;

@@ -34,7 +34,7 @@ use self::row::{KeyHistory, RowLog};
 use crate::lease::Leases;
 
 mod compaction;
-mod hash;
+pub mod hash;
 mod key_range;
 pub mod range;
 mod revision;

@@ -36,14 +36,20 @@ impl Scan {
         if request.revision > current {
             return Err(Rejection::FutureRevision);
         }
-        let revision = if request.revision <= 0 { current } else { request.revision };
-        if revision < mvcc.compact_revision {
+        let scan = Self::pinned(request, current);
+        if scan.revision < mvcc.compact_revision {
             return Err(Rejection::Compacted);
         }
+        Ok(scan)
+    }
+
+    /// A scan at a revision that an earlier one was allowed to read, and that is kept from compaction since.
+    pub fn pinned(request: &RangeRequest, current: i64) -> Self {
+        let revision = if request.revision <= 0 { current } else { request.revision };
         // A limit cuts the answer; it can cut the collecting only where neither order nor filter is in between.
         let cuts = request.limit > 0 && is_default_order(request) && !has_revision_filters(request);
         let fetch = cuts.then(|| usize::try_from(request.limit).unwrap_or(usize::MAX).saturating_add(1));
-        Ok(Self {
+        Self {
             range: KeyRange::new(&request.key, &request.range_end),
             revision,
             current,
@@ -53,7 +59,7 @@ impl Scan {
             kvs: Vec::new(),
             count: 0,
             resume: None,
-        })
+        }
     }
 
     /// Stops at the limit instead of counting what lies behind it.

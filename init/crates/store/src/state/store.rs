@@ -75,6 +75,33 @@ struct Meta {
     alarms: Bytes,
 }
 
+impl Meta {
+    /// The rows, or those that differ from what they were.
+    fn rows(&self, old: Option<&Self>) -> Vec<Row> {
+        let number = |value: i64| Bytes::copy_from_slice(&value.to_be_bytes());
+        let differs = |same: fn(&Self, &Self) -> bool| old.is_none_or(|old| !same(self, old));
+        let mut rows = Vec::new();
+        let mut add = |differs: bool, key, value| {
+            if differs {
+                rows.push(Row { table: Table::Meta, key: Bytes::from_static(key), value });
+            }
+        };
+        add(differs(|new, old| new.alarms == old.alarms), META_ALARMS, self.alarms.clone());
+        let compact_revision = number(self.compact_revision);
+        add(differs(|new, old| new.compact_revision == old.compact_revision), META_COMPACT_REVISION, compact_revision);
+        add(differs(|new, old| new.revision == old.revision), META_REVISION, number(self.revision));
+        rows
+    }
+}
+
+fn lease_key(id: LeaseId) -> Bytes {
+    Bytes::copy_from_slice(&id.0.to_be_bytes())
+}
+
+fn lease_row(id: LeaseId, record: &[u8]) -> Row {
+    Row { table: Table::Leases, key: lease_key(id), value: Bytes::copy_from_slice(record) }
+}
+
 impl Default for Shared {
     fn default() -> Self {
         let inner = Inner::default();
@@ -122,6 +149,16 @@ impl State {
 
     pub fn alarms(&self) -> Vec<AlarmMember> {
         self.read_lock().alarms.list()
+    }
+
+    /// Begins a snapshot: the revision up to which it holds the key space, whose rows from the compacted revision on are
+    /// kept while the pin lives, and all rows that are not keys.
+    pub fn snapshot(&self) -> (i64, Vec<Row>, Pin) {
+        let inner = self.read_lock();
+        let pin = self.pin(inner.mvcc.compact_revision());
+        let mut rows: Vec<Row> = inner.mvcc.leases.records().map(|(id, record)| lease_row(id, &record)).collect();
+        rows.extend(inner.meta().rows(None));
+        (inner.mvcc.revision(), rows, pin)
     }
 
     /// Keeps rows that a reader at `revision` sees until the pin is dropped. To be called inside [`State::read`].
@@ -258,26 +295,13 @@ impl Inner {
             delta.puts.push(Row { table: Table::Revisions, key, value: Bytes::from_owner(row.kv.clone()) });
         }
         for (id, record) in self.mvcc.leases.take_changed() {
-            let key = Bytes::copy_from_slice(&id.0.to_be_bytes());
             match record {
-                Some(record) => {
-                    delta.puts.push(Row { table: Table::Leases, key, value: Bytes::copy_from_slice(&record) });
-                }
-                None => delta.deletes.push((Table::Leases, key)),
+                Some(record) => delta.puts.push(lease_row(id, &record)),
+                None => delta.deletes.push((Table::Leases, lease_key(id))),
             }
         }
         let meta = self.meta();
-        let old = &self.checkpointed.meta;
-        let number = |value: i64| Bytes::copy_from_slice(&value.to_be_bytes());
-        for (key, changed, value) in [
-            (META_ALARMS, meta.alarms != old.alarms, meta.alarms.clone()),
-            (META_COMPACT_REVISION, meta.compact_revision != old.compact_revision, number(meta.compact_revision)),
-            (META_REVISION, meta.revision != old.revision, number(meta.revision)),
-        ] {
-            if changed {
-                delta.puts.push(Row { table: Table::Meta, key: Bytes::from_static(key), value });
-            }
-        }
+        delta.puts.extend(meta.rows(Some(&self.checkpointed.meta)));
         let removed = std::mem::take(&mut self.checkpointed.removed);
         let key = |revision: Revision| (Table::Revisions, Bytes::copy_from_slice(&revision.to_key()));
         delta.deletes.extend(removed.into_iter().map(key));

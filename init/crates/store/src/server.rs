@@ -1,0 +1,307 @@
+//! The servers: etcd's v3 API over gRPC, and its HTTP paths.
+//!
+//! Everything is served by one kind of listener: a plain or TLS socket whose connections speak HTTP/2 (gRPC, and the HTTP
+//! paths) or HTTP/1.1 (the HTTP paths). Client addresses serve all of it, as etcd's do; metrics addresses the HTTP paths only.
+//!
+//! No lock is held over I/O: services await consensus, then take the state's lock for bounded work, then encode.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_etcd_api::etcdserverpb as pb;
+use keelson_etcd_api::grpc::health::server::health_server::HealthServer;
+use keelson_etcd_api::server::auth_server::AuthServer;
+use keelson_etcd_api::server::cluster_server::ClusterServer;
+use keelson_etcd_api::server::kv_server::KvServer;
+use keelson_etcd_api::server::lease_server::LeaseServer;
+use keelson_etcd_api::server::maintenance_server::MaintenanceServer;
+use keelson_etcd_api::server::watch_server::WatchServer;
+use tokio::sync::watch as signal;
+use tonic::Status;
+use tonic::metadata::MetadataMap;
+use tonic::service::{InterceptorLayer, Routes};
+
+use self::errors::Error;
+pub use self::listener::ListenError;
+use self::listener::Listener;
+use self::metrics::Metrics;
+pub use self::tls::TlsError;
+use crate::command::Command;
+use crate::flags::{Endpoint, Settings, TlsFiles};
+use crate::lease::keeper::Keeper;
+use crate::node::Node;
+use crate::random::{Random, SystemRandom};
+use crate::state::{Response, State};
+
+mod auth;
+mod auto_compaction;
+mod cluster;
+pub mod errors;
+mod fragments;
+mod health;
+mod http;
+mod kv;
+mod lease;
+mod listener;
+mod maintenance;
+mod metrics;
+mod snapshot;
+mod tls;
+mod validate;
+mod watch;
+
+/// The etcd release whose behaviour is served. kube-apiserver reads it from the status: from 3.5.13 on it relies on progress
+/// requests for consistent reads from its cache.
+pub const ETCD_VERSION: &str = "3.7.3";
+/// The same as a cluster's and a storage's version.
+const ETCD_CLUSTER_VERSION: &str = "3.7.0";
+
+/// What a request may be larger than `max_request_bytes` by, for what is around it on the wire. etcd's value.
+const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
+/// HTTP/2 windows. A single watch or list moves megabytes; the protocol's own 64 KiB would make each wait for its peer.
+const STREAM_WINDOW_BYTES: u32 = 1 << 20;
+const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
+/// etcd's keep-alive of idle connections, for peers that vanished without a word.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
+const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
+/// Streams that a client may cancel faster than they are taken up. kube-apiserver cancels many watches at once.
+const PENDING_RESETS: usize = 1024;
+/// Election timeouts without a leader after which streams that asked for one are ended. etcd's value.
+const LEADERLESS_TIMEOUTS: u32 = 3;
+/// How long connections may take to end once the server is told to stop.
+const STOP_TIMEOUT: Duration = Duration::from_secs(5);
+
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    #[error(transparent)]
+    Listen(#[from] ListenError),
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// Bounds of what is served.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    pub request_bytes: usize,
+    pub txn_ops: usize,
+    pub min_lease_ttl_seconds: i64,
+    pub watch_progress_interval: Duration,
+    pub election_timeout: Duration,
+    pub concurrent_streams: u32,
+}
+
+impl Limits {
+    fn new(settings: &Settings) -> Self {
+        // etcd's rule: a lease must outlive an election that begins when it was renewed last.
+        let min_lease_ttl = (settings.election_timeout * 3 / 2).as_millis().div_ceil(1000);
+        Self {
+            request_bytes: settings.max_request_bytes,
+            txn_ops: settings.max_txn_ops,
+            min_lease_ttl_seconds: i64::try_from(min_lease_ttl).unwrap_or(i64::MAX),
+            // etcd's minimum.
+            watch_progress_interval: settings.watch_progress_notify_interval.max(Duration::from_millis(100)),
+            election_timeout: settings.election_timeout,
+            concurrent_streams: settings.max_concurrent_streams,
+        }
+    }
+}
+
+/// What all services share.
+#[derive(Debug)]
+pub struct Context {
+    node: Arc<Node<State>>,
+    leases: Keeper,
+    limits: Limits,
+    random: Arc<dyn Random>,
+    metrics: Metrics,
+    stop: signal::Sender<bool>,
+    /// True once there has been no leader for a while.
+    leaderless: signal::Sender<bool>,
+}
+
+impl Context {
+    pub fn new(node: Arc<Node<State>>, limits: Limits) -> Self {
+        Self {
+            leases: Keeper::new(Arc::clone(&node), limits.election_timeout),
+            node,
+            limits,
+            random: Arc::new(SystemRandom),
+            metrics: Metrics::default(),
+            stop: signal::channel(false).0,
+            leaderless: signal::channel(false).0,
+        }
+    }
+
+    fn header_at(&self, revision: i64) -> Option<pb::ResponseHeader> {
+        Some(pb::ResponseHeader {
+            cluster_id: self.node.cluster_id(),
+            member_id: self.node.member_id().0,
+            revision,
+            raft_term: self.node.status().term,
+        })
+    }
+
+    fn header(&self) -> Option<pb::ResponseHeader> {
+        self.header_at(self.node.state().revision())
+    }
+
+    /// Completes the header of an answer that knows at most its revision.
+    fn fill(&self, header: &mut Option<pb::ResponseHeader>) {
+        let revision = header.as_ref().map_or(0, |header| header.revision);
+        *header = if revision == 0 { self.header() } else { self.header_at(revision) };
+    }
+
+    /// Proposes a command, and takes its refusal for an error.
+    async fn propose(&self, command: Command) -> Result<Response, Error> {
+        if command.encoded_len() > self.limits.request_bytes {
+            return Err(Error::RequestTooLarge);
+        }
+        match self.node.propose(command).await? {
+            Response::Rejected(rejection) => Err(rejection.into()),
+            response => Ok(response),
+        }
+    }
+
+    /// Returns when the server stops.
+    async fn stopping(&self) {
+        // The sender is here, so the wait cannot fail.
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    /// Whether the client asked to be refused while there is no leader.
+    fn require_leader(&self, metadata: &MetadataMap) -> Result<LeaderWanted, Error> {
+        let wanted = metadata.get("hasleader").is_some_and(|value| value.as_bytes() == b"true");
+        if wanted && self.node.status().leader.is_none() {
+            return Err(Error::NoLeader);
+        }
+        Ok(LeaderWanted(wanted))
+    }
+
+    /// Watches for the loss of the leader, for ever.
+    async fn watch_leader(&self) {
+        let mut checks = 0;
+        loop {
+            tokio::time::sleep(self.limits.election_timeout).await;
+            checks = if self.node.status().leader.is_none() { checks + 1 } else { 0 };
+            let leaderless = checks >= LEADERLESS_TIMEOUTS;
+            self.leaderless.send_if_modified(|old| std::mem::replace(old, leaderless) != leaderless);
+        }
+    }
+}
+
+/// A stream's wish not to outlive the leader.
+#[derive(Clone, Copy, Debug)]
+struct LeaderWanted(bool);
+
+impl LeaderWanted {
+    /// Returns when there has been no leader for a while and the stream asked for one.
+    async fn lost(self, context: &Context) {
+        if !self.0 {
+            return std::future::pending().await;
+        }
+        let _ = context.leaderless.subscribe().wait_for(|leaderless| *leaderless).await;
+    }
+}
+
+/// Bound to its addresses, and not yet serving.
+#[derive(Debug)]
+pub struct Server {
+    context: Arc<Context>,
+    clients: Vec<Listener>,
+    metrics: Vec<Listener>,
+    auto_compaction: crate::flags::AutoCompaction,
+}
+
+impl Server {
+    pub async fn bind(node: Arc<Node<State>>, settings: &Settings) -> Result<Self, ServerError> {
+        let tls = settings.client_tls.as_ref();
+        Ok(Self {
+            context: Arc::new(Context::new(node, Limits::new(settings))),
+            clients: listeners(&settings.listen_client, tls).await?,
+            metrics: listeners(&settings.listen_metrics, tls).await?,
+            auto_compaction: settings.auto_compaction,
+        })
+    }
+
+    /// Where clients are served: differs from the settings where those let the system choose a port.
+    pub fn client_addresses(&self) -> Vec<std::net::SocketAddr> {
+        self.clients.iter().filter_map(Listener::address).collect()
+    }
+
+    /// Serves until `shutdown` is done and connections have ended.
+    pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
+        let Self { context, clients, metrics, auto_compaction } = self;
+        let mut background = tokio::task::JoinSet::new();
+        let shared = Arc::clone(&context);
+        background.spawn(async move { shared.leases.run().await });
+        let shared = Arc::clone(&context);
+        background.spawn(async move { shared.watch_leader().await });
+        let state = context.node.state().clone();
+        background.spawn(async move { state.remove_garbage().await });
+        background.spawn(auto_compaction::run(Arc::clone(&context), auto_compaction));
+
+        let mut serving = tokio::task::JoinSet::new();
+        for listener in clients {
+            serving.spawn(serve(listener, client_routes(&context), Arc::clone(&context)));
+        }
+        for listener in metrics {
+            serving.spawn(serve(listener, http::metrics_routes(&context), Arc::clone(&context)));
+        }
+        shutdown.await;
+        context.stop.send_replace(true);
+        let ended = async { while serving.join_next().await.is_some() {} };
+        if tokio::time::timeout(STOP_TIMEOUT, ended).await.is_err() {
+            tracing::warn!("connections did not end in time");
+        }
+    }
+}
+
+async fn listeners(endpoints: &[Endpoint], tls: Option<&TlsFiles>) -> Result<Vec<Listener>, ServerError> {
+    let mut listeners = Vec::with_capacity(endpoints.len());
+    for endpoint in endpoints {
+        listeners.push(Listener::bind(endpoint, tls).await?);
+    }
+    Ok(listeners)
+}
+
+fn client_routes(context: &Arc<Context>) -> Routes {
+    let share = || Arc::clone(context);
+    let largest = context.limits.request_bytes + GRPC_OVERHEAD_BYTES;
+    Routes::from(http::client_router(context))
+        .add_service(KvServer::new(kv::KvService(share())).max_decoding_message_size(largest))
+        .add_service(WatchServer::new(watch::WatchService(share())).max_decoding_message_size(largest))
+        .add_service(LeaseServer::new(lease::LeaseService(share())).max_decoding_message_size(largest))
+        .add_service(ClusterServer::new(cluster::ClusterService(share())).max_decoding_message_size(largest))
+        .add_service(
+            MaintenanceServer::new(maintenance::MaintenanceService(share())).max_decoding_message_size(largest),
+        )
+        .add_service(AuthServer::new(auth::AuthService(share())).max_decoding_message_size(largest))
+        .add_service(HealthServer::new(health::HealthService(share())))
+        .prepare()
+}
+
+async fn serve(listener: Listener, routes: Routes, context: Arc<Context>) {
+    let name = listener.name().to_owned();
+    let leader = Arc::clone(&context);
+    let stopping = Arc::clone(&context);
+    let result = tonic::transport::Server::builder()
+        .accept_http1(true)
+        .max_concurrent_streams(context.limits.concurrent_streams)
+        .initial_stream_window_size(STREAM_WINDOW_BYTES)
+        .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
+        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
+        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
+        .layer(metrics::CountLayer::new(&context))
+        .layer(InterceptorLayer::new(move |request: tonic::Request<()>| {
+            leader.require_leader(request.metadata()).map_err(Status::from)?;
+            Ok(request)
+        }))
+        .add_routes(routes)
+        .serve_with_incoming_shutdown(listener.incoming(), async move { stopping.stopping().await })
+        .await;
+    if let Err(error) = result {
+        tracing::error!(address = name, %error, "serving has ended");
+    }
+}

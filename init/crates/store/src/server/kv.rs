@@ -1,0 +1,248 @@
+//! The KV service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures::stream::{self, Stream};
+use keelson_etcd_api::etcdserverpb as pb;
+use keelson_etcd_api::server::kv_server::Kv;
+use keelson_etcd_api::server::{DeleteRangeResponse, PutResponse, RangeResponse, RangeStreamResponse, TxnResponse};
+use prost::Message as _;
+use tonic::{Request, Response, Status};
+
+use super::errors::Error;
+use super::{Context, validate};
+use crate::command::Command;
+use crate::mvcc::range::{Scan, has_revision_filters, is_default_order};
+use crate::mvcc::{Mvcc, txn};
+use crate::state::{self, Pin as RevisionPin, Rejection, State};
+
+/// Keys visited under one hold of the state's lock: about a millisecond, after which a waiting write goes first.
+const SCAN_KEYS: usize = 4096;
+/// Keys in the first piece of a streamed range. The next ones are as large as the bytes of the last suggest.
+const FIRST_PIECE_KEYS: i64 = 10;
+
+#[derive(Clone, Debug)]
+pub(super) struct KvService(pub(super) Arc<Context>);
+
+impl KvService {
+    async fn linearize(&self, serializable: bool) -> Result<(), Error> {
+        if !serializable {
+            self.0.node.read_index().await?;
+        }
+        Ok(())
+    }
+}
+
+/// How a scan is made, beyond what the request says.
+#[derive(Clone, Copy, Debug, Default)]
+struct Manner {
+    /// Count what lies behind the limit.
+    total_count: bool,
+    /// Keep the revision from compaction when the scan is done, for another at it.
+    keep_pin: bool,
+    /// The revision is being kept: a compaction since does not matter.
+    pinned: bool,
+}
+
+/// Runs a scan to its end without holding the lock for long.
+async fn scan(state: &State, request: &pb::RangeRequest, manner: Manner) -> Result<(Scan, Option<RevisionPin>), Error> {
+    let begin = |mvcc: &Mvcc, current| {
+        let mut scan = if manner.pinned { Scan::pinned(request, current) } else { Scan::new(mvcc, request, current)? };
+        if !manner.total_count {
+            scan = scan.without_total_count();
+        }
+        let done = scan.step(mvcc, SCAN_KEYS);
+        let pin = (!done || manner.keep_pin).then(|| state.pin(scan.revision()));
+        Ok::<_, Rejection>((scan, pin, done))
+    };
+    let (mut scan, pin, mut done) = state.read(begin)?;
+    while !done {
+        tokio::task::yield_now().await;
+        done = state.read(|mvcc, _| scan.step(mvcc, SCAN_KEYS));
+    }
+    Ok((scan, pin))
+}
+
+#[tonic::async_trait]
+impl Kv for KvService {
+    async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let request = request.into_inner();
+        validate::range(&request)?;
+        self.linearize(request.serializable).await?;
+        let manner = Manner { total_count: true, ..Manner::default() };
+        let (scan, _pin) = scan(self.0.node.state(), &request, manner).await?;
+        let mut response = scan.finish(&request);
+        self.0.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    type RangeStreamStream = Pin<Box<dyn Stream<Item = Result<RangeStreamResponse, Status>> + Send>>;
+
+    async fn range_stream(
+        &self,
+        request: Request<pb::RangeRequest>,
+    ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let request = request.into_inner();
+        validate::range(&request)?;
+        if !is_default_order(&request) {
+            return Err(Status::unimplemented("RangeStream does not support custom sort orders"));
+        }
+        if has_revision_filters(&request) {
+            return Err(Status::unimplemented("RangeStream does not support revision filters"));
+        }
+        self.linearize(request.serializable).await?;
+        let pieces = Pieces::new(Arc::clone(&self.0), request);
+        let pieces = stream::unfold(Some(pieces), |pieces| async {
+            let mut pieces = pieces?;
+            match pieces.next().await {
+                Ok((piece, last)) => Some((Ok(piece), (!last).then_some(pieces))),
+                Err(error) => Some((Err(error.into()), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(pieces)))
+    }
+
+    async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let request = request.into_inner();
+        validate::put(&request)?;
+        match self.0.propose(Command::Put(request)).await? {
+            state::Response::Put(mut response) => {
+                self.0.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn delete_range(
+        &self,
+        request: Request<pb::DeleteRangeRequest>,
+    ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let request = request.into_inner();
+        validate::delete_range(&request)?;
+        match self.0.propose(Command::DeleteRange(request)).await? {
+            state::Response::DeleteRange(mut response) => {
+                self.0.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let request = request.into_inner();
+        validate::txn(&request, self.0.limits.txn_ops)?;
+        let mut response = if txn::is_read_only(&request) {
+            self.linearize(txn::is_serializable(&request)).await?;
+            self.0.node.state().read(|mvcc, current| mvcc.read_only_txn(&request, current)).map_err(Error::from)?
+        } else {
+            match self.0.propose(Command::Txn(request)).await? {
+                state::Response::Txn(response) => response,
+                other => return Err(unexpected(&other)),
+            }
+        };
+        self.0.fill(&mut response.header);
+        Ok(Response::new(response))
+    }
+
+    async fn compact(
+        &self,
+        request: Request<pb::CompactionRequest>,
+    ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let request = request.into_inner();
+        match self.0.propose(Command::Compact(request)).await? {
+            state::Response::Compact(mut response) => {
+                if request.physical {
+                    self.0.node.state().compacted(request.revision).await;
+                }
+                self.0.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// An answer of another kind than the command: a defect, told to one client instead of ending the process.
+pub(super) fn unexpected(response: &state::Response) -> Status {
+    tracing::error!(?response, "applying a command gave an answer of another kind");
+    Status::internal("keelson-store: an answer of another kind")
+}
+
+/// A streamed range: pieces at one revision, which is kept from compaction until the stream ends.
+struct Pieces {
+    context: Arc<Context>,
+    request: pb::RangeRequest,
+    /// Pairs that may still be sent.
+    left: i64,
+    sent: i64,
+    /// The newest revision when the stream began.
+    header_revision: i64,
+    pin: Option<RevisionPin>,
+}
+
+impl Pieces {
+    fn new(context: Arc<Context>, mut request: pb::RangeRequest) -> Self {
+        let left = if request.limit > 0 { request.limit } else { i64::MAX };
+        request.limit = FIRST_PIECE_KEYS.min(left);
+        Self { context, request, left, sent: 0, header_revision: 0, pin: None }
+    }
+
+    /// The next piece, and whether it is the last.
+    async fn next(&mut self) -> Result<(RangeStreamResponse, bool), Error> {
+        let pinned = self.pin.is_some();
+        let manner = Manner { total_count: self.request.count_only, keep_pin: !pinned, pinned };
+        let (scan, pin) = scan(self.context.node.state(), &self.request, manner).await?;
+        self.pin = self.pin.take().or(pin);
+        let (revision, current) = (scan.revision(), scan.current());
+        let mut response = scan.finish(&self.request);
+        if self.header_revision == 0 {
+            self.header_revision = current;
+            self.request.revision = revision;
+        }
+        let sent = i64::try_from(response.kvs.len()).unwrap_or(i64::MAX);
+        self.sent += sent;
+        self.left -= sent;
+        let next_key = response.kvs.last().filter(|_| response.more).map(|kv| {
+            let key = kv.parts().key;
+            Bytes::from([key, b"\0"].concat())
+        });
+        let Some(next_key) = next_key.clone().filter(|_| self.left > 0) else {
+            // The last piece: what it does not hold is counted, not sent.
+            if !self.request.count_only {
+                response.count = self.sent + self.count_behind(next_key).await?;
+            }
+            response.header = Some(pb::ResponseHeader { revision: self.header_revision, ..Default::default() });
+            self.context.fill(&mut response.header);
+            return Ok((RangeStreamResponse { range_response: Some(response) }, true));
+        };
+        let size = response.encoded_len();
+        let target = self.context.limits.request_bytes;
+        if size < target / 2 {
+            self.request.limit = self.request.limit.saturating_mul(2);
+        } else if size > target.saturating_mul(2) {
+            self.request.limit = (self.request.limit / 2).max(1);
+        }
+        self.request.limit = self.request.limit.min(self.left);
+        self.request.key = next_key;
+        let piece = RangeResponse { kvs: response.kvs, ..RangeResponse::default() };
+        Ok((RangeStreamResponse { range_response: Some(piece) }, false))
+    }
+
+    /// Keys that the limit left out.
+    async fn count_behind(&self, next_key: Option<Bytes>) -> Result<i64, Error> {
+        let Some(key) = next_key else { return Ok(0) };
+        let request = pb::RangeRequest {
+            key,
+            range_end: self.request.range_end.clone(),
+            revision: self.request.revision,
+            count_only: true,
+            ..pb::RangeRequest::default()
+        };
+        let manner = Manner { total_count: true, keep_pin: false, pinned: true };
+        let (scan, _pin) = scan(self.context.node.state(), &request, manner).await?;
+        Ok(scan.finish(&request).count)
+    }
+}

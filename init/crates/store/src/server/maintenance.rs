@@ -1,0 +1,171 @@
+//! The Maintenance service.
+
+use std::pin::Pin;
+use std::sync::Arc;
+
+use futures::stream::Stream;
+use keelson_etcd_api::etcdserverpb as pb;
+use keelson_etcd_api::etcdserverpb::alarm_request::AlarmAction;
+use keelson_etcd_api::etcdserverpb::downgrade_request::DowngradeAction;
+use keelson_etcd_api::server::maintenance_server::Maintenance;
+use tonic::{Request, Response, Status};
+
+use super::errors::Error;
+use super::kv::unexpected;
+use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION, snapshot};
+use crate::command::Command;
+use crate::mvcc::hash::Hasher;
+use crate::state::{self, State};
+
+#[derive(Clone, Debug)]
+pub(super) struct MaintenanceService(pub(super) Arc<Context>);
+
+/// Rows hashed under one hold of the state's lock.
+const HASH_ROWS: usize = 1024;
+
+impl MaintenanceService {
+    async fn hash(&self, revision: i64) -> Result<pb::HashKvResponse, Error> {
+        let state = self.0.node.state();
+        let begin = |mvcc: &crate::mvcc::Mvcc, current: i64| {
+            if revision > 0 && revision < mvcc.compact_revision() {
+                return Err(Error::Compacted);
+            }
+            if revision > current {
+                return Err(Error::FutureRevision);
+            }
+            let revision = if revision <= 0 { current } else { revision };
+            // Keeps the rows that a compaction after this moment would remove.
+            let pin = state.pin(mvcc.compact_revision());
+            Ok((Hasher::new(mvcc, revision), pin, current))
+        };
+        let (mut hasher, pin, current) = state.read(begin)?;
+        // Those of earlier compactions must be gone, or the hash would depend on how far that is.
+        state.compacted(hasher.compact_revision).await;
+        let hash = loop {
+            if let Some(hash) = state.read(|mvcc, _| hasher.step(mvcc, HASH_ROWS)) {
+                break hash;
+            }
+            tokio::task::yield_now().await;
+        };
+        drop(pin);
+        Ok(pb::HashKvResponse {
+            header: self.0.header_at(current),
+            hash,
+            compact_revision: hasher.compact_revision,
+            hash_revision: hasher.revision,
+        })
+    }
+}
+
+#[tonic::async_trait]
+impl Maintenance for MaintenanceService {
+    async fn alarm(&self, request: Request<pb::AlarmRequest>) -> Result<Response<pb::AlarmResponse>, Status> {
+        let request = request.into_inner();
+        if request.action == i32::from(AlarmAction::Get) {
+            self.0.node.read_index().await.map_err(Error::from)?;
+            let none = i32::from(pb::AlarmType::None);
+            let asked = |member: &pb::AlarmMember| request.alarm == none || member.alarm == request.alarm;
+            let alarms = self.0.node.state().alarms().into_iter().filter(asked).collect();
+            return Ok(Response::new(pb::AlarmResponse { header: self.0.header(), alarms }));
+        }
+        match self.0.propose(Command::Alarm(request)).await? {
+            state::Response::Alarm(mut response) => {
+                self.0.fill(&mut response.header);
+                Ok(Response::new(response))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn status(&self, _: Request<pb::StatusRequest>) -> Result<Response<pb::StatusResponse>, Status> {
+        let status = self.0.node.status();
+        let usage = self.0.node.usage();
+        let mut errors = Vec::new();
+        if status.leader.is_none() {
+            errors.push(Error::NoLeader.to_string());
+        }
+        for alarm in self.0.node.state().alarms() {
+            let name = pb::AlarmType::try_from(alarm.alarm).unwrap_or_default().as_str_name();
+            errors.push(format!("memberID:{} alarm:{name} ", alarm.member_id));
+        }
+        let bytes = |bytes: u64| i64::try_from(bytes).unwrap_or(i64::MAX);
+        Ok(Response::new(pb::StatusResponse {
+            header: self.0.header(),
+            version: ETCD_VERSION.to_owned(),
+            db_size: bytes(usage.database_bytes),
+            leader: status.leader.map_or(0, |id| id.0),
+            raft_index: status.index,
+            raft_term: status.term,
+            raft_applied_index: status.applied,
+            errors,
+            db_size_in_use: bytes(usage.in_use_bytes.min(usage.database_bytes)),
+            is_learner: status.is_learner,
+            storage_version: ETCD_CLUSTER_VERSION.to_owned(),
+            db_size_quota: bytes(usage.quota_bytes),
+            downgrade_info: Some(pb::DowngradeInfo::default()),
+        }))
+    }
+
+    async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
+        Err(Status::unimplemented(
+            "keelson-store: this release does not give freed space of its database back to the disk",
+        ))
+    }
+
+    /// Over the same rows as the other hash, at the newest revision: etcd's covers its file's other tables too, which are not
+    /// the same on two servers even if their keys are.
+    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        let hash = self.hash(0).await?;
+        Ok(Response::new(pb::HashResponse { header: hash.header, hash: hash.hash }))
+    }
+
+    async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
+        Ok(Response::new(self.hash(request.into_inner().revision).await?))
+    }
+
+    type SnapshotStream = Pin<Box<dyn Stream<Item = Result<pb::SnapshotResponse, Status>> + Send>>;
+
+    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        let state: State = self.0.node.state().clone();
+        Ok(Response::new(Box::pin(snapshot::stream(state))))
+    }
+
+    async fn move_leader(
+        &self,
+        request: Request<pb::MoveLeaderRequest>,
+    ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
+        if !self.0.node.status().is_leader {
+            return Err(Error::NotLeader.into());
+        }
+        // With one member, it is the only one that can lead.
+        if request.into_inner().target_id != self.0.node.member_id().0 {
+            return Err(Error::BadLeaderTransferee.into());
+        }
+        Ok(Response::new(pb::MoveLeaderResponse { header: None }))
+    }
+
+    async fn downgrade(
+        &self,
+        request: Request<pb::DowngradeRequest>,
+    ) -> Result<Response<pb::DowngradeResponse>, Status> {
+        let request = request.into_inner();
+        match DowngradeAction::try_from(request.action) {
+            Ok(DowngradeAction::Cancel) => Err(Error::NoInflightDowngrade.into()),
+            Ok(DowngradeAction::Validate | DowngradeAction::Enable) if is_version(&request.version) => {
+                // There is no other release of this store's data than its own.
+                Err(Error::InvalidDowngradeTargetVersion.into())
+            }
+            Ok(DowngradeAction::Validate | DowngradeAction::Enable) => Err(Error::WrongDowngradeVersionFormat.into()),
+            Err(_) => Err(Status::unknown("etcdserver: unknown method")),
+        }
+    }
+}
+
+/// `3.6`, or with a patch level.
+fn is_version(text: &str) -> bool {
+    let mut count = 0;
+    text.split('.').all(|part| {
+        count += 1;
+        !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit())
+    }) && (2..=3).contains(&count)
+}

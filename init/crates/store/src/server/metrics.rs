@@ -1,0 +1,347 @@
+//! Metrics, under the names that etcd's dashboards and alerts use.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{self, Poll};
+
+use axum::body::HttpBody;
+use axum::http::{HeaderMap, Request, Response};
+use tonic::Code;
+use tower::{Layer, Service};
+
+use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION};
+
+/// What is counted where it happens; the rest is read when it is asked for.
+#[derive(Debug, Default)]
+pub(super) struct Metrics {
+    pub(super) watch_streams: AtomicI64,
+    pub(super) watchers: AtomicI64,
+    pub(super) slow_watchers: AtomicI64,
+    pub(super) events: AtomicU64,
+    healthy: AtomicU64,
+    unhealthy: AtomicU64,
+    calls: Mutex<BTreeMap<String, Call>>,
+}
+
+/// Calls of one gRPC method. There are as many of these as methods: paths that are not served are not counted.
+#[derive(Debug, Default)]
+struct Call {
+    started: u64,
+    handled: BTreeMap<i32, u64>,
+}
+
+impl Metrics {
+    pub(super) fn count_health(&self, healthy: bool) {
+        let counter = if healthy { &self.healthy } else { &self.unhealthy };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn started(&self, path: &str) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(call) = calls.get_mut(path) {
+            call.started += 1;
+        } else {
+            calls.insert(path.to_owned(), Call { started: 1, handled: BTreeMap::new() });
+        }
+    }
+
+    fn handled(&self, path: &str, code: i32) {
+        let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(call) = calls.get_mut(path) {
+            *call.handled.entry(code).or_default() += 1;
+        }
+    }
+}
+
+/// The services whose calls are counted.
+const SERVICES: [(&str, &[&str]); 7] = [
+    ("etcdserverpb.KV", &["Range", "RangeStream", "Put", "DeleteRange", "Txn", "Compact"]),
+    ("etcdserverpb.Watch", &["Watch"]),
+    ("etcdserverpb.Lease", &["LeaseGrant", "LeaseRevoke", "LeaseKeepAlive", "LeaseTimeToLive", "LeaseLeases"]),
+    ("etcdserverpb.Cluster", &["MemberAdd", "MemberRemove", "MemberUpdate", "MemberList", "MemberPromote"]),
+    (
+        "etcdserverpb.Maintenance",
+        &["Alarm", "Status", "Defragment", "Hash", "HashKV", "Snapshot", "MoveLeader", "Downgrade"],
+    ),
+    ("etcdserverpb.Auth", &["AuthStatus", "Authenticate", "UserList", "RoleList"]),
+    ("grpc.health.v1.Health", &["Check", "Watch"]),
+];
+
+fn is_counted(path: &str) -> bool {
+    let Some((service, method)) = path.strip_prefix('/').and_then(|path| path.split_once('/')) else { return false };
+    SERVICES.iter().any(|(name, methods)| *name == service && methods.contains(&method))
+}
+
+/// Counts gRPC calls by method and code.
+#[derive(Clone, Debug)]
+pub(super) struct CountLayer {
+    context: Arc<Context>,
+}
+
+impl CountLayer {
+    pub(super) fn new(context: &Arc<Context>) -> Self {
+        Self { context: Arc::clone(context) }
+    }
+}
+
+impl<S> Layer<S> for CountLayer {
+    type Service = Count<S>;
+
+    fn layer(&self, inner: S) -> Count<S> {
+        Count { inner, context: Arc::clone(&self.context) }
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(super) struct Count<S> {
+    inner: S,
+    context: Arc<Context>,
+}
+
+impl<S, B, R> Service<Request<B>> for Count<S>
+where
+    S: Service<Request<B>, Response = Response<R>>,
+    S::Future: Send + 'static,
+    S::Error: 'static,
+    R: 'static,
+{
+    type Response = Response<CountedBody<R>>;
+    type Error = S::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut task::Context<'_>) -> Poll<Result<(), S::Error>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let path = request.uri().path();
+        let ending = is_counted(path).then(|| {
+            self.context.metrics.started(path);
+            Ending { context: Arc::clone(&self.context), path: path.to_owned(), code: Code::Cancelled as i32 }
+        });
+        let response = self.inner.call(request);
+        Box::pin(async move {
+            let mut ending = ending;
+            let response = response.await?;
+            // A refusal comes in the headers, without a body.
+            note_code(&mut ending, response.headers());
+            Ok(response.map(|body| CountedBody { body: Box::pin(body), ending }))
+        })
+    }
+}
+
+fn note_code(ending: &mut Option<Ending>, headers: &HeaderMap) {
+    let code = headers.get("grpc-status").and_then(|code| code.to_str().ok()?.parse().ok());
+    if let (Some(ending), Some(code)) = (ending, code) {
+        ending.code = code;
+    }
+}
+
+/// Counts a call's end when it is dropped: one whose code never came was given up by the client.
+#[derive(Debug)]
+struct Ending {
+    context: Arc<Context>,
+    path: String,
+    code: i32,
+}
+
+impl Drop for Ending {
+    fn drop(&mut self) {
+        self.context.metrics.handled(&self.path, self.code);
+    }
+}
+
+/// A body whose trailers are looked at.
+#[derive(Debug)]
+pub(super) struct CountedBody<B> {
+    body: Pin<Box<B>>,
+    ending: Option<Ending>,
+}
+
+impl<B: Default> Default for CountedBody<B> {
+    fn default() -> Self {
+        Self { body: Box::pin(B::default()), ending: None }
+    }
+}
+
+impl<B: HttpBody> HttpBody for CountedBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut task::Context<'_>,
+    ) -> Poll<Option<Result<hyper::body::Frame<B::Data>, B::Error>>> {
+        let frame = task::ready!(self.body.as_mut().poll_frame(context));
+        if let Some(Ok(frame)) = &frame
+            && let Some(trailers) = frame.trailers_ref()
+        {
+            note_code(&mut self.ending, trailers);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> hyper::body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// The text of `/metrics`.
+pub(super) fn render(context: &Context) -> String {
+    let mut page = Page::default();
+    let node = &context.node;
+    let status = node.status();
+    let usage = node.usage();
+    let flag = |value: bool| if value { 1 } else { 0 };
+    let member = format!("server_id=\"{}\"", node.member_id());
+    page.labelled("etcd_server_id", "gauge", "This member's id.", [(member, 1)]);
+    page.labelled(
+        "etcd_server_version",
+        "gauge",
+        "The etcd release that is followed.",
+        [label("server_version", ETCD_VERSION)],
+    );
+    page.labelled("etcd_cluster_version", "gauge", "The cluster's.", [label("cluster_version", ETCD_CLUSTER_VERSION)]);
+    page.value("etcd_server_has_leader", "gauge", "Whether there is a leader.", flag(status.leader.is_some()));
+    page.value("etcd_server_is_leader", "gauge", "Whether this member leads.", flag(status.is_leader));
+    page.value("etcd_server_is_learner", "gauge", "Whether this member learns.", flag(status.is_learner));
+    page.value("etcd_server_proposals_committed_total", "gauge", "Entries in the log.", status.index);
+    page.value("etcd_server_proposals_applied_total", "gauge", "Entries applied.", status.applied);
+    page.value(
+        "etcd_server_proposals_pending",
+        "gauge",
+        "Entries to be applied.",
+        status.index.saturating_sub(status.applied),
+    );
+    page.value("etcd_server_quota_backend_bytes", "gauge", "The quota.", usage.quota_bytes);
+    page.value("etcd_mvcc_db_total_size_in_bytes", "gauge", "The database's file.", usage.database_bytes);
+    page.value("etcd_mvcc_db_total_size_in_use_in_bytes", "gauge", "Of which in use.", usage.in_use_bytes);
+    key_space(&mut page, context);
+    let metrics = &context.metrics;
+    let load = |value: &AtomicI64| value.load(Ordering::Relaxed);
+    page.value("etcd_debugging_mvcc_watch_stream_total", "gauge", "Streams of watches.", load(&metrics.watch_streams));
+    page.value("etcd_debugging_mvcc_watcher_total", "gauge", "Watches.", load(&metrics.watchers));
+    page.value(
+        "etcd_debugging_mvcc_slow_watcher_total",
+        "gauge",
+        "Watches that are behind.",
+        load(&metrics.slow_watchers),
+    );
+    page.value("etcd_debugging_mvcc_events_total", "counter", "Events sent.", metrics.events.load(Ordering::Relaxed));
+    page.value(
+        "etcd_server_health_success",
+        "counter",
+        "Health checks passed.",
+        metrics.healthy.load(Ordering::Relaxed),
+    );
+    page.value(
+        "etcd_server_health_failures",
+        "counter",
+        "Health checks failed.",
+        metrics.unhealthy.load(Ordering::Relaxed),
+    );
+    calls(&mut page, metrics);
+    process(&mut page);
+    page.0
+}
+
+fn key_space(page: &mut Page, context: &Context) {
+    let ((keys, rows, compact_revision, leases), revision) = context.node.state().read(|mvcc, revision| {
+        ((mvcc.live_keys(), mvcc.rows(), mvcc.compact_revision(), mvcc.leases.ids().len()), revision)
+    });
+    page.value("etcd_debugging_mvcc_keys_total", "gauge", "Keys.", keys);
+    page.value("keelson_store_mvcc_rows", "gauge", "Keys as of all revisions since the last compaction.", rows);
+    page.value("etcd_debugging_mvcc_current_revision", "gauge", "The newest revision.", revision);
+    page.value("etcd_debugging_mvcc_compact_revision", "gauge", "The compacted revision.", compact_revision);
+    page.value("keelson_store_leases", "gauge", "Leases.", leases);
+}
+
+fn calls(page: &mut Page, metrics: &Metrics) {
+    let calls = metrics.calls.lock().unwrap_or_else(PoisonError::into_inner);
+    let method = |path: &str| {
+        let (service, method) = path.trim_start_matches('/').split_once('/').unwrap_or_default();
+        let kind = match method {
+            "Watch" if service == "etcdserverpb.Watch" => "bidi_stream",
+            "LeaseKeepAlive" => "bidi_stream",
+            "RangeStream" | "Snapshot" | "Watch" => "server_stream",
+            _ => "unary",
+        };
+        format!("grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"")
+    };
+    let started = calls.iter().map(|(path, call)| (method(path), call.started));
+    page.labelled("grpc_server_started_total", "counter", "Calls begun.", started);
+    let handled = calls.iter().flat_map(|(path, call)| {
+        call.handled
+            .iter()
+            .map(move |(code, count)| (format!("grpc_code=\"{}\",{}", code_name(*code), method(path)), *count))
+    });
+    page.labelled("grpc_server_handled_total", "counter", "Calls ended.", handled);
+}
+
+/// What Go's Prometheus client tells of every process.
+fn process(page: &mut Page) {
+    let Some(usage) = crate::process_usage::read() else { return };
+    page.value("process_cpu_seconds_total", "counter", "Processor time.", usage.cpu_seconds);
+    page.value("process_resident_memory_bytes", "gauge", "Resident memory.", usage.resident_bytes);
+    page.value("process_virtual_memory_bytes", "gauge", "Address space.", usage.virtual_bytes);
+    page.value("process_open_fds", "gauge", "Open file descriptors.", usage.open_files);
+    page.value("process_start_time_seconds", "gauge", "When the process began.", usage.start_seconds);
+}
+
+fn label(name: &str, value: &str) -> (String, u64) {
+    (format!("{name}=\"{value}\""), 1)
+}
+
+/// As Go's library writes codes.
+fn code_name(code: i32) -> &'static str {
+    match Code::from_i32(code) {
+        Code::Ok => "OK",
+        Code::Cancelled => "Canceled",
+        Code::Unknown => "Unknown",
+        Code::InvalidArgument => "InvalidArgument",
+        Code::DeadlineExceeded => "DeadlineExceeded",
+        Code::NotFound => "NotFound",
+        Code::AlreadyExists => "AlreadyExists",
+        Code::PermissionDenied => "PermissionDenied",
+        Code::ResourceExhausted => "ResourceExhausted",
+        Code::FailedPrecondition => "FailedPrecondition",
+        Code::Aborted => "Aborted",
+        Code::OutOfRange => "OutOfRange",
+        Code::Unimplemented => "Unimplemented",
+        Code::Internal => "Internal",
+        Code::Unavailable => "Unavailable",
+        Code::DataLoss => "DataLoss",
+        Code::Unauthenticated => "Unauthenticated",
+    }
+}
+
+/// Prometheus' text format.
+#[derive(Debug, Default)]
+struct Page(String);
+
+impl Page {
+    fn value(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+
+    fn labelled<V: std::fmt::Display>(
+        &mut self,
+        name: &str,
+        kind: &str,
+        help: &str,
+        values: impl IntoIterator<Item = (String, V)>,
+    ) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}");
+        for (labels, value) in values {
+            let _ = writeln!(self.0, "{name}{{{labels}}} {value}");
+        }
+    }
+}

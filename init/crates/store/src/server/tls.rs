@@ -1,0 +1,155 @@
+//! TLS of the listeners, with certificates that are replaced while it runs.
+//!
+//! Leaf certificates live for days and are renewed in place by whoever wrote them. Each new connection is offered what the
+//! files hold then; a look at them is due at most once a second. What cannot be loaded is reported, and the last
+//! good pair stays in use.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use rustls::server::WebPkiClientVerifier;
+use rustls::{RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio_rustls::TlsAcceptor;
+
+use crate::flags::TlsFiles;
+
+const LOOK_INTERVAL: Duration = Duration::from_secs(1);
+
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    #[error("read {path}")]
+    Read {
+        path: PathBuf,
+        #[source]
+        source: io::Error,
+    },
+    #[error("{path} is not PEM of the kind expected")]
+    Pem {
+        path: PathBuf,
+        #[source]
+        source: rustls_pki_types::pem::Error,
+    },
+    #[error("{path} holds no certificate")]
+    Empty { path: PathBuf },
+    #[error("an authority in {path} cannot be used")]
+    Authority {
+        path: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("the authorities in {path} cannot verify clients")]
+    Verifier {
+        path: PathBuf,
+        #[source]
+        source: rustls::server::VerifierBuilderError,
+    },
+    #[error("the certificate in {cert} and the key in {key} cannot be used together")]
+    Pair {
+        cert: PathBuf,
+        key: PathBuf,
+        #[source]
+        source: rustls::Error,
+    },
+    #[error("protocol versions")]
+    Versions(#[source] rustls::Error),
+}
+
+/// A TLS configuration that follows its files.
+#[derive(Debug)]
+pub(super) struct ReloadingTls {
+    files: TlsFiles,
+    current: Mutex<Current>,
+}
+
+#[derive(Debug)]
+struct Current {
+    config: Arc<ServerConfig>,
+    times: Vec<Option<SystemTime>>,
+    looked: Instant,
+}
+
+impl ReloadingTls {
+    pub(super) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+        // Times first: a replacement while loading is then noticed later.
+        let times = times(files);
+        let current = Current { config: load(files)?, times, looked: Instant::now() };
+        Ok(Self { files: files.clone(), current: Mutex::new(current) })
+    }
+
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if current.looked.elapsed() >= LOOK_INTERVAL {
+            current.looked = Instant::now();
+            let times = times(&self.files);
+            if times != current.times {
+                match load(&self.files) {
+                    Ok(config) => {
+                        tracing::info!(cert = %self.files.cert.display(), "certificate loaded");
+                        current.config = config;
+                        current.times = times;
+                    }
+                    Err(error) => {
+                        let error = crate::logging::chain(&error);
+                        tracing::error!(
+                            error,
+                            "the certificate was replaced by one that cannot be used; the old one stays"
+                        );
+                    }
+                }
+            }
+        }
+        TlsAcceptor::from(Arc::clone(&current.config))
+    }
+}
+
+fn times(files: &TlsFiles) -> Vec<Option<SystemTime>> {
+    let paths = [Some(&files.cert), Some(&files.key), files.trusted_ca.as_ref()];
+    let time = |path: Option<&PathBuf>| fs::metadata(path?).ok()?.modified().ok();
+    paths.into_iter().map(time).collect()
+}
+
+fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let chain = certificates(&files.cert)?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
+        .map_err(|source| TlsError::Pem { path: files.key.clone(), source })?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Versions)?;
+    // As in etcd, naming an authority means that clients must show a certificate of it.
+    let builder = match &files.trusted_ca {
+        None => builder.with_no_client_auth(),
+        Some(path) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(path)? {
+                roots.add(certificate).map_err(|source| TlsError::Authority { path: path.clone(), source })?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            let verifier = verifier.map_err(|source| TlsError::Verifier { path: path.clone(), source })?;
+            builder.with_client_cert_verifier(verifier)
+        }
+    };
+    let pair = |source| TlsError::Pair { cert: files.cert.clone(), key: files.key.clone(), source };
+    let mut config = builder.with_single_cert(chain, key).map_err(pair)?;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(Arc::new(config))
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, TlsError> {
+    fs::read(path).map_err(|source| TlsError::Read { path: path.to_owned(), source })
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    let pem = read(path)?;
+    let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&pem).collect();
+    let certificates = certificates.map_err(|source| TlsError::Pem { path: path.to_owned(), source })?;
+    if certificates.is_empty() {
+        return Err(TlsError::Empty { path: path.to_owned() });
+    }
+    Ok(certificates)
+}

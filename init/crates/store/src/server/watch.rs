@@ -1,0 +1,412 @@
+//! The Watch service: one stream of requests and answers, any number of watches.
+//!
+//! A stream has no task of its own: the answers are pulled, by the connection, when the client has room for them. Each pull
+//! first sends what the hub has queued, then reads history for watches that are behind, then waits for a request, news
+//! or a timer. While a client takes nothing, nothing is read for it, not even its requests, and its memory is bounded by its
+//! queue.
+
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::FutureExt as _;
+use futures::stream::{self, Stream};
+use keelson_etcd_api::encoded::Event;
+use keelson_etcd_api::etcdserverpb as pb;
+use keelson_etcd_api::etcdserverpb::watch_create_request::FilterType;
+use keelson_etcd_api::etcdserverpb::watch_request::RequestUnion;
+use keelson_etcd_api::server::WatchResponse;
+use keelson_etcd_api::server::watch_server::Watch;
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::errors::Error;
+use super::fragments::Fragments;
+use super::{Context, LeaderWanted};
+use crate::mvcc::KeyRange;
+use crate::watch::queue::{Delivery, Item, Queue};
+use crate::watch::{Spec, Start, Token, WatchId, history};
+
+/// Answers to one watch are joined up to about this size while its stream is behind.
+const JOINED_BYTES: usize = 1 << 20;
+const JOINED_EVENTS: usize = 1000;
+/// etcd's reasons for a watch that cannot be.
+const DUPLICATE_ID: &str = "mvcc: duplicate watch ID provided on the WatchStream";
+const EMPTY_RANGE: &str = "mvcc: watcher range is empty";
+const COMPACTED: &str = "etcdserver: mvcc: required revision has been compacted";
+
+#[derive(Clone, Debug)]
+pub(super) struct WatchService(pub(super) Arc<Context>);
+
+#[tonic::async_trait]
+impl Watch for WatchService {
+    type WatchStream = Pin<Box<dyn Stream<Item = Result<WatchResponse, Status>> + Send>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<pb::WatchRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let leader = self.0.require_leader(request.metadata())?;
+        let watches = Watches::new(Arc::clone(&self.0), request.into_inner(), leader);
+        let answers = stream::unfold(Some(watches), |watches| async {
+            let mut watches = watches?;
+            match watches.next().await {
+                Ok(Some(answer)) => Some((Ok(answer), Some(watches))),
+                Ok(None) => None,
+                Err(status) => Some((Err(status), None)),
+            }
+        });
+        Ok(Response::new(Box::pin(answers)))
+    }
+}
+
+/// One watch of the stream.
+#[derive(Debug)]
+struct Watcher {
+    spec: Arc<Spec>,
+    place: Place,
+    /// Where it was asked to begin; progress is not told before.
+    begins: i64,
+    fragment: bool,
+    progress: Option<Idle>,
+}
+
+#[derive(Debug)]
+enum Place {
+    Synced(Token),
+    /// Everything below is sent.
+    Unsynced {
+        next: i64,
+    },
+}
+
+/// Whether a watch that asked for progress had events since the last tick; if so, it is told nothing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Idle {
+    Yes,
+    No,
+}
+
+/// The watches of one stream.
+#[derive(Debug)]
+struct Watches {
+    context: Arc<Context>,
+    requests: Streaming<pb::WatchRequest>,
+    leader: LeaderWanted,
+    queue: Arc<Queue>,
+    by_id: BTreeMap<WatchId, Watcher>,
+    next_id: i64,
+    /// A request for progress that awaits the watches that are behind.
+    progress_wanted: bool,
+    tick: Instant,
+    fragments: Option<Fragments>,
+}
+
+/// What ended a wait.
+enum Woken {
+    Request(Result<Option<pb::WatchRequest>, Status>),
+    News,
+    Tick,
+    NoLeader,
+    Stopping,
+}
+
+impl Watches {
+    fn new(context: Arc<Context>, requests: Streaming<pb::WatchRequest>, leader: LeaderWanted) -> Self {
+        context.metrics.watch_streams.fetch_add(1, Ordering::Relaxed);
+        let tick = Instant::now() + progress_interval(&context);
+        Self {
+            context,
+            requests,
+            leader,
+            queue: Arc::default(),
+            by_id: BTreeMap::new(),
+            next_id: 0,
+            progress_wanted: false,
+            tick,
+            fragments: None,
+        }
+    }
+
+    /// The next answer; none when the client has ended the stream.
+    async fn next(&mut self) -> Result<Option<WatchResponse>, Status> {
+        loop {
+            if let Some(answer) = self.pending() {
+                return Ok(Some(answer));
+            }
+            let woken = if self.is_behind() {
+                // There is work to do: only look whether a request has come.
+                let request = self.requests.message().now_or_never();
+                tokio::task::consume_budget().await;
+                request.map_or(Woken::News, Woken::Request)
+            } else {
+                self.wait().await
+            };
+            match woken {
+                Woken::Request(Ok(Some(request))) => self.handle(request),
+                Woken::Request(Ok(None)) => return Ok(None),
+                Woken::Request(Err(status)) => return Err(ended(status)),
+                Woken::News => {}
+                Woken::Tick => self.tell_idle_watches(),
+                Woken::NoLeader => return Err(Error::NoLeader.into()),
+                Woken::Stopping => return Err(Error::Stopped.into()),
+            }
+        }
+    }
+
+    async fn wait(&mut self) -> Woken {
+        tokio::select! {
+            request = self.requests.message() => Woken::Request(request),
+            () = self.queue.changed() => Woken::News,
+            () = tokio::time::sleep_until(self.tick) => Woken::Tick,
+            () = self.leader.lost(&self.context) => Woken::NoLeader,
+            () = self.context.stopping() => Woken::Stopping,
+        }
+    }
+
+    /// What can be answered without waiting.
+    fn pending(&mut self) -> Option<WatchResponse> {
+        if let Some(fragment) = self.next_fragment() {
+            return Some(fragment);
+        }
+        if let Some(answer) = self.from_queue() {
+            return Some(answer);
+        }
+        // The queue is empty: what was delivered to watches that lag behind since is sent.
+        for (id, next) in self.queue.take_lagging() {
+            if let Some(watcher) = self.by_id.get_mut(&id) {
+                watcher.place = Place::Unsynced { next };
+                self.context.metrics.slow_watchers.fetch_add(1, Ordering::Relaxed);
+            }
+        }
+        if let Some(answer) = self.from_history() {
+            return Some(answer);
+        }
+        if self.progress_wanted && !self.is_behind() {
+            self.progress_wanted = false;
+            self.tell_progress();
+            return self.from_queue();
+        }
+        None
+    }
+
+    fn is_behind(&self) -> bool {
+        self.by_id.values().any(|watcher| matches!(watcher.place, Place::Unsynced { .. }))
+    }
+
+    fn from_queue(&mut self) -> Option<WatchResponse> {
+        match self.queue.pop()? {
+            Item::Created { id, revision } => Some(WatchResponse { created: true, ..self.answer(id, revision) }),
+            Item::Canceled { id, revision } => Some(WatchResponse { canceled: true, ..self.answer(id, revision) }),
+            Item::Refused { reason, revision } => Some(WatchResponse {
+                created: true,
+                canceled: true,
+                cancel_reason: reason.to_owned(),
+                ..self.answer(WatchId::NONE, revision)
+            }),
+            Item::Progress { id, revision } => Some(self.answer(id, revision)),
+            Item::Events { spec, delivery } => Some(self.events_answer(&spec, delivery)),
+        }
+    }
+
+    fn answer(&self, id: WatchId, revision: i64) -> WatchResponse {
+        WatchResponse { header: self.context.header_at(revision), watch_id: id.0, ..WatchResponse::default() }
+    }
+
+    /// Joins what waits for the same watch, so that a stream that fell behind catches up with fewer, larger answers.
+    fn events_answer(&mut self, spec: &Spec, first: Delivery) -> WatchResponse {
+        let mut revision = first.changes.revision;
+        let mut events = Vec::new();
+        let mut bytes = take_events(spec, &first, &mut events);
+        while bytes < JOINED_BYTES
+            && events.len() < JOINED_EVENTS
+            && let Some(more) = self.queue.pop_events_of(spec.id)
+        {
+            revision = more.changes.revision;
+            bytes += take_events(spec, &more, &mut events);
+        }
+        self.finish_events(spec.id, revision, events)
+    }
+
+    fn finish_events(&mut self, id: WatchId, revision: i64, events: Vec<Event>) -> WatchResponse {
+        let count = u64::try_from(events.len()).unwrap_or(u64::MAX);
+        self.context.metrics.events.fetch_add(count, Ordering::Relaxed);
+        let answer = WatchResponse { events, ..self.answer(id, revision) };
+        let Some(watcher) = self.by_id.get_mut(&id) else { return answer };
+        if let Some(progress) = &mut watcher.progress {
+            *progress = Idle::No;
+        }
+        if !watcher.fragment {
+            return answer;
+        }
+        self.fragments = Some(Fragments::new(answer, self.context.limits.request_bytes));
+        // There is at least one.
+        self.next_fragment().unwrap_or_default()
+    }
+
+    fn next_fragment(&mut self) -> Option<WatchResponse> {
+        let fragment = self.fragments.as_mut()?.next();
+        if fragment.is_none() {
+            self.fragments = None;
+        }
+        fragment
+    }
+
+    /// Reads a slice for each watch that is behind, until one has something to send.
+    fn from_history(&mut self) -> Option<WatchResponse> {
+        let behind = |watcher: &Watcher| match watcher.place {
+            Place::Unsynced { next } => Some((Arc::clone(&watcher.spec), next)),
+            Place::Synced(_) => None,
+        };
+        let behind: Vec<(Arc<Spec>, i64)> = self.by_id.values().filter_map(behind).collect();
+        for (spec, next) in behind {
+            let state = self.context.node.state();
+            let (slice, visible) = state.read(|mvcc, visible| (history::read(mvcc, &spec, next, visible), visible));
+            let slice = match slice {
+                Ok(slice) => slice,
+                Err(compacted) => return Some(self.compacted(spec.id, compacted.compact_revision)),
+            };
+            let token = state.hub().rejoin(&spec, slice.next, &self.queue);
+            let Some(watcher) = self.by_id.get_mut(&spec.id) else { continue };
+            watcher.place = match token {
+                // Nothing that the hub queues from here on is sent before what was read.
+                Some(token) => Place::Synced(token),
+                None => Place::Unsynced { next: slice.next },
+            };
+            if !slice.events.is_empty() {
+                let revision = if slice.next > visible { visible } else { slice.next - 1 };
+                return Some(self.finish_events(spec.id, revision, slice.events));
+            }
+        }
+        None
+    }
+
+    /// Cancels a watch that wants what compaction has taken. The header has no revision: so does etcd answer.
+    fn compacted(&mut self, id: WatchId, compact_revision: i64) -> WatchResponse {
+        self.by_id.remove(&id);
+        WatchResponse { canceled: true, compact_revision, ..self.answer(id, 0) }
+    }
+
+    fn handle(&mut self, request: pb::WatchRequest) {
+        match request.request_union {
+            Some(RequestUnion::CreateRequest(request)) => self.create(request),
+            Some(RequestUnion::CancelRequest(request)) => self.cancel(WatchId(request.watch_id)),
+            Some(RequestUnion::ProgressRequest(_)) => self.progress_wanted = true,
+            None => {}
+        }
+    }
+
+    fn create(&mut self, mut request: pb::WatchCreateRequest) {
+        if request.key.is_empty() {
+            // The smallest key there is.
+            request.key = Bytes::from_static(b"\0");
+        }
+        let range = KeyRange::new(&request.key, &request.range_end);
+        let refused = if request.start_revision < 0 {
+            Some(COMPACTED)
+        } else if range.is_empty() {
+            Some(EMPTY_RANGE)
+        } else if request.watch_id != 0 && self.by_id.contains_key(&WatchId(request.watch_id)) {
+            Some(DUPLICATE_ID)
+        } else {
+            None
+        };
+        let hub = self.context.node.state().hub();
+        if let Some(reason) = refused {
+            self.queue.push(Item::Refused { reason, revision: hub.revision() });
+            return;
+        }
+        let id = if request.watch_id == 0 { self.choose_id() } else { WatchId(request.watch_id) };
+        let spec = Arc::new(Spec {
+            id,
+            range,
+            prev_kv: request.prev_kv,
+            no_put: request.filters.contains(&i32::from(FilterType::Noput)),
+            no_delete: request.filters.contains(&i32::from(FilterType::Nodelete)),
+        });
+        let hub = self.context.node.state().hub();
+        let place = match hub.create(&spec, request.start_revision, &self.queue) {
+            Start::Synced(token) => Place::Synced(token),
+            Start::Unsynced => Place::Unsynced { next: request.start_revision },
+        };
+        let progress = request.progress_notify.then_some(Idle::Yes);
+        let watcher = Watcher { spec, place, begins: request.start_revision, fragment: request.fragment, progress };
+        self.by_id.insert(id, watcher);
+        self.context.metrics.watchers.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn choose_id(&mut self) -> WatchId {
+        while self.by_id.contains_key(&WatchId(self.next_id)) {
+            self.next_id += 1;
+        }
+        self.next_id += 1;
+        WatchId(self.next_id - 1)
+    }
+
+    fn cancel(&mut self, id: WatchId) {
+        let Some(watcher) = self.by_id.remove(&id) else { return };
+        self.forget(&watcher);
+        let revision = self.context.node.state().hub().revision();
+        self.queue.push(Item::Canceled { id, revision });
+    }
+
+    fn forget(&self, watcher: &Watcher) {
+        if let Place::Synced(token) = watcher.place {
+            self.context.node.state().hub().remove(&watcher.spec, token);
+        }
+        self.queue.forget(watcher.spec.id);
+        self.context.metrics.watchers.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Answers a request for progress in the name of all watches, of which there must be one.
+    fn tell_progress(&self) {
+        let Some(begins) = self.by_id.values().map(|watcher| watcher.begins).max() else { return };
+        self.context.node.state().hub().progress(WatchId::NONE, begins, &self.queue);
+    }
+
+    fn tell_idle_watches(&mut self) {
+        self.tick = Instant::now() + progress_interval(&self.context);
+        let hub = self.context.node.state().hub();
+        for (id, watcher) in &mut self.by_id {
+            if let Some(progress) = &mut watcher.progress {
+                if *progress == Idle::Yes && matches!(watcher.place, Place::Synced(_)) {
+                    hub.progress(*id, watcher.begins, &self.queue);
+                }
+                *progress = Idle::Yes;
+            }
+        }
+    }
+}
+
+impl Drop for Watches {
+    fn drop(&mut self) {
+        self.context.metrics.watch_streams.fetch_sub(1, Ordering::Relaxed);
+        for watcher in std::mem::take(&mut self.by_id).into_values() {
+            self.forget(&watcher);
+        }
+    }
+}
+
+/// Up to a tenth more than was set, so that streams which began together are not told together.
+fn progress_interval(context: &Context) -> Duration {
+    let interval = context.limits.watch_progress_interval;
+    let share = u32::try_from(context.random.next_u64() % 1024).unwrap_or(0);
+    interval + interval / 10 * share / 1024
+}
+
+fn take_events(spec: &Spec, delivery: &Delivery, events: &mut Vec<Event>) -> usize {
+    let mut bytes = 0;
+    for event in delivery.events() {
+        let prev_kv = event.prev_kv.clone().filter(|_| spec.prev_kv);
+        bytes += event.kv.as_bytes().len() + prev_kv.as_ref().map_or(0, |kv| kv.as_bytes().len());
+        events.push(Event { delete: event.delete, kv: event.kv.clone(), prev_kv });
+    }
+    bytes
+}
+
+fn ended(status: Status) -> Status {
+    if status.code() == tonic::Code::Cancelled { Error::WatchCanceled.into() } else { status }
+}
