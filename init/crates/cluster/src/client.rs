@@ -112,11 +112,11 @@ impl Client {
     }
 
     /// The body of any answer, without looking at it: for health paths.
-    pub async fn status(&self, path: &str, deadline: Duration) -> Result<(StatusCode, Bytes), ClientError> {
+    pub async fn probe(&self, path: &str, deadline: Duration) -> Result<(StatusCode, Bytes), ClientError> {
         let attempt = async {
             let response = self.send(Method::GET, path, None).await?;
-            let status = response.status();
-            Ok((status, body(response).await?))
+            let code = response.status();
+            Ok((code, body(response).await?))
         };
         tokio::time::timeout(deadline, attempt).await.map_err(|_| ClientError::Timeout)?
     }
@@ -127,9 +127,9 @@ impl Client {
         self.json(Method::PATCH, &path, Some(("application/apply-patch+yaml", object))).await
     }
 
-    pub async fn merge(&self, path: &str, patch: &Value) -> Result<Value, ClientError> {
+    pub async fn merge(&self, path: &str, change: &Value) -> Result<Value, ClientError> {
         let path = format!("{path}?fieldManager={FIELD_MANAGER}");
-        self.json(Method::PATCH, &path, Some(("application/merge-patch+json", patch))).await
+        self.json(Method::PATCH, &path, Some(("application/merge-patch+json", change))).await
     }
 
     /// Follows the objects of a list path from `resource_version` on.

@@ -21,7 +21,7 @@ pub mod pod_network;
 /// Before another try.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
 /// What somebody else changed is put right after this long.
-const RESYNC: Duration = Duration::from_secs(300);
+const RESYNC: Duration = Duration::from_mins(5);
 /// The name under which the build imports it, with its version behind.
 const DNS_IMAGE: &str = "keelson.local/coredns:";
 

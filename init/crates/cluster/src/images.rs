@@ -24,7 +24,7 @@ pub use containerd::{Containerd, ImportError};
 const CONNECT_PAUSE: Duration = Duration::from_millis(250);
 const RETRY_PAUSE: Duration = Duration::from_secs(5);
 /// An image of the system that somebody deleted is back after this long.
-const RECHECK: Duration = Duration::from_secs(300);
+const RECHECK: Duration = Duration::from_mins(5);
 
 #[derive(Debug, thiserror::Error)]
 enum ImagesError {
@@ -84,13 +84,11 @@ async fn import_all(node: &Node, names: &watch::Sender<Vec<String>>) -> Result<u
 async fn connect(node: &Node) -> Containerd {
     let socket = node.paths.containerd_socket();
     loop {
-        match Containerd::connect(&socket).await {
-            Ok(containerd) => return containerd,
-            Err(_) => {
-                node.status.fails(ConditionKind::ImagesImported, "containerd does not answer yet");
-                tokio::time::sleep(CONNECT_PAUSE).await;
-            }
+        if let Ok(containerd) = Containerd::connect(&socket).await {
+            return containerd;
         }
+        node.status.fails(ConditionKind::ImagesImported, "containerd does not answer yet");
+        tokio::time::sleep(CONNECT_PAUSE).await;
     }
 }
 

@@ -5,6 +5,7 @@
 //! under its own account where it can.
 
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -140,13 +141,16 @@ fn make_data_directories(files: &dyn Files, settings: Settings<'_>, wanted: &[Wa
     for component in wanted {
         let account = &component.spec.account;
         let owner = Owner { uid: account.uid, gid: account.gid };
-        let directories: &[&str] = match component.component {
-            Component::KubeApiserver => &[api_server::AUDIT_DIRECTORY],
-            Component::Kubelet => &[kubelet::ROOT_DIRECTORY, kubelet::VOLUME_PLUGIN_DIRECTORY],
+        let directories: &[(&str, Mode)] = match component.component {
+            Component::KubeApiserver => &[(api_server::AUDIT_DIRECTORY, Mode::PRIVATE_DIRECTORY)],
+            Component::Kubelet => &[
+                (kubelet::ROOT_DIRECTORY, Mode::PRIVATE_DIRECTORY),
+                (kubelet::VOLUME_PLUGIN_DIRECTORY, Mode::PUBLIC_DIRECTORY),
+            ],
             _ => &[],
         };
-        for directory in directories {
-            files.directory(&settings.paths.at(directory), Mode::PRIVATE_DIRECTORY, owner)?;
+        for (directory, mode) in directories {
+            files.directory(&settings.paths.at(directory), *mode, owner)?;
         }
     }
     Ok(())
@@ -177,7 +181,11 @@ fn revision(files: &[ComponentFile]) -> String {
         context.update(&(file.content.len() as u64).to_be_bytes());
         context.update(&file.content);
     }
-    context.finish().as_ref().iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    context.finish().as_ref().iter().take(8).fold(String::new(), |mut text, byte| {
+        // Writing to a string does not fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// Flags by name, so that an operator's extra argument replaces ours instead of standing beside it.

@@ -5,7 +5,7 @@
 //! (<https://systemd.io/INHIBITOR_LOCKS/>). When PID 1 announces a shutdown, `PrepareForShutdown(true)` goes to all connections, and
 //! PID 1 is held back until every lock is released or its deadline has passed.
 //!
-//! It stands outside PID 1 because it parses what others write. Descriptors travel by SCM_RIGHTS, which the runtime's sockets
+//! It stands outside PID 1 because it parses what others write. Descriptors travel by `SCM_RIGHTS`, which the runtime's sockets
 //! cannot do, so each connection has a thread; kubelet is the one client, and few connections are admitted.
 
 use std::os::fd::OwnedFd;
@@ -30,7 +30,7 @@ pub const DELAY_MAX: Duration = SHUTDOWN_GRACE.saturating_add(Duration::from_sec
 const CONNECTIONS_MAX: usize = 8;
 const INHIBITORS_MAX: usize = 16;
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
-const EVENT_WAIT: Duration = Duration::from_secs(60);
+const EVENT_WAIT: Duration = Duration::from_mins(1);
 
 /// Locks and connections, shared by all threads.
 #[derive(Debug, Default)]

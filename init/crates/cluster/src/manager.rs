@@ -32,7 +32,7 @@ mod start;
 pub use start::StartError;
 
 /// How often the leaves' age is looked at.
-const RECONCILE_INTERVAL: Duration = Duration::from_secs(60);
+const RECONCILE_INTERVAL: Duration = Duration::from_mins(1);
 /// How often the wall clock is compared with the monotonic one: a jump may make every leaf stale at once.
 const CLOCK_INTERVAL: Duration = Duration::from_secs(2);
 /// A clock that is slewed moves less than this between two looks.

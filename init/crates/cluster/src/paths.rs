@@ -107,7 +107,7 @@ impl Paths {
         self.own().join("console")
     }
 
-    /// Where kube-apiserver has ServiceAccount tokens signed.
+    /// Where kube-apiserver has `ServiceAccount` tokens signed.
     pub fn signer_socket(&self) -> PathBuf {
         self.own().join("signer.sock")
     }

@@ -55,7 +55,7 @@ pub async fn run(node: Arc<Node>, files: Arc<dyn Files>, api: Arc<KubernetesApi>
 }
 
 async fn answers(client: &Client, path: &str) -> Result<(), String> {
-    match client.status(path, PROBE_DEADLINE).await {
+    match client.probe(path, PROBE_DEADLINE).await {
         Ok((status, _)) if status.is_success() => Ok(()),
         Ok((status, body)) => {
             let failed = String::from_utf8_lossy(&body);

@@ -1,5 +1,5 @@
 //! Secrets of a control plane that are not certificates: the key that encrypts Secrets at rest, and the key that signs
-//! ServiceAccount tokens.
+//! `ServiceAccount` tokens.
 //!
 //! Both are files on STATE. `/state/cluster/encryption.json` is a JSON object with `format`, `version`, `oldestReader`
 //! and a list of keys, the first of which writes and all of which read; `/state/cluster/service-account.key` is a line
@@ -22,7 +22,7 @@ use serde_json::{Value, json};
 const ENCRYPTION_FORMAT: &str = "keelson encryption keys";
 const KEY_HEADER: &str = "keelson key 1 1";
 const VERSION: u32 = 1;
-/// What XSalsa20 and Poly1305 (`secretbox`) take.
+/// What `XSalsa20` and Poly1305 (`secretbox`) take.
 const ENCRYPTION_KEY_BYTES: usize = 32;
 
 #[derive(Debug, thiserror::Error)]
@@ -136,7 +136,7 @@ impl EncryptionKeys {
     }
 }
 
-/// Signs ServiceAccount tokens (ES256). Each control plane has one of its own.
+/// Signs `ServiceAccount` tokens (ES256). Each control plane has one of its own.
 pub struct SigningKey {
     pair: EcdsaKeyPair,
     id: String,

@@ -1,8 +1,8 @@
-//! Signs ServiceAccount tokens for this node's kube-apiserver, over a unix socket.
+//! Signs `ServiceAccount` tokens for this node's kube-apiserver, over a unix socket.
 //!
 //! kube-apiserver then holds no signing key, and a cluster of several control planes needs no shared one: each signs with its
 //! own, and all publish all public keys. The socket admits kube-apiserver's account and root: whoever may sign here can be any
-//! ServiceAccount.
+//! `ServiceAccount`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;

@@ -50,13 +50,12 @@ pub fn listen(path: &Path, admitted: Admitted) -> std::io::Result<UnixListener> 
 
 /// The next admitted connection, or `None` for one that was refused.
 pub async fn accept(listener: &UnixListener, admitted: Admitted) -> Option<UnixStream> {
-    match listener.accept().await {
-        Ok((stream, _)) => admitted.admits(&stream).then_some(stream),
-        Err(_) => {
-            // Out of descriptors, most likely: whoever holds them needs time to give some back.
-            tokio::time::sleep(ACCEPT_PAUSE).await;
-            None
-        }
+    if let Ok((stream, _)) = listener.accept().await {
+        admitted.admits(&stream).then_some(stream)
+    } else {
+        // Out of descriptors, most likely: whoever holds them needs time to give some back.
+        tokio::time::sleep(ACCEPT_PAUSE).await;
+        None
     }
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Upstream resolvers are named in the Corefile, from what keelson-network found, and not taken from the pod's resolv.conf: that is a
 //! copy from when the pod started, and CoreDNS exits when it names nobody. Without an upstream, `forward` is left out. CoreDNS
-//! reads its Corefile again when the ConfigMap changes.
+//! reads its Corefile again when the `ConfigMap` changes.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;

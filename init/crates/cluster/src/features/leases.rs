@@ -19,15 +19,15 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 /// How often the thread looks whether anybody still wants to know.
 const EVENT_WAIT: Duration = Duration::from_secs(5);
 
-/// Releases the lease of `name` if a process of this node holds it. The caller knows that there is none.
+/// Gives up the lease of `name` if a process of this node holds it. The caller knows that there is none.
 pub async fn release(client: &Client, name: &str, hostname: &str) -> Result<(), ClientError> {
     let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}");
-    let lease = match client.get(&path).await {
-        Ok(lease) => lease,
+    let held = match client.get(&path).await {
+        Ok(held) => held,
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) => return Err(error),
     };
-    let Some(patch) = release_patch(&lease, hostname) else {
+    let Some(patch) = release_patch(&held, hostname) else {
         return Ok(());
     };
     match client.merge(&path, &patch).await {

@@ -1,7 +1,7 @@
 //! containerd's content and image services: blobs are written under a lease, then the record is made, then the lease goes.
 //!
 //! The lease keeps the garbage collector away from blobs that no record leads to yet. It expires by itself, so an import that was
-//! cut off leaves nothing behind for long; begun again, it finds the blobs that are whole.
+//! cut off leaves nothing behind for long; begun again before that, it finds the blobs that are whole.
 
 use std::collections::HashMap;
 use std::io::Read;
@@ -34,7 +34,7 @@ const CHUNK_BYTES: usize = 1 << 20;
 /// Chunks on their way, so that reading and writing overlap.
 const CHUNKS_AHEAD: usize = 2;
 const LEASE_LIFE: time::Duration = time::Duration::hours(1);
-const REQUEST_DEADLINE: Duration = Duration::from_secs(60);
+const REQUEST_DEADLINE: Duration = Duration::from_mins(1);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ImportError {
@@ -129,25 +129,22 @@ impl Containerd {
     /// A write is a conversation: each chunk is acknowledged; the last message names the digest that must have come out.
     async fn write_blob(&self, archive: &Archive, blob: &Blob, lease: &str) -> Result<(), ImportError> {
         let blob_error = |source| ImportError::Blob { digest: blob.digest.clone(), source };
-        let reader = archive.blob(&blob.digest).map_err(blob_error)?;
-        let (sender, receiver) = mpsc::channel(CHUNKS_AHEAD);
-        let begin = write(blob, WriteAction::Stat, 0, Bytes::new());
+        let content = archive.blob(&blob.digest).map_err(blob_error)?;
+        let (chunks, receiver) = mpsc::channel(CHUNKS_AHEAD);
+        let write = Write { blob: blob.clone(), lease: lease.to_owned() };
         // The queue is empty, so there is room.
-        let _ = sender.try_send(begin);
+        let _ = chunks.try_send(write.message(WriteAction::Stat, 0, Bytes::new()));
         let request = namespaced(ReceiverStream::new(receiver), Some(lease));
-        let answer = ContentClient::new(self.channel.clone()).write(request).await;
-        let Some(answer) = absent(answer).map_err(failed("write a blob"))? else {
+        let begun = ContentClient::new(self.channel.clone()).write(request).await;
+        let Some(begun) = absent(begun).map_err(failed("write a blob"))? else {
             return Ok(());
         };
-        let mut answers = answer.into_inner();
-        let begun = absent(answers.message().await).map_err(failed("write a blob"))?;
-        let Some(Some(_)) = begun else {
-            return if begun.is_none() { Ok(()) } else { Err(ImportError::Ended { digest: blob.digest.clone() }) };
-        };
-        let sent = tokio::task::spawn_blocking({
-            let blob = blob.clone();
-            move || send_chunks(reader, &blob, &sender)
-        });
+        let mut answers = begun.into_inner();
+        // The answer to the question whether it is there comes before anything is sent.
+        if absent(answers.message().await).map_err(failed("write a blob"))?.is_none() {
+            return Ok(());
+        }
+        let sent = tokio::task::spawn_blocking(move || write.send(content, &chunks));
         let mut committed = false;
         while let Some(Some(answer)) = absent(answers.message().await).map_err(failed("write a blob"))? {
             committed |= answer.action() == WriteAction::Commit;
@@ -178,35 +175,43 @@ impl Containerd {
     }
 }
 
-fn send_chunks(mut reader: impl Read, blob: &Blob, sender: &mpsc::Sender<WriteContentRequest>) -> std::io::Result<()> {
-    let mut offset = 0_i64;
-    loop {
-        let mut chunk = Vec::with_capacity(CHUNK_BYTES);
-        reader.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
-        if chunk.is_empty() {
-            break;
-        }
-        let length = chunk.len().cast_signed() as i64;
-        if sender.blocking_send(write(blob, WriteAction::Write, offset, chunk.into())).is_err() {
-            return Ok(());
-        }
-        offset += length;
-    }
-    // A receiver that is gone has given its reason to whoever reads the answers.
-    let _ = sender.blocking_send(write(blob, WriteAction::Commit, offset, Bytes::new()));
-    Ok(())
+/// One blob on its way.
+struct Write {
+    blob: Blob,
+    lease: String,
 }
 
-fn write(blob: &Blob, action: WriteAction, offset: i64, data: Bytes) -> WriteContentRequest {
-    let labels = if action == WriteAction::Commit { blob.labels.clone().into_iter().collect() } else { HashMap::new() };
-    WriteContentRequest {
-        action: action.into(),
-        r#ref: format!("keelson-{}", blob.digest),
-        total: blob.size,
-        expected: blob.digest.clone(),
-        offset,
-        data,
-        labels,
+impl Write {
+    fn send(&self, mut content: impl Read, sender: &mpsc::Sender<WriteContentRequest>) -> std::io::Result<()> {
+        let mut offset = 0_i64;
+        loop {
+            let mut chunk = Vec::with_capacity(CHUNK_BYTES);
+            let length = content.by_ref().take(CHUNK_BYTES as u64).read_to_end(&mut chunk)?;
+            let action = if length == 0 { WriteAction::Commit } else { WriteAction::Write };
+            // A receiver that is gone has given its reason to whoever reads the answers.
+            let gone = sender.blocking_send(self.message(action, offset, chunk.into())).is_err();
+            if gone || length == 0 {
+                return Ok(());
+            }
+            offset += i64::try_from(length).unwrap_or(i64::MAX);
+        }
+    }
+
+    fn message(&self, action: WriteAction, offset: i64, data: Bytes) -> WriteContentRequest {
+        let labels = match action {
+            WriteAction::Commit => self.blob.labels.clone().into_iter().collect(),
+            _ => HashMap::new(),
+        };
+        WriteContentRequest {
+            action: action.into(),
+            // Of this import alone: what an interrupted one wrote is not taken up, containerd throws it away.
+            r#ref: format!("{}-{}", self.lease, self.blob.digest),
+            total: self.blob.size,
+            expected: self.blob.digest.clone(),
+            offset,
+            data,
+            labels,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 //! - anonymous requests reach the three health paths and nothing else: with `--anonymous-auth=false` `/readyz` would answer 401
 //! - authorizers from a file that is read again when it changes: Node, then RBAC; a denial of removed nodes will stand before them
 //! - Secrets are encrypted at rest; there is no provider for plain text
-//! - ServiceAccount tokens are signed by keelson-cluster over a unix socket, so this process holds no key for them
+//! - `ServiceAccount` tokens are signed by keelson-cluster over a unix socket, so this process holds no key for them
 //! - every request is audited, bodies of Secrets and tokens never
 //!
 //! `AlwaysPullImages`, which CIS asks for, is left out: a node without a registry in reach could start nothing.

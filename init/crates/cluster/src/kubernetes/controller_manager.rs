@@ -1,7 +1,7 @@
 //! kube-controller-manager: loopback only, under its own account, and with the one signing key it needs.
 
 use keelson_config::Component;
-use keelson_control::{Account, Condition, Readiness};
+use keelson_control::{Account, Condition, Readiness, ServiceName};
 use keelson_pki::{AuthorityKind, kubeconfig};
 
 use super::{
@@ -28,6 +28,7 @@ pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> 
     let mut spec = service(COMPONENT, &files, flags(settings).with_extra(settings, COMPONENT))?;
     spec.account = Account::id(accounts::KUBE_CONTROLLER_MANAGER);
     spec.conditions = vec![Condition::FileExists(settings.paths.apiserver_ready())];
+    spec.stop_before = vec![ServiceName::new("kube-apiserver")?];
     spec.readiness = Readiness::Tcp(([127, 0, 0, 1], 10257).into());
     spec.limits.oom_score_adj = Some(-997);
     Ok(Wanted { component: COMPONENT, files, spec })

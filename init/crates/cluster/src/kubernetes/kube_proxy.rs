@@ -1,7 +1,7 @@
 //! kube-proxy in nftables mode.
 
 use keelson_config::Component;
-use keelson_control::{Capabilities, Capability, Condition, Readiness};
+use keelson_control::{Capabilities, Capability, Condition, Readiness, ServiceName};
 use keelson_pki::{AuthorityKind, kubeconfig};
 use serde_json::{Value, json};
 
@@ -24,6 +24,7 @@ pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> 
     flags.path("config", &file("config.json"));
     let mut spec = service(COMPONENT, &files, flags.with_extra(settings, COMPONENT))?;
     spec.conditions = vec![Condition::FileExists(settings.paths.apiserver_ready())];
+    spec.stop_before = vec![ServiceName::new("kube-apiserver")?];
     spec.readiness = Readiness::Tcp(([127, 0, 0, 1], 10249).into());
     // Rules and connection tracking; the files of its directory are root's own.
     spec.capabilities = Capabilities::only([Capability::NetAdmin]);

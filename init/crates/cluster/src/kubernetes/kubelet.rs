@@ -15,7 +15,8 @@ use super::{
 };
 
 pub(super) const ROOT_DIRECTORY: &str = "/var/lib/kubelet";
-pub(super) const VOLUME_PLUGIN_DIRECTORY: &str = "/var/lib/kubelet/volume-plugins";
+/// Outside kubelet's own directory, which nobody else may enter: the controller manager looks here too.
+pub(super) const VOLUME_PLUGIN_DIRECTORY: &str = "/var/lib/volume-plugins";
 const COMPONENT: Component = Component::Kubelet;
 /// How long pods have to end when the node shuts down; critical ones have the last part of it.
 pub const SHUTDOWN_GRACE: Duration = Duration::from_secs(30);
@@ -46,7 +47,8 @@ pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> 
     spec.readiness = Readiness::Notify;
     spec.capabilities = Capabilities::All;
     spec.no_new_privs = false;
-    spec.stop_before = vec![ServiceName::new("containerd")?];
+    // It reports the end of its pods.
+    spec.stop_before = vec![ServiceName::new("containerd")?, ServiceName::new("kube-apiserver")?];
     spec.limits.oom_score_adj = Some(-999);
     Ok(Wanted { component: COMPONENT, files, spec })
 }

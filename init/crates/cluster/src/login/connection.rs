@@ -49,12 +49,12 @@ impl Writer {
         self.send(&Outgoing::signal(MANAGER_PATH, MANAGER, "PrepareForShutdown").boolean(true), None)
     }
 
-    fn send(&self, message: &Outgoing, descriptor: Option<OwnedFd>) -> Result<(), ConnectionError> {
+    fn send(&self, message: &Outgoing, descriptor: Option<&OwnedFd>) -> Result<(), ConnectionError> {
         // Held while sending, so that messages do not mix.
         let mut serial = self.serial.lock().unwrap_or_else(PoisonError::into_inner);
         *serial = serial.wrapping_add(1).max(1);
         let bytes = message.encode(*serial, OUR_NAME, CLIENT_NAME);
-        let borrowed: Vec<_> = descriptor.iter().map(AsFd::as_fd).collect();
+        let borrowed: Vec<_> = descriptor.iter().map(|descriptor| descriptor.as_fd()).collect();
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
         let mut ancillary = SendAncillaryBuffer::new(&mut space);
         if !borrowed.is_empty() {
@@ -129,7 +129,7 @@ fn answer_calls(stream: &mut UnixStream, writer: &Writer, seat: &Seat) -> Result
         };
         let (reply, descriptor) = answer(&call, seat);
         if call.reply_expected {
-            writer.send(&reply, descriptor)?;
+            writer.send(&reply, descriptor.as_ref())?;
         }
     }
 }
@@ -139,8 +139,9 @@ fn answer(call: &Call, seat: &Seat) -> (Outgoing, Option<OwnedFd>) {
     let reply = Outgoing::reply(call.serial);
     match (call.interface.as_str(), call.member.as_str(), arguments.as_slice()) {
         ("org.freedesktop.DBus", "Hello", []) => (reply.string(CLIENT_NAME), None),
-        ("org.freedesktop.DBus", "AddMatch" | "RemoveMatch", [_]) => (reply, None),
-        ("org.freedesktop.DBus.Peer", "Ping", []) => (reply, None),
+        ("org.freedesktop.DBus", "AddMatch" | "RemoveMatch", [_]) | ("org.freedesktop.DBus.Peer", "Ping", []) => {
+            (reply, None)
+        }
         ("org.freedesktop.DBus.Properties", "Get", [MANAGER, "InhibitDelayMaxUSec"]) => {
             let delay = u64::try_from(DELAY_MAX.as_micros()).unwrap_or(u64::MAX);
             (reply.variant_u64(delay), None)

@@ -33,12 +33,11 @@ pub(super) fn read_node(paths: Paths) -> Result<Node, StartError> {
         .ok()
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
         .ok_or(StartError::ClockFloor { path })?;
-    let name = match &config.name {
-        Some(name) => name.clone(),
-        None => {
-            let machine_id = read(paths.machine_id())?;
-            format!("keelson-{}", machine_id.trim().chars().take(DERIVED_DIGITS).collect::<String>())
-        }
+    let name = if let Some(name) = &config.name {
+        name.clone()
+    } else {
+        let machine_id = read(paths.machine_id())?;
+        format!("keelson-{}", machine_id.trim().chars().take(DERIVED_DIGITS).collect::<String>())
     };
     Ok(Node::new(paths, config, name, floor))
 }

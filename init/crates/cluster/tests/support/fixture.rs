@@ -1,0 +1,279 @@
+//! A node's API in this process: the real server, certificates, configuration and logs, with fakes in the place of PID 1
+//! and Kubernetes. keelctl's end-to-end test includes this file too.
+
+use std::{
+    fmt, fs,
+    future::Future,
+    net::{Ipv4Addr, SocketAddr, TcpListener},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use keelson_api::{Condition, ConditionStatus, Node as ApiNode, NodeList};
+use keelson_cluster::{
+    ConditionKind, Member, Node, Paths,
+    api_server::{self, Endpoints, NodeSource, NodeSourceError},
+    membership::{self, Decision},
+};
+use keelson_config::{Inputs, Remembered, network_state::NetworkState};
+use keelson_control::{
+    BootRecord, Desired, ExitReason, LastExit, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceState,
+    ServiceStatus, SupervisorStatus, codec,
+};
+use keelson_log::{
+    files::{Directory, ROTATION},
+    rings::{LIMITS, Rings},
+    serve::{self, Server},
+    service::ServiceName as LogName,
+    timestamp::Timestamp,
+    writer::Writer,
+};
+use keelson_pki::{Authority, AuthorityKind, Clock, Names, Pair, Profile, StandardFiles, Subject};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use time::{Duration, OffsetDateTime};
+
+/// The boot that the fake /proc tells of.
+pub const BOOT_ID: &str = "11111111-2222-3333-4444-555555555555";
+
+/// The operator's name in the node's configuration.
+pub const OPERATOR: &str = "ann";
+
+pub struct Fixture {
+    pub node: Arc<Node>,
+    pub address: SocketAddr,
+    pub socket: PathBuf,
+    pub kubernetes: Arc<FakeKubernetes>,
+    /// What was asked of PID 1 but for questions.
+    pub orders: Arc<Mutex<Vec<Request>>>,
+    logs: Arc<Rings>,
+    root: tempfile::TempDir,
+}
+
+impl Fixture {
+    /// A node that has founded its cluster and accepts the operator key (base64 of its `SubjectPublicKeyInfo`).
+    pub fn start(operator_key: &str) -> Self {
+        let fixture = Self::start_without_cluster(operator_key);
+        fixture.found_cluster();
+        fixture
+    }
+
+    /// A node as it is before it has a cluster.
+    pub fn start_without_cluster(operator_key: &str) -> Self {
+        let root = tempfile::tempdir().expect("a directory");
+        let paths = Paths::below(root.path());
+        for directory in ["state/pki", "run/keelson/cluster", "run/keelson/log", "proc/sys/kernel/random"] {
+            fs::create_dir_all(root.path().join(directory)).expect("a directory");
+        }
+        fs::write(root.path().join("proc/sys/kernel/random/boot_id"), format!("{BOOT_ID}\n")).expect("written");
+        let words = format!(
+            "keelson.role=control-plane keelson.name=first keelson.bootstrap keelson.peers=none \
+             keelson.operator-key={OPERATOR}:{operator_key}"
+        );
+        let inputs = Inputs { command_line: words.into_bytes(), ..Inputs::default() };
+        let config = keelson_config::resolve(&inputs, &Remembered::default()).expect("a valid configuration").node;
+        let floor = OffsetDateTime::now_utc() - Duration::DAY;
+        let node = Arc::new(Node::new(paths, config, "first".to_owned(), floor));
+        node.set_network(NetworkState {
+            node_addresses: vec![Ipv4Addr::new(192, 0, 2, 10).into()],
+            ..NetworkState::default()
+        });
+
+        let orders = Arc::new(Mutex::new(Vec::new()));
+        start_pid1(&node.paths.control_socket(), Arc::clone(&orders));
+        let logs = start_log(&node.paths.log_socket(), &root.path().join("log"));
+        let kubernetes = Arc::new(FakeKubernetes::default());
+        let endpoints = Endpoints { tcp: free_address(), unix: node.paths.own().join("api.sock") };
+        let (address, socket) = (endpoints.tcp, endpoints.unix.clone());
+        start_server(Arc::clone(&node), Arc::clone(&kubernetes), endpoints);
+        Self { node, address, socket, kubernetes, orders, logs, root }
+    }
+
+    /// From here on the API answers over TLS.
+    pub fn found_cluster(&self) {
+        let node = &self.node;
+        let decision = membership::decide(&StandardFiles, &node.paths, &node.config, node.name(), node.clock());
+        let Decision::Member(founded) = decision.expect("a decision") else { panic!("the node founded no cluster") };
+        let serving = serving(founded.authorities.get(AuthorityKind::Api), node.clock());
+        node.set_member(Arc::new(Member::new(Arc::new(*founded), serving)));
+    }
+
+    pub fn member(&self) -> Arc<Member> {
+        self.node.member_now().expect("the node has a cluster")
+    }
+
+    pub fn fingerprint(&self) -> String {
+        self.member().authority(AuthorityKind::Api).fingerprint().to_string()
+    }
+
+    pub fn endpoint(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    pub fn path(&self) -> &Path {
+        self.root.path()
+    }
+
+    /// Puts a line into a service's log.
+    pub fn log(&self, service: &str, text: &str) {
+        let service = LogName::try_from(service.to_owned()).expect("a service's name");
+        self.logs.register(&service).expect("room for a service");
+        self.logs.append(&service, [(Timestamp::now(), text.to_owned())]);
+    }
+
+    /// All that the node needs to say that it is ready.
+    pub fn be_ready(&self) {
+        for kind in ConditionKind::ALL {
+            self.node.status.holds(kind, "fine");
+        }
+    }
+}
+
+/// A certificate that the API serves with.
+pub fn serving(authority: &Authority, clock: Clock) -> Pair {
+    authority.issue(&Profile::server(Subject::named("first"), Names::loopback()), clock).expect("a certificate")
+}
+
+/// An address on which nothing listens yet; the server binds it a moment later.
+fn free_address() -> SocketAddr {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
+    listener.local_addr().expect("its address")
+}
+
+/// Runs until the test's process ends.
+fn start_server(node: Arc<Node>, kubernetes: Arc<FakeKubernetes>, endpoints: Endpoints) {
+    thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        runtime.block_on(api_server::serve(node, kubernetes, endpoints, |message| eprintln!("server: {message}")));
+    });
+}
+
+fn start_log(socket: &Path, directory: &Path) -> Arc<Rings> {
+    let rings = Arc::new(Rings::new(LIMITS));
+    let own = LogName::try_from("log".to_owned()).expect("a service's name");
+    rings.register(&own).expect("room for a service");
+    let listener = serve::listen(socket).expect("a socket");
+    let server = Server { rings: Arc::clone(&rings), directory: directory.to_path_buf(), rotation: ROTATION };
+    thread::spawn(move || server.run(&listener));
+    let (writing, storage) = (Arc::clone(&rings), Directory::new(directory, ROTATION));
+    thread::spawn(move || Writer::new(&writing, storage, own).run());
+    rings
+}
+
+/// Answers on the control socket as PID 1 does, one connection after the other.
+fn start_pid1(path: &Path, orders: Arc<Mutex<Vec<Request>>>) {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .expect("a socket");
+    rustix::net::bind(&socket, &SocketAddrUnix::new(path).expect("a path")).expect("bound");
+    rustix::net::listen(&socket, 8).expect("listening");
+    thread::spawn(move || {
+        while let Ok(connection) = rustix::net::accept(&socket) {
+            let mut buffer = vec![0; PACKET_MAX];
+            while let Ok(Some(packet)) = codec::receive(&connection, &mut buffer) {
+                let answer = answer(packet.decode().expect("a request"), &orders);
+                codec::send(&connection, &Packet::Response(answer), None).expect("sent");
+            }
+        }
+    });
+}
+
+fn answer(request: Request, orders: &Mutex<Vec<Request>>) -> Response {
+    match request {
+        Request::Hello { versions, .. } => Response::Hello { version: versions.max },
+        Request::List {} => Response::Status(SupervisorStatus {
+            set_version: 1,
+            shutting_down: None,
+            services: vec![
+                ServiceStatus { pid: Some(std::process::id()), ..service("containerd", ServiceState::Ready) },
+                ServiceStatus {
+                    waiting_for: Some("/run/keelson/cluster/apiserver-ready to exist".to_owned()),
+                    ..service("kubelet", ServiceState::Waiting)
+                },
+                ServiceStatus {
+                    restarts: 3,
+                    last_exit: Some(LastExit { reason: ExitReason::Signaled(9), milliseconds_ago: 2000 }),
+                    ..service("kube-proxy", ServiceState::Backoff)
+                },
+            ],
+        }),
+        Request::Boots {} => Response::Boots { boots: vec![boot("earlier", 1000, Some("rebooted")), boot(BOOT_ID, 2000, None)] },
+        order => {
+            orders.lock().expect("no panic before").push(order);
+            Response::Done {}
+        }
+    }
+}
+
+fn service(name: &str, state: ServiceState) -> ServiceStatus {
+    ServiceStatus {
+        name: ServiceName::new(name).expect("a service's name"),
+        state,
+        desired: Desired::Up,
+        pid: None,
+        in_state_milliseconds: 5000,
+        started_at_boottime_milliseconds: None,
+        ready_at_boottime_milliseconds: None,
+        restarts: 0,
+        last_exit: None,
+        waiting_for: None,
+        reason: None,
+        memory_bytes: Some(1 << 20),
+        cpu_microseconds: Some(1_500_000),
+    }
+}
+
+fn boot(id: &str, started: u64, ended: Option<&str>) -> BootRecord {
+    BootRecord {
+        boot_id: id.to_owned(),
+        version: "0.1.0".to_owned(),
+        started_unix_seconds: started,
+        good: true,
+        ended: ended.map(str::to_owned),
+    }
+}
+
+/// Kubernetes with one node, or down.
+#[derive(Default)]
+pub struct FakeKubernetes {
+    pub down: AtomicBool,
+}
+
+impl fmt::Debug for FakeKubernetes {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("FakeKubernetes")
+    }
+}
+
+impl NodeSource for FakeKubernetes {
+    fn nodes(&self) -> Pin<Box<dyn Future<Output = Result<NodeList, NodeSourceError>> + Send + '_>> {
+        let down = self.down.load(Ordering::Acquire);
+        Box::pin(async move {
+            if down {
+                return Err(NodeSourceError::Unavailable("connection refused".to_owned()));
+            }
+            Ok(NodeList { nodes: vec![node()] })
+        })
+    }
+}
+
+fn node() -> ApiNode {
+    ApiNode {
+        name: "first".to_owned(),
+        role: "control-plane".to_owned(),
+        ready: false,
+        unschedulable: true,
+        addresses: vec!["192.0.2.10".to_owned()],
+        kubelet_version: "v1.37.2".to_owned(),
+        created: Some("2026-11-24T08:00:00Z".to_owned()),
+        conditions: vec![Condition {
+            kind: "Ready".to_owned(),
+            status: ConditionStatus::False,
+            reason: "the network plugin is not ready".to_owned(),
+            since: None,
+        }],
+    }
+}
