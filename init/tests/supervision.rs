@@ -30,10 +30,10 @@ use std::process::ExitCode;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
-    if let [command, directory] = arguments.as_slice()
+    if let [command, kind, directory] = arguments.as_slice()
         && command == supervisor::COMMAND
     {
-        return supervisor::main(directory.as_ref());
+        return supervisor::main(kind, directory.as_ref());
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
     let selected = tests::ALL.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())));

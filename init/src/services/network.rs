@@ -1,12 +1,17 @@
 //! keelson-network: links, addresses, routes, time. It parses packets from strangers, so it has an account of its own
 //! and four capabilities.
 
-use keelson_control::{Account, Capabilities, Capability, InvalidServiceName, Limits, ServiceName, ServiceSpec};
+use keelson_control::{
+    Account, Capabilities, Capability, InvalidServiceName, Limits, Readiness, ServiceName, ServiceSpec,
+};
 
 use super::{LOG, MIB, NETWORK, account, names};
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
+        // It is ready with the node's first address, which may never come: it goes on asking.
+        readiness: Readiness::Notify,
+        timeout_start_seconds: 0,
         account: Account::id(account::NETWORK),
         capabilities: Capabilities::only([
             Capability::NetAdmin,

@@ -133,6 +133,11 @@ impl Core {
         self.services.get(service).map(|service| &service.spec)
     }
 
+    /// The process of its present run.
+    pub fn pid(&self, service: &ServiceName) -> Option<u32> {
+        self.services.get(service)?.pid
+    }
+
     pub fn contains(&self, service: &ServiceName) -> bool {
         self.services.get(service).is_some_and(|service| !service.removed)
     }

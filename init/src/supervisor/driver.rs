@@ -13,7 +13,7 @@ use keelson_sys::clock;
 use keelson_sys::poller::{Happened, Interest, Poller};
 use keelson_sys::signals::{self, Signals};
 
-use super::core::{Command, Core, Event};
+use super::core::{Command, Core, Event, InhibitorId};
 use super::{Host, Paths, Setup, Severity, SupervisorError, Verdict};
 use crate::shutdown::Enforcer;
 
@@ -177,11 +177,18 @@ impl<'h> Driver<'h> {
 
     /// Feeds all events to the core. Carrying a command out can make an event, so this goes on until there is none.
     fn run_core(&mut self) {
-        while let Some(event) = self.events.pop_front() {
+        while let Some(event) = self.next_event() {
             for command in self.core.handle(event, clock::since_boot()) {
                 self.perform(command);
             }
         }
+    }
+
+    /// A connection that held an inhibitor lets go of it by ending, however it ends.
+    fn next_event(&mut self) -> Option<Event> {
+        let gone = self.clients.take_gone().map(|number| Event::Uninhibit { id: InhibitorId(number) });
+        self.events.extend(gone);
+        self.events.pop_front()
     }
 
     fn timeout(&self) -> Duration {

@@ -54,6 +54,14 @@ pub(crate) fn eventually<T>(what: &str, mut probe: impl FnMut() -> Option<T>) ->
 impl Supervised {
     /// Starts a supervisor with what `services` makes of its directory.
     pub(crate) fn start(services: impl FnOnce(&Path) -> Vec<ServiceSpec>) -> Self {
+        Self::start_with(supervisor::BEST, services)
+    }
+
+    pub(crate) fn start_without_cgroups(services: impl FnOnce(&Path) -> Vec<ServiceSpec>) -> Self {
+        Self::start_with(supervisor::SESSIONS, services)
+    }
+
+    fn start_with(containment: &str, services: impl FnOnce(&Path) -> Vec<ServiceSpec>) -> Self {
         // In memory, as /run is in the image.
         let base = if Path::new("/dev/shm").is_dir() { PathBuf::from("/dev/shm") } else { std::env::temp_dir() };
         let directory = tempfile::Builder::new().prefix("keelson").tempdir_in(base).unwrap();
@@ -62,7 +70,7 @@ impl Supervised {
         std::os::unix::fs::symlink(exec_program(), directory.path().join(EXEC_FILE)).unwrap();
         let output = fs::File::create(directory.path().join("output")).unwrap();
         let process = Command::new(std::env::current_exe().unwrap())
-            .args([supervisor::COMMAND.as_ref(), directory.path().as_os_str()])
+            .args([supervisor::COMMAND.as_ref(), containment.as_ref(), directory.path().as_os_str()])
             .stdin(Stdio::null())
             .stderr(output.try_clone().unwrap())
             .stdout(output)

@@ -28,14 +28,14 @@ impl Host for Terminal {
     fn beat(&mut self) {}
 }
 
-pub(crate) fn main(directory: &Path) -> ExitCode {
+pub(crate) fn main(kind: &str, directory: &Path) -> ExitCode {
     rustix::process::set_child_subreaper(Some(rustix::process::getpid())).unwrap();
     let services: Vec<ServiceSpec> = serde_json::from_slice(&fs::read(directory.join(SERVICES_FILE)).unwrap()).unwrap();
     let log = ServiceName::new("log").unwrap();
     let setup = Setup {
         log_service: services.iter().any(|spec| spec.name == log).then_some(log),
         services,
-        containment: containment(directory),
+        containment: containment(kind, directory),
         paths: Paths {
             exec: fs::read_link(directory.join(EXEC_FILE)).unwrap(),
             socket: directory.join("init.sock"),
@@ -55,8 +55,12 @@ pub(crate) fn main(directory: &Path) -> ExitCode {
     ExitCode::SUCCESS
 }
 
-fn containment(directory: &Path) -> Box<dyn Containment> {
-    match cgroup_base(directory) {
+/// What holds a service's processes together: cgroups if this machine lets us, or sessions.
+pub(crate) const BEST: &str = "best";
+pub(crate) const SESSIONS: &str = "sessions";
+
+fn containment(kind: &str, directory: &Path) -> Box<dyn Containment> {
+    match cgroup_base(directory).filter(|_| kind == BEST) {
         Some(base) => Box::new(Cgroups::new(base).unwrap()),
         None => Box::new(Sessions::default()),
     }

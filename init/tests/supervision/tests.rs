@@ -1,11 +1,12 @@
 //! What supervision promises, each with real processes.
 
 use std::fs;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use keelson_control::{
-    ClientError, Condition, ErrorKind, Event, ExitReason, Readiness, RestartPolicy, ServiceKind, ServiceSet,
-    ServiceSpec, ServiceState, ShutdownKind,
+    ClientError, Condition, ErrorKind, Event, ExitReason, PACKET_MAX, Packet, Readiness, Response, RestartPolicy,
+    ServiceKind, ServiceSet, ServiceSpec, ServiceState, ShutdownKind, codec,
 };
 use rustix::process::{Pid, Signal, kill_process};
 
@@ -25,6 +26,7 @@ tests! {
     gives_a_program_that_does_not_exist_a_reason,
     kills_what_ignores_sigterm_at_its_deadline,
     stops_descendants_that_left_the_main_process,
+    works_without_cgroups,
     reaps_orphans_in_any_number,
     a_service_is_ready_when_it_says_so,
     a_notification_counts_for_its_sender_only,
@@ -33,6 +35,7 @@ tests! {
     one_shots_run_once_and_open_the_way,
     a_set_adds_changes_and_removes,
     refuses_sets_and_orders_that_make_no_sense,
+    refuses_packets_that_are_none_and_clients_without_a_hello,
     an_unhealthy_service_is_restarted_with_the_reason,
     subscribers_see_every_state,
     a_subscriber_that_does_not_read_is_dropped,
@@ -97,11 +100,24 @@ fn kills_what_ignores_sigterm_at_its_deadline() {
 }
 
 fn stops_descendants_that_left_the_main_process() {
-    let supervised = Supervised::start(|directory| {
-        let file = directory.join("descendant");
-        let script = format!("sleep 1001 & echo $! > {0}.new; mv {0}.new {0}; exec sleep 1002", file.display());
-        vec![shell("parent", &script)]
-    });
+    stops_descendants(&Supervised::start(parent));
+}
+
+fn works_without_cgroups() {
+    let supervised = Supervised::start_without_cgroups(parent);
+    let first = supervised.until_state("parent", ServiceState::Ready);
+    kill(first.pid.unwrap());
+    supervised.until("parent", "ready again", |status| status.state == ServiceState::Ready && status.pid != first.pid);
+    stops_descendants(&supervised);
+}
+
+fn parent(directory: &Path) -> Vec<ServiceSpec> {
+    let file = directory.join("descendant");
+    let script = format!("sleep 1001 & echo $! > {0}.new; mv {0}.new {0}; exec sleep 1002", file.display());
+    vec![shell("parent", &script)]
+}
+
+fn stops_descendants(supervised: &Supervised) {
     let descendant = eventually("the descendant runs", || fs::read_to_string(supervised.path("descendant")).ok());
     let descendant: u32 = descendant.trim().parse().unwrap();
     supervised.client().stop(&name("parent")).unwrap();
@@ -249,6 +265,31 @@ fn refuses_sets_and_orders_that_make_no_sense() {
     assert_eq!(refused(old.map(drop)).0, ErrorKind::StaleSet);
     // The connection survives all of that.
     assert_eq!(client.list().unwrap().set_version, 5);
+}
+
+fn refuses_packets_that_are_none_and_clients_without_a_hello() {
+    let supervised = Supervised::start(|_| Vec::new());
+    let socket =
+        rustix::net::socket(rustix::net::AddressFamily::UNIX, rustix::net::SocketType::SEQPACKET, None).unwrap();
+    let address = rustix::net::SocketAddrUnix::new(supervised.path("init.sock")).unwrap();
+    rustix::net::connect(&socket, &address).unwrap();
+    let mut buffer = vec![0; PACKET_MAX];
+    let mut ask = |bytes: &[u8]| {
+        rustix::net::send(&socket, bytes, rustix::net::SendFlags::empty()).unwrap();
+        match codec::receive(&socket, &mut buffer).unwrap().unwrap().decode::<Packet>().unwrap() {
+            Packet::Response(Response::Error { kind, .. }) => Err(kind),
+            Packet::Response(response) => Ok(response),
+            Packet::Event(event) => panic!("{event:?}"),
+        }
+    };
+    assert_eq!(ask(br#"{"list":{}}"#), Err(ErrorKind::Version));
+    assert_eq!(ask(b"\xff\x00"), Err(ErrorKind::Malformed));
+    assert_eq!(ask(br#"{"list":{},"stop":{}}"#), Err(ErrorKind::Malformed));
+    assert_eq!(ask(&vec![b' '; PACKET_MAX + 1]), Err(ErrorKind::Malformed));
+    assert_eq!(ask(br#"{"hello":{"versions":{"min":7,"max":9},"client":"future"}}"#), Err(ErrorKind::Version));
+    assert_eq!(ask(br#"{"hello":{"versions":{"min":1,"max":9},"client":"us"}}"#), Ok(Response::Hello { version: 1 }));
+    assert_eq!(ask(br#"{"apply-set":{}}"#), Err(ErrorKind::Malformed), "no set came with it");
+    assert!(matches!(ask(br#"{"list":{}}"#), Ok(Response::Status(_))));
 }
 
 fn an_unhealthy_service_is_restarted_with_the_reason() {

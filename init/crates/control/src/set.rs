@@ -36,6 +36,8 @@ pub enum SetProblem {
     Reserved { service: ServiceName },
     #[error("{service}: {field} is not an absolute path without \"..\": {path}")]
     Path { service: ServiceName, field: &'static str, path: String },
+    #[error("{service}: {field} is not below /run, /dev, /proc or /sys, and PID 1 looks at no disk: {path}")]
+    OnDisk { service: ServiceName, field: &'static str, path: String },
     #[error("{service}: waits for service {target}, which does not exist")]
     UnknownTarget { service: ServiceName, target: ServiceName },
     #[error("{}: each needs the next one, and the last the first", .services.iter().map(ServiceName::as_str).collect::<Vec<_>>().join(" -> "))]
@@ -89,11 +91,11 @@ fn check_spec(spec: &ServiceSpec, problems: &mut Vec<SetProblem>) {
     check_path(spec, "program", &spec.program, problems);
     for condition in &spec.conditions {
         if let Condition::FileExists(path) | Condition::SocketAnswers(path) = condition {
-            check_path(spec, "conditions", path, problems);
+            check_watched(spec, "conditions", path, problems);
         }
     }
     if let Readiness::Socket(path) = &spec.readiness {
-        check_path(spec, "readiness", path, problems);
+        check_watched(spec, "readiness", path, problems);
     }
     if spec.kind == crate::ServiceKind::OneShot && spec.readiness != Readiness::Started {
         problems.push(SetProblem::OneShotReadiness { service: spec.name.clone() });
@@ -109,6 +111,17 @@ fn check_path(spec: &ServiceSpec, field: &'static str, path: &Path, problems: &m
         problems.push(SetProblem::Path { service: spec.name.clone(), field, path: path.display().to_string() });
     }
 }
+
+/// What PID 1 itself looks at has to lie in memory: a look at a disk that hangs would hang PID 1.
+fn check_watched(spec: &ServiceSpec, field: &'static str, path: &Path, problems: &mut Vec<SetProblem>) {
+    check_path(spec, field, path, problems);
+    if path.is_absolute() && !IN_MEMORY.iter().any(|directory| path.starts_with(directory)) {
+        problems.push(SetProblem::OnDisk { service: spec.name.clone(), field, path: path.display().to_string() });
+    }
+}
+
+/// File systems without a device behind them.
+const IN_MEMORY: [&str; 4] = ["/run", "/dev", "/proc", "/sys"];
 
 fn check_text(spec: &ServiceSpec, problems: &mut Vec<SetProblem>) {
     if spec.arguments.iter().any(|argument| argument.contains('\0')) {
@@ -128,7 +141,7 @@ fn check_ranges(spec: &ServiceSpec, problems: &mut Vec<SetProblem>) {
             problems.push(SetProblem::Range { service: spec.name.clone(), field, value });
         }
     };
-    check("timeout_start_seconds", Some(i64::from(spec.timeout_start_seconds)), 1, TIMEOUT_MAX_SECONDS);
+    check("timeout_start_seconds", Some(i64::from(spec.timeout_start_seconds)), 0, TIMEOUT_MAX_SECONDS);
     check("timeout_stop_seconds", Some(i64::from(spec.timeout_stop_seconds)), 1, TIMEOUT_MAX_SECONDS);
     check("cpu_weight", limits.cpu_weight.map(i64::from), 1, 10_000);
     check("oom_score_adj", limits.oom_score_adj.map(i64::from), -1000, 1000);

@@ -38,6 +38,7 @@ pub struct ServiceSpec {
     #[serde(default)]
     pub restart: RestartPolicy,
     /// From start to readiness (or, for a one-shot, to its end); past it the process is stopped and counts as failed.
+    /// 0 is no limit, for a service whose readiness depends on the world around the node.
     #[serde(default = "default_timeout_start_seconds")]
     pub timeout_start_seconds: u32,
     /// From SIGTERM to `cgroup.kill`.
@@ -89,8 +90,10 @@ impl ServiceSpec {
         Self { kind: ServiceKind::OneShot, restart: RestartPolicy::OnFailure, ..Self::daemon(name, program) }
     }
 
-    pub fn timeout_start(&self) -> Duration {
-        Duration::from_secs(u64::from(self.timeout_start_seconds))
+    /// `None` is no limit.
+    pub fn timeout_start(&self) -> Option<Duration> {
+        let seconds = u64::from(self.timeout_start_seconds);
+        (seconds > 0).then(|| Duration::from_secs(seconds))
     }
 
     pub fn timeout_stop(&self) -> Duration {

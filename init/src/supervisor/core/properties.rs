@@ -108,13 +108,13 @@ impl Shape {
             |target: &Option<usize>| target.filter(|target| rank(*target) < rank(self.service)).map(|t| name(NAMES[t]));
         let mut conditions = Vec::new();
         if self.condition {
-            conditions.push(Condition::FileExists(PathBuf::from("/file")));
+            conditions.push(Condition::FileExists(PathBuf::from("/run/file")));
         }
         conditions.extend(below(&self.waits).map(Condition::ServiceReady));
         let readiness = match (self.kind, self.readiness) {
             (ServiceKind::OneShot, _) | (_, 0) => Readiness::Started,
             (_, 1) => Readiness::Notify,
-            _ => Readiness::Socket(PathBuf::from("/socket")),
+            _ => Readiness::Socket(PathBuf::from("/run/socket")),
         };
         ServiceSpec {
             kind: self.kind,

@@ -24,7 +24,8 @@ pub(super) enum State {
     },
     Starting {
         run: Run,
-        deadline: Duration,
+        /// When it has to be ready, if there is a limit.
+        deadline: Option<Duration>,
     },
     Ready {
         run: Run,
@@ -136,7 +137,7 @@ impl Service {
     }
 
     pub(super) fn begin_run(&mut self, run: Run, step: &mut Step) {
-        let deadline = step.now + self.spec.timeout_start();
+        let deadline = self.spec.timeout_start().map(|timeout| step.now + timeout);
         self.enter(State::Starting { run, deadline }, step.now);
         self.started_at = Some(step.now);
         self.ready_at = None;
@@ -256,7 +257,7 @@ impl Service {
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         match &self.state {
             State::Waiting { remind_at } => Some(*remind_at),
-            State::Starting { deadline, .. } if self.stop_cause.is_none() => Some(*deadline),
+            State::Starting { deadline, .. } if self.stop_cause.is_none() => *deadline,
             State::Stopping { kill_at, linger_at, .. } => kill_at.or(*linger_at),
             State::Backoff { until, .. } => Some(*until),
             State::Failed { retry_at, .. } => *retry_at,

@@ -32,6 +32,8 @@ pub(super) struct Clients {
     connected: BTreeMap<u64, Client>,
     next_number: u64,
     buffer: Vec<u8>,
+    /// Who was disconnected or left, until the driver has heard of it.
+    gone: Vec<u64>,
 }
 
 #[derive(Debug)]
@@ -57,7 +59,14 @@ impl Clients {
         rustix::fs::chmod(path, Mode::from_bits_retain(0o600))?;
         rustix::net::listen(&listener, 16)?;
         poller.add(&listener, Source::Listener.token(), Interest::Read)?;
-        Ok(Self { listener, owner, connected: BTreeMap::new(), next_number: 0, buffer: vec![0; PACKET_MAX] })
+        Ok(Self {
+            listener,
+            owner,
+            connected: BTreeMap::new(),
+            next_number: 0,
+            buffer: vec![0; PACKET_MAX],
+            gone: Vec::new(),
+        })
     }
 
     /// Lets in who waits. Who is not the owner, or one too many, is disconnected without a word.
@@ -76,21 +85,32 @@ impl Clients {
         }
     }
 
-    /// The client's next requests. `None`: it is gone, and was forgotten.
-    pub(super) fn read(&mut self, number: u64) -> Option<Vec<Asked>> {
+    /// Those who are gone since the last call.
+    pub(super) fn take_gone(&mut self) -> impl Iterator<Item = u64> {
+        std::mem::take(&mut self.gone).into_iter()
+    }
+
+    fn disconnect(&mut self, number: u64) {
+        if self.connected.remove(&number).is_some() {
+            self.gone.push(number);
+        }
+    }
+
+    /// The client's next requests. What it asked before it left is still obeyed.
+    pub(super) fn read(&mut self, number: u64) -> Vec<Asked> {
         let mut asked = Vec::new();
         for _ in 0..TURN_MAX {
-            let client = self.connected.get_mut(&number)?;
+            let Some(client) = self.connected.get_mut(&number) else { break };
             let received = match codec::receive(&client.socket, &mut self.buffer) {
                 Ok(Some(received)) => received,
-                Err(error) if error.would_block() => return Some(asked),
+                Err(error) if error.would_block() => break,
                 Err(CodecError::PacketTooLong { .. }) => {
                     self.refuse(number, ErrorKind::Malformed, "the packet is too long");
                     continue;
                 }
                 Ok(None) | Err(_) => {
-                    self.connected.remove(&number);
-                    return None;
+                    self.disconnect(number);
+                    break;
                 }
             };
             match received.decode() {
@@ -101,7 +121,7 @@ impl Clients {
                 }
             }
         }
-        Some(asked)
+        asked
     }
 
     fn refuse(&mut self, number: u64, kind: ErrorKind, message: &str) {
@@ -144,17 +164,18 @@ impl Clients {
     }
 
     pub(super) fn flush_all(&mut self, poller: &Poller) {
-        self.connected.retain(|number, client| client.flush(*number, poller));
+        let failed = |(number, client): (&u64, &mut Client)| (!client.flush(*number, poller)).then_some(*number);
+        let gone: Vec<u64> = self.connected.iter_mut().filter_map(failed).collect();
+        for number in gone {
+            self.disconnect(number);
+        }
     }
 
-    /// Sends what this client has room for. Returns whether it is still there.
-    pub(super) fn flush(&mut self, number: u64, poller: &Poller) -> bool {
-        let Some(client) = self.connected.get_mut(&number) else { return false };
-        let stays = client.flush(number, poller);
-        if !stays {
-            self.connected.remove(&number);
+    /// Sends what this client has room for.
+    pub(super) fn flush(&mut self, number: u64, poller: &Poller) {
+        if self.connected.get_mut(&number).is_some_and(|client| !client.flush(number, poller)) {
+            self.disconnect(number);
         }
-        stays
     }
 }
 
@@ -181,4 +202,28 @@ pub(super) fn bind_afresh(socket: &OwnedFd, path: &Path) -> io::Result<()> {
         _ => {}
     }
     Ok(rustix::net::bind(socket, &SocketAddrUnix::new(path)?)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use keelson_control::{Client as TestClient, ClientError};
+
+    use super::*;
+
+    #[test]
+    fn who_is_not_the_owner_is_not_let_in() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("init.sock");
+        let poller = Poller::new().unwrap();
+        let stranger = rustix::process::geteuid().as_raw().wrapping_add(1);
+        let mut clients = Clients::listen(&path, stranger, &poller).unwrap();
+        let asking = std::thread::spawn(move || TestClient::connect(path, "stranger").err());
+        poller.wait(Some(Duration::from_secs(20)), &mut Vec::new()).unwrap();
+        clients.accept(&poller);
+        assert!(clients.connected.is_empty());
+        let error = asking.join().unwrap();
+        assert!(matches!(error, Some(ClientError::Closed)), "{error:?}");
+    }
 }

@@ -23,18 +23,11 @@ type Answer = Result<Response, (ErrorKind, String)>;
 impl Driver<'_> {
     pub(super) fn serve_client(&mut self, number: u64, happened: Happened) {
         if happened.readable || happened.closed {
-            let Some(asked) = self.clients.read(number) else {
-                // A connection that held an inhibitor lets go of it by ending.
-                self.events.push_back(Event::Uninhibit { id: InhibitorId(number) });
-                return;
-            };
-            for asked in asked {
+            for asked in self.clients.read(number) {
                 self.serve(number, asked);
             }
         }
-        if !self.clients.flush(number, &self.poller) {
-            self.events.push_back(Event::Uninhibit { id: InhibitorId(number) });
-        }
+        self.clients.flush(number, &self.poller);
     }
 
     fn serve(&mut self, number: u64, asked: Asked) {
@@ -161,8 +154,7 @@ impl Driver<'_> {
             self.say(severity, service.as_str(), &text);
         }
         if let Some((state, reason)) = words::event(change) {
-            let status = self.core.status(clock::since_boot());
-            let pid = status.into_iter().find(|status| status.name == *service).and_then(|status| status.pid);
+            let pid = self.core.pid(service);
             let event = Told::Service { service: service.clone(), state, pid, reason };
             self.clients.broadcast(&event, &self.poller);
         }

@@ -75,6 +75,16 @@ fn paths_are_absolute_and_plain() {
 }
 
 #[test]
+fn what_pid_1_looks_at_is_in_memory() {
+    let file = ServiceSpec { conditions: vec![Condition::FileExists("/var/x".into())], ..spec("a") };
+    assert!(matches!(problems(vec![file]).as_slice(), [SetProblem::OnDisk { field: "conditions", .. }]));
+    let socket = ServiceSpec { readiness: Readiness::Socket("/runx/s".into()), ..spec("a") };
+    assert!(matches!(problems(vec![socket]).as_slice(), [SetProblem::OnDisk { field: "readiness", .. }]));
+    let good = ServiceSpec { conditions: vec![Condition::SocketAnswers("/run/x".into())], ..spec("a") };
+    assert_eq!(problems(vec![good]), []);
+}
+
+#[test]
 fn limits_are_in_the_kernels_ranges() {
     let limits = Limits { cpu_weight: Some(0), oom_score_adj: Some(1001), nice: Some(-21), ..Limits::default() };
     let found = problems(vec![ServiceSpec { limits, timeout_stop_seconds: 0, ..spec("a") }]);

@@ -125,6 +125,16 @@ fn a_service_that_is_not_ready_in_time_is_stopped_and_has_failed() {
 }
 
 #[test]
+fn without_a_start_timeout_it_may_take_for_ever() {
+    let patient = ServiceSpec { readiness: Readiness::Notify, timeout_start_seconds: 0, ..daemon("a") };
+    let mut machine = Machine::new([patient]);
+    machine.handle(Event::Tick);
+    assert_eq!(machine.core.next_deadline(), None);
+    assert_eq!(machine.pass(seconds(86_400)), []);
+    assert_eq!(machine.state("a"), ServiceState::Starting);
+}
+
+#[test]
 fn start_wakes_a_stopped_service() {
     let mut machine = Machine::new([ServiceSpec { conditions: vec![file("/x")], ..daemon("a") }]);
     machine.handle(Event::Tick);
