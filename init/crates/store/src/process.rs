@@ -1,0 +1,178 @@
+//! The process: settings in, exit code out.
+//!
+//! Exit codes are etcd's: 0 after an ordered stop, 1 after a failure, 2 when it was called wrongly.
+
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::data_dir::{DataDir, DataDirError};
+use crate::flags::{self, Settings, SettingsError, Words, WordsError};
+use crate::member::Member;
+use crate::node::{Config, Failure, Node, StartError};
+use crate::random::SystemRandom;
+use crate::server::{Server, ServerError};
+use crate::state::State;
+use crate::{logging, notify, raft};
+
+/// Threads for clients and consensus: the store is bound by the disk long before it is by more of them.
+const MOST_WORKERS: usize = 8;
+/// What connections may take to end after the node has stopped.
+const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+const EXIT_FAILURE: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error(transparent)]
+    Words(#[from] WordsError),
+    #[error(transparent)]
+    Settings(#[from] SettingsError),
+    #[error("start the runtime")]
+    Runtime(#[source] std::io::Error),
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    #[error("start the member")]
+    Start(#[source] StartError),
+    #[error("serve")]
+    Server(#[source] ServerError),
+    #[error("wait for signals")]
+    Signal(#[source] std::io::Error),
+    #[error("{}", .0.0)]
+    Failed(Failure),
+}
+
+impl Error {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Words(_) | Self::Settings(_) => EXIT_USAGE,
+            _ => EXIT_FAILURE,
+        }
+    }
+}
+
+/// Runs until it is told to stop, or cannot go on.
+pub fn main(
+    arguments: impl IntoIterator<Item = String>,
+    environment: impl IntoIterator<Item = (String, String)>,
+) -> ExitCode {
+    let environment: Vec<_> = environment.into_iter().collect();
+    let notify_socket = environment.iter().find(|(name, _)| name == "NOTIFY_SOCKET").map(|(_, value)| value.clone());
+    match start(arguments, environment, notify_socket.as_deref()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // A wrong call is told before there is a level to log at.
+            logging::start(tracing::Level::INFO);
+            tracing::error!(error = logging::chain(&error), "keelson-store ends");
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn start(
+    arguments: impl IntoIterator<Item = String>,
+    environment: Vec<(String, String)>,
+    notify_socket: Option<&str>,
+) -> Result<(), Error> {
+    let words = Words::read(arguments, environment)?;
+    if words.help || words.version {
+        return print(&if words.help { flags::help() } else { version() });
+    }
+    let settings = Settings::new(&words)?;
+    logging::start(settings.log_level);
+    for source in words.ignored() {
+        tracing::warn!(flag = source, "this flag has no meaning for keelson-store and is ignored");
+    }
+    let workers = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, MOST_WORKERS);
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(workers)
+        .enable_all()
+        .build()
+        .map_err(Error::Runtime)?;
+    let result = runtime.block_on(run(&settings, notify_socket));
+    // After a failure nothing more is served: what is in flight ends with the process.
+    runtime.shutdown_timeout(if result.is_ok() { RUNTIME_STOP_TIMEOUT } else { Duration::ZERO });
+    result
+}
+
+fn version() -> String {
+    format!("keelson-store {}\n", env!("CARGO_PKG_VERSION"))
+}
+
+fn print(text: &str) -> Result<(), Error> {
+    use std::io::Write as _;
+    std::io::stdout().lock().write_all(text.as_bytes()).map_err(Error::Runtime)
+}
+
+async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Error> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
+    let data_dir = DataDir::open(&settings.data_dir)?;
+    tracing::info!(
+        name = settings.name,
+        data_dir = %settings.data_dir.display(),
+        version = env!("CARGO_PKG_VERSION"),
+        "starting the member"
+    );
+    let began = std::time::Instant::now();
+    let disk: Arc<dyn crate::disk::Disk> = Arc::<crate::disk::HostDisk>::clone(&data_dir.disk);
+    let state = State::default();
+    let node = Node::start(node_config(settings), disk, Arc::new(SystemRandom), state).await.map_err(Error::Start)?;
+    let status = node.status();
+    tracing::info!(
+        member_id = %node.member_id(),
+        cluster_id = %format_args!("{:x}", node.cluster_id()),
+        term = status.term,
+        applied_index = status.applied,
+        milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
+        "recovered"
+    );
+    let server = Server::bind(Arc::clone(&node), settings).await.map_err(Error::Server)?;
+    let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
+    let serving = tokio::spawn(server.serve(async move {
+        // Dropping the sender stops as well.
+        _ = stopped.await;
+    }));
+    tracing::info!("ready to serve client requests");
+    tell(notify::ready(notify_socket));
+
+    let failure = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        failure = node.failed() => Some(failure),
+    };
+    if let Some(failure) = failure {
+        // What could not be written must not be built upon: no drain, no last checkpoint.
+        return Err(Error::Failed(failure));
+    }
+    tracing::info!("stopping");
+    tell(notify::stopping(notify_socket));
+    drop(stop);
+    if let Err(error) = serving.await {
+        tracing::warn!(%error, "serving did not end in order");
+    }
+    node.stop().await;
+    tracing::info!("stopped");
+    Ok(())
+}
+
+fn tell(result: std::io::Result<()>) {
+    if let Err(error) = result {
+        tracing::warn!(%error, "the supervisor cannot be notified");
+    }
+}
+
+fn node_config(settings: &Settings) -> Config {
+    let mut config = Config::new(Member {
+        name: settings.name.clone(),
+        peer_urls: settings.advertise_peer_urls.clone(),
+        client_urls: settings.advertise_client_urls.clone(),
+    });
+    config.timing =
+        raft::Timing { heartbeat_interval: settings.heartbeat_interval, election_timeout: settings.election_timeout };
+    config.quota_bytes = settings.quota_bytes;
+    config
+}
