@@ -131,11 +131,12 @@ fn volume_labelled(places: &Places, label: &str) -> Option<PathBuf> {
 fn find_or_make(inputs: &Inputs, places: &Places) -> Result<Disks, DiskError> {
     let (disks, decision) = decide(places)?;
     let (name, made) = match decision {
-        Decision::Use(name) => (name, false),
-        Decision::Make(name) => (name, true),
+        Decision::Use(name) => (name, None),
+        Decision::Make(name) => (name, Some("made on the blank disk")),
+        Decision::MakeAgain(name) => (name, Some("made again on the half-made disk")),
     };
     let disk = disks.into_iter().find(|disk| disk.name == name).ok_or(NoDecision::NoDisk)?;
-    if made {
+    if made.is_some() {
         // A node that is told nonsense must not take a disk first.
         resolve(inputs, &Remembered::default())?;
         make::make(&disk, places).map_err(|source| DiskError::Make { disk: name.clone(), source })?;
@@ -143,7 +144,7 @@ fn find_or_make(inputs: &Inputs, places: &Places) -> Result<Disks, DiskError> {
     let mut notes = Vec::new();
     let (state, data) = volumes(&disk, places, &mut notes)?;
     notes.extend(attach::check_and_mount(&state, &data)?);
-    let how = if made { "made on the blank disk" } else { "on" };
+    let how = made.unwrap_or("on");
     Ok(Disks { summary: format!("STATE and DATA {how} {name} ({})", human(disk.bytes())), in_memory: false, notes })
 }
 
@@ -163,9 +164,8 @@ fn decide(places: &Places) -> Result<(Vec<Disk>, Decision), NoDecision> {
         let quiet = quiet_since.elapsed() >= SETTLE;
         match &decision {
             Ok(Decision::Use(_)) => Some(()),
-            Ok(Decision::Make(_)) | Err(NoDecision::SeveralBlank { .. } | NoDecision::SeveralOurs { .. }) => {
-                quiet.then_some(())
-            }
+            Ok(Decision::Make(_) | Decision::MakeAgain(_))
+            | Err(NoDecision::SeveralBlank { .. } | NoDecision::SeveralOurs { .. }) => quiet.then_some(()),
             // A disk may come late.
             Err(NoDecision::NoDisk | NoDecision::NoneUsable { .. }) => None,
         }

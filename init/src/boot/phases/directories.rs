@@ -43,6 +43,8 @@ const DIRECTORIES: &[Row] = &[
     ("/run/keelson/kube-proxy", ROOT, 0o700),
     ("/run/keelson/containerd", ROOT, 0o700),
     ("/run/keelson/user-images", ROOT, 0o755),
+    // Where /var/lock leads.
+    ("/run/lock", ROOT, 0o755),
     // keelson-cluster's login1 listens here.
     ("/run/dbus", ROOT, 0o755),
 ];

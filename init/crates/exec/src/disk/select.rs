@@ -30,8 +30,10 @@ pub(super) struct Seen {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Decision {
     Use(String),
-    /// Make STATE and DATA on it, anew if they were half-made.
+    /// Make STATE and DATA on it.
     Make(String),
+    /// Make them anew: an earlier attempt was cut off.
+    MakeAgain(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -56,7 +58,7 @@ pub(super) fn select(seen: &[Seen], minimum: &str) -> Result<Decision, NoDecisio
     let ours = with(&[Standing::Ours, Standing::HalfMade]);
     match ours.as_slice() {
         [] => {}
-        [disk] if disk.standing == Standing::HalfMade => return Ok(Decision::Make(disk.name.clone())),
+        [disk] if disk.standing == Standing::HalfMade => return Ok(Decision::MakeAgain(disk.name.clone())),
         [disk] => return Ok(Decision::Use(disk.name.clone())),
         several => return Err(NoDecision::SeveralOurs { seen: describe(several) }),
     }
@@ -119,7 +121,7 @@ mod tests {
     #[test]
     fn half_made_disk_is_made_again() {
         let seen = [disk("sda", Standing::HalfMade), disk("sdb", Standing::Blank)];
-        assert_eq!(select(&seen, "2 GiB"), Ok(Decision::Make("sda".to_owned())));
+        assert_eq!(select(&seen, "2 GiB"), Ok(Decision::MakeAgain("sda".to_owned())));
     }
 
     #[test]
