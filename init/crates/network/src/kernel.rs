@@ -80,11 +80,14 @@ pub struct Kernel {
 }
 
 impl Kernel {
-    /// Connects. Changes are heard of from now on, so that none is missed between a later dump and the first event.
+    /// Connects, with a socket to ask on and another to listen on: the kernel does not tell a change to the socket that
+    /// made it. Changes are heard of from now on, so that none is missed between a later dump and the first event.
     pub fn connect() -> io::Result<(Self, Changes)> {
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
-        let (connection, handle, messages) = rtnetlink::new_multicast_connection(&groups)?;
-        tokio::spawn(connection);
+        let (listening, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
+        let (asking, handle, _) = rtnetlink::new_connection()?;
+        tokio::spawn(listening);
+        tokio::spawn(asking);
         Ok((Self { handle }, Changes(messages)))
     }
 

@@ -1,8 +1,10 @@
 //! DHCP messages: what the client says and what it takes from an answer.
 //!
-//! Bytes come from strangers. dhcproto parses them; [`parse`] first refuses the headers that dhcproto takes on trust
-//! (its `chaddr` slices by a length from the packet), and [`lease`] judges what the options mean.
+//! Bytes come from strangers. dhcproto parses them, but takes some things on trust: it slices by a hardware address
+//! length from the packet, and panics on several options of the wrong size. So [`parse`] checks the header and lets
+//! through only the options that are used here, each of a size that makes sense; [`lease`] judges what they mean.
 
+use std::collections::BTreeMap;
 use std::net::Ipv4Addr;
 use std::time::Duration;
 
@@ -23,6 +25,8 @@ const MTU_MIN: u16 = 576;
 const HEADER: usize = 240;
 const MAGIC: [u8; 4] = [99, 130, 83, 99];
 const ETHERNET: u8 = 1;
+/// An option's length is one byte.
+const PIECE_MAX: usize = 255;
 
 /// In the order of wish: RFC 3442 wants 121 before 3.
 const PARAMETERS: [OptionCode; 13] = [
@@ -108,12 +112,60 @@ pub fn encode(message: &Message) -> Vec<u8> {
 
 /// A reply to `mac`, or `None` for anything else.
 pub fn parse(bytes: &[u8], mac: MacAddress) -> Option<Message> {
-    let hardware = (bytes.first()?, bytes.get(1)?, bytes.get(2)?);
-    if hardware != (&2, &ETHERNET, &6) || bytes.get(HEADER - 4..HEADER)? != MAGIC {
+    let (header, options) = bytes.split_at_checked(HEADER)?;
+    let hardware = (header.first()?, header.get(1)?, header.get(2)?);
+    if hardware != (&2, &ETHERNET, &6) || header.get(HEADER - 4..)? != MAGIC {
         return None;
     }
-    let message = Message::from_bytes(bytes).ok()?;
+    let message = Message::from_bytes(&[header, &sieve(options)].concat()).ok()?;
     (message.chaddr() == mac.0).then_some(message)
+}
+
+/// The options that are used here, in pieces as short as they must be, each code's in one place (RFC 3396 lets a long
+/// option come in several).
+fn sieve(options: &[u8]) -> Vec<u8> {
+    let mut found: BTreeMap<u8, Vec<u8>> = BTreeMap::new();
+    let mut rest = options;
+    while let [code, after @ ..] = rest {
+        match OptionCode::from(*code) {
+            OptionCode::End => break,
+            OptionCode::Pad => rest = after,
+            _ => {
+                let Some((length, after)) = after.split_first() else { break };
+                let Some((value, after)) = after.split_at_checked(usize::from(*length)) else { break };
+                found.entry(*code).or_default().extend(value);
+                rest = after;
+            }
+        }
+    }
+    found.retain(|code, value| makes_sense(OptionCode::from(*code), value));
+    let pieces = found.iter().flat_map(|(code, value)| value.chunks(PIECE_MAX).map(move |piece| (*code, piece)));
+    let mut sieved = Vec::new();
+    for (code, piece) in pieces {
+        sieved.extend([code, u8::try_from(piece.len()).unwrap_or(u8::MAX)]);
+        sieved.extend(piece);
+    }
+    sieved.push(OptionCode::End.into());
+    sieved
+}
+
+fn makes_sense(code: OptionCode, value: &[u8]) -> bool {
+    match code {
+        OptionCode::MessageType => value.len() == 1,
+        OptionCode::InterfaceMtu => value.len() == 2,
+        OptionCode::SubnetMask
+        | OptionCode::RequestedIpAddress
+        | OptionCode::AddressLeaseTime
+        | OptionCode::ServerIdentifier
+        | OptionCode::Renewal
+        | OptionCode::Rebinding => value.len() == 4,
+        OptionCode::Router | OptionCode::DomainNameServer | OptionCode::NtpServers => {
+            !value.is_empty() && value.len().is_multiple_of(4)
+        }
+        OptionCode::Hostname | OptionCode::DomainName => !value.is_empty() && std::str::from_utf8(value).is_ok(),
+        OptionCode::DomainSearch | OptionCode::ClasslessStaticRoute => !value.is_empty(),
+        _ => false,
+    }
 }
 
 /// The offer's address and server.
@@ -224,7 +276,8 @@ fn addresses(option: Option<&DhcpOption>) -> Vec<Ipv4Addr> {
     }
 }
 
-/// The search list, or the domain alone. Only names get through: they are written into the resolver file.
+/// The search list, or the domain alone. A list with anything but names in it is not taken at all: names are written
+/// into the resolver file.
 fn search(message: &Message) -> Vec<String> {
     let list = match message.opts().get(OptionCode::DomainSearch) {
         Some(DhcpOption::DomainSearch(names)) if !names.is_empty() => names.iter().map(ToString::to_string).collect(),
@@ -235,7 +288,8 @@ fn search(message: &Message) -> Vec<String> {
         },
     };
     let plain = |name: String| name.trim_end_matches('.').to_ascii_lowercase();
-    list.into_iter().map(plain).filter(|name| is_domain(name)).collect()
+    let list: Vec<String> = list.into_iter().map(plain).filter(|name| !name.is_empty()).collect();
+    if list.iter().all(|name| is_domain(name)) { list } else { Vec::new() }
 }
 
 fn is_domain(name: &str) -> bool {

@@ -41,6 +41,8 @@ impl LinkSocket {
 
     /// Sends to everyone on the link, from no address.
     pub fn broadcast(&self, message: &Message) -> io::Result<()> {
+        // The socket remembers that its link was down, and would tell it now instead of sending.
+        let _ = self.packets.get_ref().take_error();
         self.packets.get_ref().send(&frame::broadcast(self.mac, &message::encode(message))).map(drop)
     }
 

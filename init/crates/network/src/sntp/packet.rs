@@ -32,7 +32,7 @@ pub enum Rejection {
     NotOurs,
     #[error("the server has no time")]
     Unsynchronised,
-    #[error("the server asks to be left alone ({})", String::from_utf8_lossy(.0))]
+    #[error("the server asks to be left alone ({})", .0.escape_ascii())]
     KissOfDeath([u8; 4]),
 }
 
@@ -99,7 +99,7 @@ fn from_ntp(timestamp: u64) -> Nanoseconds {
 pub(crate) fn to_ntp(time: Nanoseconds) -> u64 {
     let time = time.unsigned_abs();
     let second = SECOND.unsigned_abs();
-    ((time / second + EPOCH_SECONDS) & 0xffff_ffff) << 32 | ((time % second) << 32) / second
+    (((time / second + EPOCH_SECONDS) & 0xffff_ffff) << 32) | (((time % second) << 32) / second)
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown to people; the loss is below a microsecond")]

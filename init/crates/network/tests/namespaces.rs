@@ -1,0 +1,273 @@
+//! The real program in a network namespace, with a DHCP server on the other end of the cable.
+//!
+//! Needs root. Each test has namespaces of its own and removes them; nothing outside of them is touched.
+#![forbid(unsafe_code)]
+#![cfg(test)]
+
+use std::net::Ipv4Addr;
+use std::time::Duration;
+
+use dhcproto::v4::{DhcpOption, MessageType};
+
+#[path = "namespaces/server.rs"]
+mod server;
+#[path = "namespaces/world.rs"]
+mod world;
+
+use server::{Behaviour, SERVER, Server};
+use world::{World, is_root};
+
+/// A node that asks on eth0, and the server that it asks.
+fn node_and_server(behaviour: Behaviour) -> (World, Server) {
+    let world = World::new("ip=eth0:dhcp");
+    let server = Server::start(&world.network, "srv0", behaviour);
+    (world, server)
+}
+
+fn leased(world: &World, address: &str) {
+    world.wait(&format!("the address {address}"), || {
+        world.has_address(address)
+            && world.state().node_address().is_some_and(|node| address.starts_with(&format!("{node}/")))
+    });
+}
+
+#[test]
+fn leases_an_address_and_tells_everyone() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, server) = node_and_server(Behaviour::default());
+    world.start();
+    world.wait("readiness", || world.is_ready());
+    let addresses = world.in_node("ip -4 -o addr show dev eth0");
+    assert!(addresses.contains("10.99.0.50/24") && addresses.contains("valid_lft 3"), "{addresses}");
+    assert!(world.in_node("ip -o addr show dev lo").contains("127.0.0.1/8"), "loopback is down");
+    let routes = world.in_node("ip route show default");
+    assert!(routes.contains("via 10.99.0.1 dev eth0 proto dhcp src 10.99.0.50"), "{routes}");
+    assert_eq!(
+        world.resolv_conf(),
+        "# Written by keelson-network.\nnameserver 10.99.0.1\nnameserver 10.99.0.2\nsearch test.example\n"
+    );
+    let state = world.state();
+    assert_eq!(state.node_addresses[0], Ipv4Addr::new(10, 99, 0, 50));
+    let link = state.links.iter().find(|link| link.name == "eth0").unwrap();
+    assert_eq!(link.gateway, Some(SERVER.into()));
+    assert!(link.carrier && link.mac.is_some() && link.mtu == 1500, "{link:?}");
+    let lease = link.lease.as_ref().unwrap();
+    assert_eq!((lease.state.as_str(), lease.server), ("BOUND", SERVER.into()));
+    assert_eq!(lease.expires.unwrap() - lease.obtained, 3600);
+    let kinds: Vec<MessageType> = server.asked().iter().map(|asked| asked.kind).collect();
+    assert_eq!(kinds, [MessageType::Discover, MessageType::Request]);
+    assert!(
+        world.output().contains("eth0: 10.99.0.50/24 from 10.99.0.1 for 3600 s, gateway 10.99.0.1"),
+        "{}",
+        world.output()
+    );
+}
+
+#[test]
+fn renews_a_lease_before_it_ends() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, server) = node_and_server(Behaviour { lease_seconds: 6, ..Behaviour::default() });
+    world.start();
+    leased(&world, "10.99.0.50/24");
+    world.hold("the address is gone", Duration::from_secs(9), || world.has_address("10.99.0.50/24"));
+    let asked = server.asked();
+    let renewals: Vec<_> = asked.iter().filter(|asked| asked.is_renewal()).collect();
+    assert!(renewals.len() >= 2, "{asked:#?}");
+    for renewal in renewals {
+        assert_eq!(renewal.from, Ipv4Addr::new(10, 99, 0, 50), "a renewal comes from the address itself");
+        assert_eq!(renewal.requested(), None);
+    }
+    assert_eq!(asked.iter().filter(|asked| asked.kind == MessageType::Discover).count(), 1);
+}
+
+#[test]
+fn asks_for_the_same_address_after_the_carrier_returns() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, server) = node_and_server(Behaviour::default());
+    world.start();
+    leased(&world, "10.99.0.50/24");
+    server.forget();
+    world.in_network("ip link set srv0 down");
+    world.wait("the loss of carrier", || !world.state().links[0].carrier);
+    assert!(world.has_address("10.99.0.50/24"), "the address went with the carrier");
+    world.in_network("ip link set srv0 up");
+    world.wait("a request for the same address", || server.asked().iter().any(server::Asked::is_reboot));
+    world.wait("the bound state", || world.state().links[0].lease.as_ref().is_some_and(|lease| lease.state == "BOUND"));
+    assert_eq!(server.asked()[0].requested(), Some(Ipv4Addr::new(10, 99, 0, 50)));
+    assert!(world.in_node("ip route show default").contains("via 10.99.0.1"));
+    assert!(!server.asked().iter().any(|asked| asked.kind == MessageType::Discover));
+}
+
+#[test]
+fn keeps_asking_a_silent_server_and_says_so() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, server) = node_and_server(Behaviour { silent: true, ..Behaviour::default() });
+    world.start();
+    world.wait("the line about the silence", || {
+        world.output().contains("no DHCP answer on eth0 for 10 s, still asking")
+    });
+    assert!(world.state().problems.iter().any(|problem| problem.starts_with("no DHCP answer on eth0")));
+    assert!(server.asked().len() >= 3, "{:?}", server.asked());
+    assert!(!world.is_ready());
+    server.set(|behaviour| behaviour.silent = false);
+    leased(&world, "10.99.0.50/24");
+    world.wait("readiness", || world.is_ready());
+    world.wait("the end of the problem", || world.state().problems.is_empty());
+}
+
+#[test]
+fn gives_a_lease_up_when_it_ends_and_gets_another() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, server) = node_and_server(Behaviour { lease_seconds: 4, ..Behaviour::default() });
+    world.start();
+    leased(&world, "10.99.0.50/24");
+    server.set(|behaviour| behaviour.silent = true);
+    world.wait("the end of the lease", || !world.has_address("10.99.0.50/24"));
+    world.wait("a state without address", || world.state().node_addresses.is_empty());
+    assert!(!world.in_node("ip route show").contains("default"), "a route outlived its lease");
+    world.wait("the line", || world.output().contains("giving up 10.99.0.50/24: the lease has expired"));
+    server.set(|behaviour| {
+        *behaviour = Behaviour { address: Ipv4Addr::new(10, 99, 0, 51), ..Behaviour::default() };
+    });
+    leased(&world, "10.99.0.51/24");
+}
+
+#[test]
+fn moves_to_another_address_when_the_server_refuses_the_old() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, server) = node_and_server(Behaviour::default());
+    world.start();
+    leased(&world, "10.99.0.50/24");
+    server.set(|behaviour| behaviour.address = Ipv4Addr::new(10, 99, 0, 60));
+    world.in_network("ip link set srv0 down");
+    world.wait("the loss of carrier", || !world.state().links[0].carrier);
+    world.in_network("ip link set srv0 up");
+    leased(&world, "10.99.0.60/24");
+    assert!(!world.has_address("10.99.0.50/24"));
+    assert!(world.in_node("ip route show default").contains("src 10.99.0.60"));
+}
+
+#[test]
+fn a_restart_of_the_daemon_cuts_nothing() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, server) = node_and_server(Behaviour::default());
+    world.start();
+    leased(&world, "10.99.0.50/24");
+    world.wait("readiness", || world.is_ready());
+    world.stop();
+    assert!(world.has_address("10.99.0.50/24"), "the address went with the daemon");
+    assert!(world.in_node("ip route show default").contains("via 10.99.0.1"));
+    server.forget();
+    world.start();
+    let mut ready = false;
+    world.wait("readiness and a request for the address that is held", || {
+        assert!(world.has_address("10.99.0.50/24"), "the address was away for a moment: {}", world.output());
+        ready |= world.is_ready();
+        ready && server.asked().iter().any(server::Asked::is_reboot)
+    });
+    assert!(!server.asked().iter().any(|asked| asked.kind == MessageType::Discover));
+}
+
+#[test]
+fn a_held_lease_outlasts_a_silent_server() {
+    if !is_root() {
+        return;
+    }
+    let (mut world, server) = node_and_server(Behaviour::default());
+    world.start();
+    leased(&world, "10.99.0.50/24");
+    world.stop();
+    server.set(|behaviour| behaviour.silent = true);
+    server.forget();
+    world.start();
+    world.wait("the search for another server", || {
+        assert!(world.has_address("10.99.0.50/24"), "{}", world.output());
+        server.asked().iter().any(|asked| asked.kind == MessageType::Discover)
+    });
+    assert_eq!(world.state().node_addresses[0], Ipv4Addr::new(10, 99, 0, 50));
+}
+
+#[test]
+fn takes_what_the_options_say() {
+    if !is_root() {
+        return;
+    }
+    let gateway = Ipv4Addr::new(10, 99, 7, 1);
+    let behaviour = Behaviour {
+        mask: Ipv4Addr::BROADCAST,
+        options: vec![
+            DhcpOption::InterfaceMtu(1400),
+            DhcpOption::Router(vec![Ipv4Addr::new(10, 99, 0, 9)]),
+            DhcpOption::ClasslessStaticRoute(vec![
+                ("0.0.0.0/0".parse().unwrap(), gateway),
+                ("192.168.7.0/24".parse().unwrap(), Ipv4Addr::UNSPECIFIED),
+            ]),
+        ],
+        ..Behaviour::default()
+    };
+    let (mut world, _server) = node_and_server(behaviour);
+    world.start();
+    leased(&world, "10.99.0.50/32");
+    world.wait("the routes", || world.in_node("ip route show").lines().count() == 2);
+    let routes = world.in_node("ip route show");
+    assert!(routes.contains("default via 10.99.7.1 dev eth0 proto dhcp src 10.99.0.50"), "{routes}");
+    assert!(routes.contains("192.168.7.0/24 dev eth0 proto dhcp scope link"), "{routes}");
+    world.wait("the MTU", || world.state().links[0].mtu == 1400);
+}
+
+#[test]
+fn configures_what_the_command_line_says() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("ip=10.99.0.7::10.99.0.1:255.255.255.0::eth0:none:10.99.0.3 nameserver=10.99.0.4");
+    let server = Server::start(&world.network, "srv0", Behaviour::default());
+    world.start();
+    leased(&world, "10.99.0.7/24");
+    world.wait("readiness", || world.is_ready());
+    world.wait("the route", || world.in_node("ip route show default").contains("via 10.99.0.1 dev eth0 proto static"));
+    assert_eq!(world.resolv_conf(), "# Written by keelson-network.\nnameserver 10.99.0.4\nnameserver 10.99.0.3\n");
+    assert!(server.asked().is_empty(), "it asked for a lease all the same");
+    // The kernel drops routes of a link that goes down.
+    world.in_node("ip link set eth0 down");
+    world.wait("the way back", || {
+        world.in_node("ip route show default").contains("via 10.99.0.1") && world.state().links[0].carrier
+    });
+}
+
+#[test]
+fn finds_links_that_come_late_and_leaves_those_of_pods_alone() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("ip=eth0:dhcp ip=eth1:dhcp");
+    let server = Server::start(&world.network, "srv0", Behaviour::default());
+    world.plug("pod0", "other0");
+    world.start();
+    leased(&world, "10.99.0.50/24");
+    let behaviour = Behaviour { address: Ipv4Addr::new(10, 98, 0, 9), options: Vec::new(), ..Behaviour::default() };
+    world.plug("eth1", "srv1");
+    world.in_network("ip addr add 10.98.0.1/24 dev srv1");
+    let second = Server::start(&world.network, "srv1", behaviour);
+    world.wait("the second address", || world.has_address("10.98.0.9/24"));
+    assert_eq!(world.state().node_addresses[0], Ipv4Addr::new(10, 99, 0, 50), "the node's address moved");
+    assert!(world.in_node("ip -o link show pod0").contains("state DOWN"), "a link of a pod was touched");
+    assert!(!world.state().links.iter().any(|link| link.name == "pod0"));
+    drop((server, second));
+    world.in_node("ip link del eth1");
+    world.wait("the end of eth1", || world.state().links.len() == 1);
+}
