@@ -82,10 +82,10 @@ pub(crate) fn run(command_line: Vec<u8>) -> Result<Disks, DiskError> {
             }
         }
         StateSelection::Label(label) => {
-            let state = volume_labelled(&places, &label).ok_or(DiskError::NoLabel { label })?;
+            let state = volume_labelled(&places, &label).ok_or_else(|| DiskError::NoLabel { label: label.clone() })?;
             let data = volume_labelled(&places, make::DATA_LABEL).ok_or(DiskError::NoData)?;
             let summary = format!("STATE on {}, DATA on {}", state.display(), data.display());
-            Disks { summary, in_memory: false, notes: attach::check_and_mount(&state, &data)? }
+            Disks { summary, in_memory: false, notes: attach::check_and_mount(&state, &label, &data)? }
         }
         StateSelection::Auto => find_or_make(&inputs, &places)?,
     };
@@ -143,7 +143,7 @@ fn find_or_make(inputs: &Inputs, places: &Places) -> Result<Disks, DiskError> {
     }
     let mut notes = Vec::new();
     let (state, data) = volumes(&disk, places, &mut notes)?;
-    notes.extend(attach::check_and_mount(&state, &data)?);
+    notes.extend(attach::check_and_mount(&state, make::STATE_LABEL, &data)?);
     let how = made.unwrap_or("on");
     Ok(Disks { summary: format!("STATE and DATA {how} {name} ({})", human(disk.bytes())), in_memory: false, notes })
 }

@@ -9,7 +9,7 @@ use keelson_job::{DATA, STATE, USER_IMAGES};
 use keelson_sys::mount::{self, MountFlags};
 use thiserror::Error;
 
-use super::make::{DATA_LABEL, STATE_LABEL};
+use super::make::DATA_LABEL;
 use super::signature::{self, Labelled};
 
 const E2FSCK: &str = "/usr/bin/e2fsck";
@@ -22,7 +22,7 @@ pub(crate) enum AttachError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} is marked as {label} and complete, but holds no ext4 file system of that label; it is left as it is", path.display())]
-    NotOurs { path: PathBuf, label: &'static str },
+    NotOurs { path: PathBuf, label: String },
     #[error("cannot run {E2FSCK}")]
     RunCheck(#[source] io::Error),
     #[error("{} has errors that e2fsck does not correct by itself; it is left as it is: {output}", path.display())]
@@ -44,8 +44,8 @@ const IMAGES_FLAGS: MountFlags =
 const EXT4_OPTIONS: &str = "errors=remount-ro";
 
 /// Returns what is worth a line on the console.
-pub(super) fn check_and_mount(state: &Path, data: &Path) -> Result<Vec<String>, AttachError> {
-    let checks = [(state, STATE_LABEL), (data, DATA_LABEL)].map(|(volume, label)| start_check(volume, label));
+pub(super) fn check_and_mount(state: &Path, state_label: &str, data: &Path) -> Result<Vec<String>, AttachError> {
+    let checks = [(state, state_label), (data, DATA_LABEL)].map(|(volume, label)| start_check(volume, label));
     let mut notes = Vec::new();
     for check in checks {
         if let Some(check) = check? {
@@ -97,18 +97,18 @@ fn mount_at(
 /// An e2fsck at work.
 struct Check {
     volume: PathBuf,
-    label: &'static str,
+    label: String,
     child: Child,
 }
 
 /// Replays the journal and corrects what can be corrected without a question (`-p`). Nothing is started for a file system
 /// that says that it is clean.
-fn start_check(volume: &Path, label: &'static str) -> Result<Option<Check>, AttachError> {
+fn start_check(volume: &Path, label: &str) -> Result<Option<Check>, AttachError> {
     let unread = |source| AttachError::Read { path: volume.to_owned(), source };
     let device = File::open(volume).map_err(unread)?;
     let found = signature::labelled(&device).map_err(unread)?;
     if !found.is_some_and(|found| is_ours(&found, label)) {
-        return Err(AttachError::NotOurs { path: volume.to_owned(), label });
+        return Err(AttachError::NotOurs { path: volume.to_owned(), label: label.to_owned() });
     }
     if signature::is_clean_ext4(&device).map_err(unread)? {
         return Ok(None);
@@ -116,7 +116,7 @@ fn start_check(volume: &Path, label: &'static str) -> Result<Option<Check>, Atta
     let mut command = Command::new(E2FSCK);
     command.arg("-p").arg(volume).stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
     let child = command.spawn().map_err(AttachError::RunCheck)?;
-    Ok(Some(Check { volume: volume.to_owned(), label, child }))
+    Ok(Some(Check { volume: volume.to_owned(), label: label.to_owned(), child }))
 }
 
 /// What was corrected, if anything was.
