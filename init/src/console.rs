@@ -120,7 +120,7 @@ impl Console {
 }
 
 fn terminal_line(since_boot: Duration, severity: Severity, subject: &str, text: &str) -> String {
-    format!("keelson {:8.3}s  {subject:<10} {}{text}", since_boot.as_secs_f64(), severity.word())
+    format!("keelson {:8.3}s  {subject:<13} {}{text}", since_boot.as_secs_f64(), severity.word())
 }
 
 /// Cuts at a character boundary, and takes control characters out: text may come from foreign input, and a terminal obeys
@@ -245,7 +245,7 @@ mod tests {
     #[test]
     fn line_names_time_and_subject() {
         let line = terminal_line(Duration::from_millis(2345), Severity::Warning, "disks", "slow");
-        assert_eq!(line, "keelson    2.345s  disks      warning: slow");
+        assert_eq!(line, "keelson    2.345s  disks         warning: slow");
     }
 
     #[test]
