@@ -116,7 +116,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_size: 16 << 20, cache_bytes: 8 << 20, store_id: 0 }
+        Self { segment_size: 8 << 20, cache_bytes: 8 << 20, store_id: 0 }
     }
 }
 

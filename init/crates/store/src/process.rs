@@ -22,6 +22,9 @@ const MOST_WORKERS: usize = 8;
 /// What connections may take to end after the node has stopped.
 const RUNTIME_STOP_TIMEOUT: Duration = Duration::from_secs(2);
 
+/// What a log entry may have beyond the request in it.
+const REQUEST_OVERHEAD: usize = 64 << 10;
+
 const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
@@ -174,5 +177,7 @@ fn node_config(settings: &Settings) -> Config {
     config.timing =
         raft::Timing { heartbeat_interval: settings.heartbeat_interval, election_timeout: settings.election_timeout };
     config.quota_bytes = settings.quota_bytes;
+    let needed = settings.max_request_bytes.saturating_add(REQUEST_OVERHEAD).saturating_mul(4);
+    config.log_segment_size = config.log_segment_size.max(u32::try_from(needed).unwrap_or(u32::MAX));
     config
 }

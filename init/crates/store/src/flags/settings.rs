@@ -84,8 +84,8 @@ pub enum SettingsError {
 const DEFAULT_QUOTA_BYTES: u64 = 2 << 30;
 /// etcd's: 1.5 MiB.
 const DEFAULT_MAX_REQUEST_BYTES: usize = 1536 << 10;
-/// A proposal has to fit into a log segment with others.
-const LARGEST_MAX_REQUEST_BYTES: usize = 3 << 20;
+/// A log segment is made four times as large as the largest request, and is read whole when the store starts.
+const LARGEST_MAX_REQUEST_BYTES: usize = 16 << 20;
 
 impl Settings {
     pub fn new(words: &Words) -> Result<Self, SettingsError> {
@@ -200,7 +200,7 @@ impl Take<'_> {
     fn bounded(&self, name: &str, default: usize, largest: usize) -> Result<usize, SettingsError> {
         let largest = i64::try_from(largest).unwrap_or(i64::MAX);
         let default = i64::try_from(default).unwrap_or(i64::MAX);
-        let range_text = "from 1 to what the log takes (3 MiB for a request)";
+        let range_text = "from 1 to what the log takes (16 MiB for a request)";
         let number = self.number(name, default, 1..=largest, range_text)?;
         Ok(usize::try_from(number).unwrap_or(usize::MAX))
     }

@@ -236,7 +236,12 @@ impl Batch {
 
 #[derive(Debug, PartialEq)]
 pub enum Record {
-    Entry { entry: Entry, offset: u32, len: u32 },
+    /// Where it is; what it holds is read when it is needed.
+    Entry {
+        id: LogId,
+        offset: u32,
+        len: u32,
+    },
     Vote(Vote),
     Truncate(u64),
     Purge(LogId),
@@ -286,7 +291,10 @@ fn record(data: &Bytes) -> Result<(Record, usize), RecordError> {
     let kind = fields.u8().ok_or(RecordError::Short)?;
     let simple = |record: Option<Record>, fields: &Reader<'_>| Ok((record.ok_or(RecordError::Short)?, fields.position));
     match kind {
-        RECORD_ENTRY => entry(data),
+        RECORD_ENTRY => {
+            let (id, len) = entry_header(data)?;
+            Ok((Record::Entry { id, offset: 0, len: to_u32(len) }, len))
+        }
         RECORD_VOTE => {
             let vote = (|| {
                 let committed = fields.u8()? != 0;
@@ -310,8 +318,14 @@ fn record(data: &Bytes) -> Result<(Record, usize), RecordError> {
     }
 }
 
-/// Decodes one entry's record; also used for entries read back one by one, which is why it has a checksum of its own.
-pub fn entry(data: &Bytes) -> Result<(Record, usize), RecordError> {
+/// Which entry a record holds, and the record's length.
+fn entry_header(data: &Bytes) -> Result<(LogId, usize), RecordError> {
+    let (_, id, end) = checked_entry(data)?;
+    Ok((id, end))
+}
+
+/// Payload kind, place and length of the entry's record at the start of `data`.
+fn checked_entry(data: &Bytes) -> Result<(u8, LogId, usize), RecordError> {
     let mut fields = Reader::new(data);
     let header = (|| {
         let kind = fields.u8()?;
@@ -331,6 +345,12 @@ pub fn entry(data: &Bytes) -> Result<(Record, usize), RecordError> {
     if data.get(..end).map(entry_checksum) != Some(crc) {
         return Err(RecordError::Checksum);
     }
+    Ok((payload_kind, id, end))
+}
+
+/// Decodes one entry's record. Entries are read back one by one, which is why each has a checksum of its own.
+pub fn entry(data: &Bytes) -> Result<Entry, RecordError> {
+    let (payload_kind, id, end) = checked_entry(data)?;
     let body = data.slice(ENTRY_HEADER_LEN..end);
     let payload = match payload_kind {
         PAYLOAD_BLANK => Payload::Blank,
@@ -338,7 +358,7 @@ pub fn entry(data: &Bytes) -> Result<(Record, usize), RecordError> {
         PAYLOAD_MEMBERSHIP => Payload::Membership(Arc::new(Membership::decode(body).map_err(RecordError::Membership)?)),
         unknown => return Err(RecordError::PayloadKind(unknown)),
     };
-    Ok((Record::Entry { entry: Entry { id, payload }, offset: 0, len: to_u32(end) }, end))
+    Ok(Entry { id, payload })
 }
 
 /// Of all of an entry's record but the checksum itself and the zeros behind it.

@@ -82,13 +82,15 @@ impl Index {
     }
 
     pub(super) fn append(&mut self, entries: &[Entry]) -> io::Result<()> {
-        self.push(entries, false)
+        entries.iter().try_for_each(|entry| self.push(entry.id, Some(entry.payload.clone()), false))
     }
 
     /// As [`Index::append`], during replay: the oldest segments may be gone, so the first entry found may be behind a hole that a
-    /// purge noted later on explains.
-    pub(super) fn append_replayed(&mut self, entry: &Entry) -> io::Result<()> {
-        self.push(std::slice::from_ref(entry), self.slots.is_empty())
+    /// purge noted later on explains. Nothing is cached: most of it is never read, and what was read is a whole segment.
+    pub(super) fn append_replayed(&mut self, id: LogId, place: Place) -> io::Result<()> {
+        self.push(id, None, self.slots.is_empty())?;
+        self.placed(id, place);
+        Ok(())
     }
 
     /// Whether entries are missing between the purged ones and the first.
@@ -96,27 +98,24 @@ impl Index {
         !self.slots.is_empty() && self.purged.is_some_and(|purged| self.first > purged.index + 1)
     }
 
-    fn push(&mut self, entries: &[Entry], may_leave_hole: bool) -> io::Result<()> {
-        for entry in entries {
-            let index = entry.id.index;
-            let next = match (self.slots.is_empty(), self.purged) {
-                (false, _) => Some(self.first + self.slots.len() as u64),
-                (true, Some(purged)) => Some(purged.index + 1),
-                (true, None) => None,
-            };
-            let continues = next.is_none_or(|next| next == index || (may_leave_hole && next < index));
-            if !continues {
-                return Err(io::Error::new(
-                    io::ErrorKind::InvalidInput,
-                    format!("an entry at {index} would not continue the log, whose next is {next:?}"),
-                ));
-            }
-            if self.slots.is_empty() {
-                self.first = index;
-                self.evicted = index;
-            }
-            self.slots.push_back(Slot { term: entry.id.term, place: None, payload: Some(entry.payload.clone()) });
+    fn push(&mut self, id: LogId, payload: Option<Payload>, may_leave_hole: bool) -> io::Result<()> {
+        let index = id.index;
+        let next = match (self.slots.is_empty(), self.purged) {
+            (false, _) => Some(self.first + self.slots.len() as u64),
+            (true, Some(purged)) => Some(purged.index + 1),
+            (true, None) => None,
+        };
+        if next.is_some_and(|next| next != index && !(may_leave_hole && next < index)) {
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                format!("an entry at {index} would not continue the log, whose next is {next:?}"),
+            ));
         }
+        if self.slots.is_empty() {
+            self.first = index;
+            self.evicted = index;
+        }
+        self.slots.push_back(Slot { term: id.term, place: None, payload });
         Ok(())
     }
 
@@ -240,7 +239,7 @@ impl Lookup {
             io::Error::new(io::ErrorKind::InvalidData, text)
         };
         match format::entry(&Bytes::from(record)) {
-            Ok((format::Record::Entry { entry, .. }, _)) if entry.id == id => Ok(entry),
+            Ok(entry) if entry.id == id => Ok(entry),
             Ok(_) => Err(damaged("another entry is in its place".to_owned())),
             Err(error) => Err(damaged(error.to_string())),
         }

@@ -196,11 +196,10 @@ impl Replay {
     /// Looks for a valid batch with a later number than the sequence reached. Batches are aligned, so few places come into question.
     fn refuse_batches_behind(&mut self, loaded: &Loaded, offset: usize) -> Result<(), OpenError> {
         let expected = self.next_sequence.unwrap_or(0);
-        let places = (offset..loaded.data.len()).step_by(BATCH_ALIGN);
-        for place in places {
-            if loaded.data.get(place..place + BATCH_MAGIC.len()) != Some(BATCH_MAGIC.as_slice()) {
-                continue;
-            }
+        let behind = loaded.data.get(offset..).unwrap_or_default();
+        let begins_batch = |chunk: &[u8]| chunk.starts_with(BATCH_MAGIC);
+        let places = behind.chunks(BATCH_ALIGN).enumerate().filter(|(_, chunk)| begins_batch(chunk));
+        for place in places.map(|(number, _)| offset + number * BATCH_ALIGN) {
             let Some(batch) = Batch::decode(&loaded.data.slice(place..), loaded.segment.header.salt) else { continue };
             if batch.sequence >= expected {
                 let (name, at) = self.broken.clone().unwrap_or_else(|| (loaded.name.clone(), offset as u64));
@@ -225,15 +224,14 @@ impl Replay {
                 source,
             })?;
             match record {
-                Record::Entry { entry, offset: within, len } => {
-                    let id = entry.id;
-                    self.index.append_replayed(&entry).map_err(|source| OpenError::Discontinuous {
+                Record::Entry { id, offset: within, len } => {
+                    let offset = u32::try_from(offset).unwrap_or(u32::MAX).saturating_add(within);
+                    let place = Place { segment: loaded.segment.header.number, offset, len };
+                    self.index.append_replayed(id, place).map_err(|source| OpenError::Discontinuous {
                         name: loaded.name.clone(),
                         sequence: batch.sequence,
                         source,
                     })?;
-                    let offset = u32::try_from(offset).unwrap_or(u32::MAX).saturating_add(within);
-                    self.index.placed(id, Place { segment: loaded.segment.header.number, offset, len });
                     *last_index = (*last_index).max(Some(id.index));
                 }
                 Record::Vote(vote) => self.vote = Some(vote),
@@ -241,7 +239,6 @@ impl Replay {
                 Record::Purge(last) => self.index.purge(last),
             }
         }
-        self.index.evict();
         if batch.committed.is_some() {
             self.committed = batch.committed;
         }

@@ -98,12 +98,8 @@ impl Factory {
 
     /// Makes a segment that is durable, named, and takes no block when it is written to.
     pub(super) fn make(&mut self, header: SegmentHeader) -> io::Result<Segment> {
-        let file = match self.spares.pop() {
-            // Its blocks are allocated already; the new salt makes what is in them foreign.
-            Some(spare) => {
-                self.disk.rename(&spare, TEMPORARY)?;
-                self.disk.open(TEMPORARY)?
-            }
+        let file = match self.reuse(header.size)? {
+            Some(file) => file,
             None => self.make_zeroed(header.size)?,
         };
         file.write_at(0, &header.encode())?;
@@ -111,6 +107,20 @@ impl Factory {
         self.disk.rename(TEMPORARY, &file_name(header.number))?;
         self.disk.sync_directory()?;
         Ok(Segment { header, file })
+    }
+
+    /// A spare of that size. Its blocks are allocated already; the new salt makes what is in them foreign.
+    fn reuse(&mut self, size: u32) -> io::Result<Option<Arc<dyn DiskFile>>> {
+        while let Some(spare) = self.spares.pop() {
+            let file = self.disk.open(&spare)?;
+            if file.len()? == u64::from(size) {
+                self.disk.rename(&spare, TEMPORARY)?;
+                return Ok(Some(file));
+            }
+            // The size of segments was another when it was made.
+            self.disk.remove(&spare)?;
+        }
+        Ok(None)
     }
 
     /// Zeros, not merely allocation: the first write to an unwritten extent would change metadata, and `fdatasync` would wait for it.

@@ -217,6 +217,59 @@ fn a_full_disk_fails_the_log_before_it_answers() {
     assert!(log.marks().last.unwrap().index >= acknowledged);
 }
 
+/// A killed process leaves writes in the page cache that look durable. Recovery counts on them, so it must make them so.
+#[test]
+fn what_recovery_found_survives_a_power_cut_right_after() {
+    let disk = FakeDisk::new();
+    append(&open(&disk, 1).unwrap(), entries(1, 1..3, 10));
+    let name = segment::file_name(1);
+    let durable = disk.content(&name).unwrap();
+    append(&open(&disk, 2).unwrap(), entries(1, 3..6, 10));
+    // The last batch as a write that no sync followed.
+    let written = disk.content(&name).unwrap();
+    disk.set_content(&name, durable);
+    disk.open(&name).unwrap().write_at(0, &written).unwrap();
+    for seed in 0..16 {
+        let killed = disk.copy();
+        let found = all(&open(&killed, 3).unwrap());
+        assert_eq!(found, entries(1, 1..6, 10));
+        let after = killed.crash(&mut Throws::new(seed));
+        assert_eq!(all(&open(&after, 4).unwrap()), found, "seed {seed}");
+    }
+}
+
+#[test]
+fn segments_of_another_size_go_on_being_used() {
+    let disk = FakeDisk::new();
+    {
+        let log = open(&disk, 1).unwrap();
+        for index in 1..60 {
+            append(&log, entries(1, index..index + 1, 400));
+        }
+    }
+    let larger = Options { segment_size: 4 * SEGMENT, ..options() };
+    let log = Log::open(Arc::new(disk.clone()), &random(2), larger, Box::new(|_| {})).unwrap();
+    // Larger than what the first segments had room for.
+    append(&log, entries(1, 60..61, SEGMENT as usize));
+    for index in 61..200 {
+        append(&log, entries(1, index..index + 1, 400));
+        wait(|done| log.purge(LogId { term: 1, index: index - 10 }, done)).unwrap();
+    }
+    drop(log);
+    let log = open(&disk, 3).unwrap();
+    assert_eq!(all(&log), entries(1, 190..200, 400));
+}
+
+#[test]
+fn a_batch_of_another_salt_is_not_current() {
+    let mut encoder = format::BatchEncoder::default();
+    encoder.clear();
+    encoder.entry(&entry(1, 1, 10));
+    let data = Bytes::copy_from_slice(encoder.finish(5, 9, None));
+    assert_eq!(format::Batch::decode(&data, 5).unwrap().sequence, 9);
+    assert!(format::Batch::decode(&data, 6).is_none());
+}
+
 /// The last batch torn at every byte: what was acknowledged before stays, the torn one goes whole.
 #[test]
 fn a_torn_last_batch_is_dropped_whole() {

@@ -17,6 +17,8 @@ use crate::random::Random;
 
 /// A batch is closed at this size: beyond it the disk's bandwidth, not the `fdatasync`, is what one waits for.
 const BATCH_TARGET: usize = 1 << 20;
+/// More than a segment's first batch takes.
+const OPENING_LEN: u32 = 256;
 /// Nor may it fill a segment: an entry of up to a quarter of one may still be added.
 const SEGMENT_PARTS: usize = 4;
 
@@ -257,18 +259,20 @@ impl Writer {
         // Headers are aligned, so a batch ends at most this much behind its last record.
         let len = self.encoder.len().next_multiple_of(super::format::BATCH_ALIGN);
         let len = u32::try_from(len).unwrap_or(u32::MAX);
-        let capacity = self.options.segment_size.saturating_sub(SEGMENT_HEADER_LEN);
+        // The opening batch takes some of it.
+        let capacity = self.options.segment_size.saturating_sub(SEGMENT_HEADER_LEN + OPENING_LEN);
         if len > capacity {
             return Err(io::Error::other(format!("a batch of {len} bytes is larger than a segment")));
         }
         let fits = |(segment, offset): &(Segment, u32)| offset.saturating_add(len) <= segment.header.size;
-        if self.active.as_ref().is_some_and(fits) {
-            return Ok(());
+        // More than one step only where segments were smaller when the prepared one was made.
+        while !self.active.as_ref().is_some_and(fits) {
+            let segment = self.next_segment()?;
+            self.shared.lock().segments.insert(segment.clone(), None);
+            self.active = Some((segment, SEGMENT_HEADER_LEN));
+            self.write_opening()?;
         }
-        let segment = self.next_segment()?;
-        self.shared.lock().segments.insert(segment.clone(), None);
-        self.active = Some((segment, SEGMENT_HEADER_LEN));
-        self.write_opening()
+        Ok(())
     }
 
     /// The first batch of a segment: what must not be lost when the segments before it go.

@@ -24,12 +24,7 @@ pub struct Policy {
 
 impl Default for Policy {
     fn default() -> Self {
-        Self {
-            every_bytes: 16 << 20,
-            every: Duration::from_mins(5),
-            keep_bytes: 16 << 20,
-            poll: Duration::from_secs(1),
-        }
+        Self { every_bytes: 8 << 20, every: Duration::from_mins(5), keep_bytes: 8 << 20, poll: Duration::from_secs(1) }
     }
 }
 
