@@ -1,7 +1,7 @@
 // Command coredns is CoreDNS with the plugins that serve a cluster, and no others.
 //
-// The stock program carries the clients of several clouds; leaving those out makes the image half as large, which a
-// node pays for when it unpacks the image at first boot. A Corefile that names a plugin not listed here is refused with
+// The stock program carries the clients of several clouds; leaving those out makes it 58 MB instead of 79, which a node
+// pays for when it unpacks the image at first boot. A Corefile that names a plugin not listed here is refused with
 // the plugin's name. The order in which plugins handle a query is CoreDNS's own (dnsserver.Directives).
 package main
 

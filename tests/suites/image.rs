@@ -11,7 +11,7 @@ use keelson_vm::project::Project;
 /// Built once for all tests of this file; from the caches when it was built before.
 static BUILT: LazyLock<(Project, Image)> = LazyLock::new(|| {
     let project = Project::of_this_build();
-    let image = project.image(&mut Silent).unwrap_or_else(|error| panic!("{error}"));
+    let image = project.image(&mut Silent).expect("the image builds");
     (project, image)
 });
 

@@ -99,7 +99,8 @@ pub struct Sizes {
 /// Builds all of it, or what is not built yet.
 pub fn image(request: &BuildRequest, progress: &mut dyn Progress) -> Result<Image, BuildError> {
     let BuildRequest { checkout, target, cache, install_packages } = request;
-    let output = Cache::at(target.join("image"));
+    // Roots are large and made in seconds: the one in use, and the one before it for a machine that still runs on it.
+    let output = Cache::at(target.join("image")).keeping(2);
     let mut steps = Steps::new(output.folder().join("logs"), progress)?;
 
     steps.step("host packages", |step| Ok(((), packages::ensure(packages::BUILD, *install_packages, step)?)))?;
@@ -219,7 +220,7 @@ fn texts() -> BTreeMap<&'static str, String> {
     ])
 }
 
-fn program<'a>(folders: &'a BTreeMap<&'static str, PathBuf>, name: &str) -> Result<PathBuf, BuildError> {
+fn program(folders: &BTreeMap<&'static str, PathBuf>, name: &str) -> Result<PathBuf, BuildError> {
     let missing = || BuildError::Allowlist { line: 0, problem: format!("nothing is called {name}") };
     folders.get(name).cloned().ok_or_else(missing)
 }

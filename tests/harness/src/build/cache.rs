@@ -4,7 +4,7 @@
 //! `<cache>/making-<kind>-<hash>/` is a result that is not finished. A result is moved into place whole, so a folder with
 //! a final name is complete; the leftovers of a build that was cut short are removed by the next one.
 //!
-//! The most recently used results of each kind are kept ([`KEPT`]) and older ones removed, so that the cache does not
+//! The most recently used results of each kind are kept and older ones removed, so that the cache does not
 //! grow with every change of a kernel fragment.
 
 use std::fs::{self, File, FileTimes};
@@ -14,19 +14,20 @@ use std::time::SystemTime;
 use super::error::{BuildError, FileContext as _};
 use super::progress::Outcome;
 
-/// How many results of one kind are kept: a few branches' worth.
+/// How many results of one kind are kept: a few branches' worth, as kernels and Go programs take long to make.
 const KEPT: usize = 4;
 
 /// A folder of results.
 #[derive(Debug, Clone)]
 pub struct Cache {
     folder: PathBuf,
+    kept: usize,
 }
 
 impl Cache {
     /// The cache in a folder of one's choice.
     pub fn at(folder: impl Into<PathBuf>) -> Self {
-        Self { folder: folder.into() }
+        Self { folder: folder.into(), kept: KEPT }
     }
 
     /// The user's: `$XDG_CACHE_HOME/keelson`, or `~/.cache/keelson`.
@@ -36,6 +37,12 @@ impl Cache {
             .or_else(|| variable("HOME").map(|home| home.join(".cache")))
             .ok_or(BuildError::NoCacheFolder)?;
         Ok(Self::at(base.join("keelson")))
+    }
+
+    /// Keeps another number of results of each kind.
+    #[must_use]
+    pub fn keeping(self, kept: usize) -> Self {
+        Self { kept, ..self }
     }
 
     /// The folder itself.
@@ -55,7 +62,7 @@ impl Cache {
         // Sixteen hexadecimal digits are 64 bits: plenty for some dozens of results, and short enough to read.
         let name = format!("{kind}-{}", hash.get(..16).unwrap_or(hash));
         let place = self.folder.join(&name);
-        if self.touch(&place) {
+        if touch(&place) {
             return Ok((place, Outcome::Cached));
         }
 
@@ -63,7 +70,7 @@ impl Cache {
         let lock_path = self.folder.join(format!("{kind}.lock"));
         let lock = File::create(&lock_path).at("make", &lock_path)?;
         lock.lock().at("lock", &lock_path)?;
-        if self.touch(&place) {
+        if touch(&place) {
             return Ok((place, Outcome::Cached));
         }
 
@@ -74,14 +81,6 @@ impl Cache {
         fs::rename(&unfinished, &place).at("move into place", &place)?;
         self.remove_old(kind)?;
         Ok((place, Outcome::Built))
-    }
-
-    /// Marks a result as used now; false when there is none.
-    fn touch(&self, place: &Path) -> bool {
-        let Ok(folder) = File::open(place) else { return false };
-        // A cache that is mounted read-only still serves.
-        let _ = folder.set_times(FileTimes::new().set_modified(SystemTime::now()));
-        true
     }
 
     fn remove_old(&self, kind: &str) -> Result<(), BuildError> {
@@ -99,9 +98,17 @@ impl Cache {
             }
         }
         results.sort();
-        let surplus = results.len().saturating_sub(KEPT);
+        let surplus = results.len().saturating_sub(self.kept);
         results.iter().take(surplus).try_for_each(|(_, path)| remove_tree(path))
     }
+}
+
+/// Marks a result as used now; false when there is none.
+fn touch(place: &Path) -> bool {
+    let Ok(folder) = File::open(place) else { return false };
+    // A cache that is mounted read-only still serves.
+    let _ = folder.set_times(FileTimes::new().set_modified(SystemTime::now()));
+    true
 }
 
 /// Removes a folder with all that is in it, also when it does not exist and when some folder in it may not be entered.
@@ -153,14 +160,14 @@ mod tests {
     #[test]
     fn keeps_the_most_recently_used() {
         let folder = tempfile::tempdir().unwrap();
-        let cache = Cache::at(folder.path());
+        let cache = Cache::at(folder.path()).keeping(3);
         let age = |name: &str, seconds| {
             let time = SystemTime::UNIX_EPOCH + std::time::Duration::from_secs(seconds);
             File::open(folder.path().join(name)).unwrap().set_times(FileTimes::new().set_modified(time)).unwrap();
         };
-        for number in 0..KEPT {
+        for number in 0..3 {
             cache.result("kind", &format!("{number}"), write).unwrap();
-            age(&format!("kind-{number}"), 1000 + number as u64);
+            age(&format!("kind-{number}"), 1000 + number);
         }
         cache.result("kind-of-another", "0", write).unwrap();
         age("kind-of-another-0", 1);

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
 use super::allowlist::{Entry, What};
 use super::error::{BuildError, FileContext as _};

@@ -88,7 +88,7 @@ fn descriptor(media_type: &str, content: &[u8]) -> Value {
     json!({ "mediaType": media_type, "digest": format!("sha256:{}", digest::of_bytes(content)), "size": content.len() })
 }
 
-/// Objects of serde_json are sorted by key, so the bytes are a function of the value.
+/// Objects of `serde_json` are sorted by key, so the bytes are a function of the value.
 fn encoded(value: &Value) -> Vec<u8> {
     value.to_string().into_bytes()
 }
