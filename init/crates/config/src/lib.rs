@@ -24,11 +24,11 @@ mod node;
 mod raw;
 #[cfg(feature = "sources")]
 mod resolve;
+mod resolved;
 mod secret;
 #[cfg(feature = "sources")]
 pub mod smbios;
 mod source;
-pub mod wire;
 #[cfg(feature = "sources")]
 pub mod words;
 
@@ -44,9 +44,9 @@ pub use node::{
 pub use raw::{RawAddressing, RawBond, RawConfig, RawLink, RawOperatorKey, RawTaint, RawVlan, Said};
 #[cfg(feature = "sources")]
 pub use resolve::{Inputs, read, resolve, state_selection, validate};
+pub use resolved::{Remembered, Resolved};
 pub use secret::{RegistryCredential, Secret, Secrets};
 pub use source::{Origin, Source};
-pub use wire::{Outcome, Remembered, Resolved};
 
 /// Where PID 1 writes the [`NodeConfig`] for every other process.
 pub const NODE_CONFIG_PATH: &str = "/run/keelson/config/node.json";

@@ -6,9 +6,9 @@ use crate::error::{ConfigError, ConfigErrors, shown};
 use crate::merge::merge;
 use crate::node::{NodeConfig, Peers, Role, StateSelection};
 use crate::raw::{RawConfig, Said};
+use crate::resolved::{Remembered, Resolved};
 use crate::smbios;
 use crate::source::{Origin, Source};
-use crate::wire::{Remembered, Resolved};
 use crate::words::{self, Statement, spelling};
 
 mod check;

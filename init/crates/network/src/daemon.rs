@@ -1,6 +1,6 @@
 //! The daemon: one loop over everything that can happen, which ends each turn by publishing what has become of it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -84,7 +84,9 @@ pub async fn run(paths: Paths) -> Result<(), DaemonError> {
         time: time_seen,
         published: NetworkState::read(&paths.run.join("state.json")).ok().flatten().unwrap_or_default(),
         resolver_text: None,
+        written: false,
         ready: false,
+        enslaved: BTreeSet::new(),
         paths,
     };
     daemon.start().await?;
@@ -117,7 +119,11 @@ struct Daemon {
     time: watch::Receiver<TimeState>,
     published: NetworkState,
     resolver_text: Option<String>,
+    /// Whether `published` was written by this daemon.
+    written: bool,
     ready: bool,
+    /// Members that were added to their bond, or could not be: trying again would take the link down each time.
+    enslaved: BTreeSet<u32>,
     paths: Paths,
 }
 
@@ -210,6 +216,7 @@ impl Daemon {
 
     fn forget(&mut self, index: u32) {
         self.ports.remove(&index);
+        self.enslaved.remove(&index);
         if self.any_static == Some(index) {
             self.any_static = None;
         }
@@ -248,7 +255,7 @@ impl Daemon {
     }
 
     /// VLANs on the link, and the bond that it belongs to.
-    async fn make_dependants(&self, link: &Link) {
+    async fn make_dependants(&mut self, link: &Link) {
         for vlan in self.config.network.vlans.iter().filter(|vlan| vlan.parent == link.name) {
             if self.links.by_name(&vlan.name).is_none() {
                 tell(self.context.kernel.create_vlan(vlan, link.index).await);
@@ -257,6 +264,7 @@ impl Daemon {
         for bond in self.config.network.bonds.iter().filter(|bond| bond.members.contains(&link.name)) {
             if let Some(controller) = self.links.by_name(&bond.name)
                 && link.controller != Some(controller.index)
+                && self.enslaved.insert(link.index)
             {
                 tell(self.context.kernel.enslave(link.index, controller.index).await);
             }
@@ -327,9 +335,10 @@ impl Daemon {
         let state = state::compose(&self.config, &seen, time, self.waiting.problems(), &self.published, clocks);
         self.write_resolver(&state);
         self.tell_time_servers(&state);
-        if state != self.published || !self.ready {
+        if state != self.published || !self.written {
             self.write_state(state);
         }
+        self.tell_supervisor();
     }
 
     fn write_resolver(&mut self, state: &NetworkState) {
@@ -364,9 +373,16 @@ impl Daemon {
 
     fn write_state(&mut self, state: NetworkState) {
         match files::replace_json(&self.paths.run.join("state.json"), &state) {
-            Ok(()) => self.published = state,
-            Err(error) => return failed(&error),
+            Ok(()) => {
+                self.published = state;
+                self.written = true;
+            }
+            Err(error) => failed(&error),
         }
+    }
+
+    /// The network is up with the node's first address; what comes later is told in the state alone.
+    fn tell_supervisor(&mut self) {
         if !self.ready && !self.published.node_addresses.is_empty() {
             let addresses: Vec<String> = self.published.node_addresses.iter().map(ToString::to_string).collect();
             say(format_args!("network up, node address {}", addresses.join(", ")));

@@ -70,6 +70,11 @@ impl Links {
         self.by_index.clear();
     }
 
+    #[cfg(test)]
+    pub(crate) fn insert(&mut self, link: Link) {
+        self.by_index.insert(link.index, link);
+    }
+
     pub fn link_changed(&mut self, message: &LinkMessage) {
         let index = message.header.index;
         let addresses = self.by_index.remove(&index).map(|link| link.addresses).unwrap_or_default();

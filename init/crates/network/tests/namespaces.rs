@@ -271,3 +271,18 @@ fn finds_links_that_come_late_and_leaves_those_of_pods_alone() {
     world.in_node("ip link del eth1");
     world.wait("the end of eth1", || world.state().links.len() == 1);
 }
+
+#[test]
+fn configures_ipv6_addresses_and_their_gateway() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("ip=[fd99::7]::[fd99::1]:64::eth0:none:[fd99::53]");
+    world.in_network("ip addr add fd99::1/64 dev srv0");
+    world.start();
+    // Usable only once the kernel has found nobody else with it.
+    world.wait("readiness", || world.is_ready());
+    assert_eq!(world.state().node_addresses, ["fd99::7".parse::<std::net::IpAddr>().unwrap()]);
+    assert!(world.in_node("ip -6 route show default").contains("via fd99::1 dev eth0 proto static"));
+    assert!(world.resolv_conf().contains("nameserver fd99::53"));
+}

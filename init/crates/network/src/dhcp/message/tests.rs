@@ -127,8 +127,14 @@ fn a_question_survives_the_wire() {
     }
 }
 
+/// A slice; `PROPTEST_CASES` asks for more.
+fn cases() -> ProptestConfig {
+    let default = ProptestConfig::default();
+    ProptestConfig { cases: default.cases.max(5000), ..default }
+}
+
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(2000))]
+    #![proptest_config(cases())]
 
     #[test]
     fn parsing_never_panics(tail in proptest::collection::vec(any::<u8>(), 0..300), header: [u8; 32]) {
