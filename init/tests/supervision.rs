@@ -9,7 +9,6 @@
 #![forbid(unsafe_code)]
 #![expect(
     clippy::unwrap_used,
-    clippy::expect_used,
     clippy::panic,
     clippy::indexing_slicing,
     clippy::print_stdout,
@@ -27,6 +26,8 @@ mod tests;
 
 use std::panic::catch_unwind;
 use std::process::ExitCode;
+use std::sync::Mutex;
+use std::thread;
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -36,18 +37,29 @@ fn main() -> ExitCode {
         return supervisor::main(kind, directory.as_ref());
     }
     let filter = arguments.iter().find(|argument| !argument.starts_with('-'));
-    let selected = tests::ALL.iter().filter(|(name, _)| filter.is_none_or(|filter| name.contains(filter.as_str())));
-    let mut failed = Vec::new();
-    let mut passed = 0;
-    for (name, test) in selected {
-        if catch_unwind(test).is_ok() {
-            passed += 1;
-            println!("test {name} ... ok");
-        } else {
-            failed.push(*name);
-            println!("test {name} ... FAILED");
-        }
-    }
-    println!("\ntest result: {passed} passed; {} failed {failed:?}\n", failed.len());
+    let is_selected = |(name, _): &&tests::Test| filter.is_none_or(|filter| name.contains(filter.as_str()));
+    let failed = run(tests::ALL.iter().filter(is_selected).copied().collect());
+    println!("\n{} failed {failed:?}\n", failed.len());
     if failed.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Mostly they wait, so several at once cost little.
+const THREADS: usize = 4;
+
+/// Returns the names of those that failed.
+fn run(tests: Vec<tests::Test>) -> Vec<&'static str> {
+    let waiting = Mutex::new(tests.into_iter());
+    let failed = Mutex::new(Vec::new());
+    let work = || {
+        loop {
+            let Some((name, test)) = waiting.lock().unwrap().next() else { return };
+            let outcome = catch_unwind(test);
+            println!("test {name} ... {}", if outcome.is_ok() { "ok" } else { "FAILED" });
+            if outcome.is_err() {
+                failed.lock().unwrap().push(name);
+            }
+        }
+    };
+    thread::scope(|scope| (0..THREADS).for_each(|_| drop(scope.spawn(work))));
+    failed.into_inner().unwrap()
 }

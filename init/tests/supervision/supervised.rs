@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use keelson_control::{Client, ServiceName, ServiceSpec, ServiceState, ServiceStatus};
@@ -170,17 +171,19 @@ fn remove_groups(base: &Path) {
 /// keelson-exec from the same build. Built here if it is not there yet: a test of one package does not build another's
 /// programs.
 fn exec_program() -> PathBuf {
-    static PROGRAM: std::sync::OnceLock<PathBuf> = std::sync::OnceLock::new();
+    static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM
         .get_or_init(|| {
-            let built = Command::new(env!("CARGO"))
-                .args(["build", "--quiet", "--package", "keelson-exec"])
-                .status()
-                .expect("cargo runs");
-            assert!(built.success(), "keelson-exec does not build");
-            let program = std::env::current_exe().unwrap();
-            // target/…/debug/deps/supervision-… → target/…/debug/keelson-exec
-            let program = program.parent().and_then(Path::parent).unwrap().join("keelson-exec");
+            // target/TRIPLE/debug/deps/supervision-HASH
+            let test = std::env::current_exe().unwrap();
+            let [profile, target] = [2, 4].map(|level| test.ancestors().nth(level).unwrap());
+            let mut build = Command::new(env!("CARGO"));
+            build.args(["build", "--quiet", "--package", "keelson-exec", "--target-dir"]).arg(target);
+            if !cfg!(debug_assertions) {
+                build.arg("--release");
+            }
+            assert!(build.status().unwrap().success(), "keelson-exec does not build");
+            let program = profile.join("keelson-exec");
             assert!(program.exists(), "{} is missing", program.display());
             program
         })
