@@ -325,3 +325,28 @@ impl<'h> Driver<'h> {
         self.host.say(severity, subject, message);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_source_is_found_again_by_its_token() {
+        let sources = [
+            Source::Signals,
+            Source::Listener,
+            Source::Notify,
+            Source::Inotify,
+            Source::Button(1),
+            Source::Client(2),
+            Source::Child(3),
+            Source::Status(4),
+            Source::Group(5),
+            Source::Probe((1 << KIND_SHIFT) - 1),
+        ];
+        for source in sources {
+            assert_eq!(Source::from_token(source.token()), Some(source));
+        }
+        assert_eq!(Source::from_token(u64::MAX), None);
+    }
+}

@@ -10,7 +10,7 @@ pub enum Request {
     /// The first packet of a connection.
     Hello {
         versions: VersionRange,
-        /// Who is asking, for PID 1's log.
+        /// Who is asking, for the console's line about a shutdown.
         client: String,
     },
     List {},
@@ -22,7 +22,7 @@ pub enum Request {
     Start {
         service: ServiceName,
     },
-    /// Stays down until `start`, also across `apply-set` of an unchanged specification.
+    /// Stays down until `start` or `restart`, whatever `apply-set` brings.
     Stop {
         service: ServiceName,
     },

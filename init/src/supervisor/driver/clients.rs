@@ -39,7 +39,8 @@ pub(super) struct Clients {
 #[derive(Debug)]
 struct Client {
     socket: OwnedFd,
-    greeted: bool,
+    /// By its own word, with its hello.
+    name: Option<String>,
     subscribed: bool,
     queue: VecDeque<Vec<u8>>,
 }
@@ -78,7 +79,7 @@ impl Clients {
                 self.next_number += 1;
                 let token = Source::Client(self.next_number).token();
                 if poller.add(&socket, token, Interest::Read).is_ok() {
-                    let client = Client { socket, greeted: false, subscribed: false, queue: VecDeque::new() };
+                    let client = Client { socket, name: None, subscribed: false, queue: VecDeque::new() };
                     self.connected.insert(self.next_number, client);
                 }
             }
@@ -128,13 +129,14 @@ impl Clients {
         self.answer(number, Response::Error { kind, message: message.to_owned() });
     }
 
-    pub(super) fn is_greeted(&self, number: u64) -> bool {
-        self.connected.get(&number).is_some_and(|client| client.greeted)
+    /// The name of a client that has said hello.
+    pub(super) fn name(&self, number: u64) -> Option<&str> {
+        self.connected.get(&number)?.name.as_deref()
     }
 
-    pub(super) fn set_greeted(&mut self, number: u64) {
+    pub(super) fn set_name(&mut self, number: u64, name: String) {
         if let Some(client) = self.connected.get_mut(&number) {
-            client.greeted = true;
+            client.name = Some(name);
         }
     }
 

@@ -32,8 +32,8 @@ impl Driver<'_> {
 
     fn serve(&mut self, number: u64, asked: Asked) {
         let answer = match asked.request {
-            Request::Hello { versions, client: _ } => self.greet(number, versions),
-            _ if !self.clients.is_greeted(number) => Err((ErrorKind::Version, "say hello first".to_owned())),
+            Request::Hello { versions, client } => self.greet(number, versions, client),
+            _ if self.clients.name(number).is_none() => Err((ErrorKind::Version, "say hello first".to_owned())),
             request => self.obey(number, request, asked.descriptor),
         };
         let response = answer.unwrap_or_else(|(kind, message)| Response::Error { kind, message });
@@ -42,19 +42,19 @@ impl Driver<'_> {
         self.run_core();
     }
 
-    fn greet(&mut self, number: u64, versions: VersionRange) -> Answer {
+    fn greet(&mut self, number: u64, versions: VersionRange, client: String) -> Answer {
         let ours = VersionRange::OURS;
         let Some(version) = ours.agree(versions) else {
             let message = format!("versions {} to {} are spoken here", ours.min, ours.max);
             return Err((ErrorKind::Version, message));
         };
-        self.clients.set_greeted(number);
+        self.clients.set_name(number, client);
         Ok(Response::Hello { version })
     }
 
     fn obey(&mut self, number: u64, request: Request, descriptor: Option<OwnedFd>) -> Answer {
         match request {
-            Request::Hello { versions, .. } => self.greet(number, versions),
+            Request::Hello { versions, client } => self.greet(number, versions, client),
             Request::List {} => Ok(Response::Status(self.status())),
             Request::Subscribe {} => {
                 self.clients.set_subscribed(number);
@@ -80,8 +80,8 @@ impl Driver<'_> {
                 Ok(Response::Done {})
             }
             Request::Boots {} => Ok(Response::Boots { boots: self.boots.clone() }),
-            Request::Reboot { reason } => self.end(ShutdownKind::Reboot, reason),
-            Request::PowerOff { reason } => self.end(ShutdownKind::PowerOff, reason),
+            Request::Reboot { reason } => self.end(number, ShutdownKind::Reboot, reason),
+            Request::PowerOff { reason } => self.end(number, ShutdownKind::PowerOff, reason),
         }
     }
 
@@ -103,8 +103,10 @@ impl Driver<'_> {
         }
     }
 
-    fn end(&mut self, kind: ShutdownKind, reason: String) -> Answer {
+    fn end(&mut self, number: u64, kind: ShutdownKind, reason: String) -> Answer {
         self.refuse_in_shutdown()?;
+        let client = self.clients.name(number).unwrap_or_default().to_owned();
+        self.say(Severity::Info, "shutdown", &format_args!("{client} asks for a {kind}"));
         self.events.push_back(Event::Shutdown { kind, reason });
         Ok(Response::Done {})
     }
