@@ -68,7 +68,9 @@ pub async fn run(paths: Paths) -> Result<(), DaemonError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     let (kernel, changes) = Kernel::connect().map_err(DaemonError::Connect)?;
     let (servers, servers_seen) = watch::channel(Servers::default());
-    let (time, time_seen) = watch::channel(TimeState::default());
+    // What an earlier daemon of this boot published: the node keeps its address, and a set clock stays set.
+    let published = NetworkState::read(&paths.run.join("state.json")).ok().flatten().unwrap_or_default();
+    let (time, time_seen) = watch::channel(published.time.clone());
     tokio::spawn(sntp::run(servers_seen, time, sntp::clock::SystemClock, paths.clock_floor.clone(), None));
     let (packets, incoming) = mpsc::channel(PACKETS_QUEUED);
     let context = Context { kernel, packets, hostname: hostname(), directory: paths.run.clone() };
@@ -82,7 +84,7 @@ pub async fn run(paths: Paths) -> Result<(), DaemonError> {
         without_links_since: keelson_sys::clock::since_boot(),
         servers,
         time: time_seen,
-        published: NetworkState::read(&paths.run.join("state.json")).ok().flatten().unwrap_or_default(),
+        published,
         resolver_text: None,
         written: false,
         ready: false,
@@ -191,7 +193,10 @@ impl Daemon {
                 self.links.link_removed(&message);
                 self.forget(message.header.index);
             }
-            Change::Address(message) => self.links.address_changed(&message),
+            Change::Address(message) => {
+                self.links.address_changed(&message);
+                self.settle(message.header.index).await;
+            }
             Change::AddressRemoved(message) => {
                 self.links.address_removed(&message);
                 self.settle(message.header.index).await;

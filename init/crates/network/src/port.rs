@@ -47,6 +47,8 @@ pub struct Port {
     pub carrier: bool,
     /// Since when there is no carrier.
     pub without_carrier_since: Duration,
+    /// A static configuration's route is set.
+    routed: bool,
     index: u32,
     name: String,
     mac: Option<MacAddress>,
@@ -70,6 +72,7 @@ impl Port {
             client: None,
             carrier: false,
             without_carrier_since: now,
+            routed: false,
             index: link.index,
             name: link.name.clone(),
             mac: link.mac,
@@ -141,7 +144,7 @@ impl Port {
         }
     }
 
-    async fn settle_static(&self, context: &Context, link: &Link, addressing: &StaticAddressing) {
+    async fn settle_static(&mut self, context: &Context, link: &Link, addressing: &StaticAddressing) {
         let missing: Vec<IpNet> = addressing.addresses.iter().copied().filter(|net| !link.has(*net)).collect();
         for net in &missing {
             match context.kernel.add_address(link.index, *net, None).await {
@@ -149,18 +152,22 @@ impl Port {
                 Err(error) => failed(&error),
             }
         }
-        // The kernel drops routes when a link goes down and keeps the addresses: the route is set whenever the link
-        // comes back.
-        if let Some(gateway) =
-            addressing.gateway.filter(|_| link.up && (!missing.is_empty() || link.carrier != self.carrier))
-        {
-            tell(context.kernel.add_route(&self.static_route(addressing, gateway)).await);
+        // The kernel drops routes when a link goes down or an address goes, so the route is set again whenever the link
+        // comes back; and as often as it takes, for an IPv6 gateway is refused until there is a prefix to reach it by.
+        if !missing.is_empty() || !link.up || link.carrier != self.carrier {
+            self.routed = false;
+        }
+        let Some(gateway) = addressing.gateway.filter(|_| link.up && !self.routed) else { return };
+        match context.kernel.add_route(&self.static_route(addressing, gateway)).await {
+            Ok(()) => self.routed = true,
+            Err(error) => failed(&error),
         }
     }
 
     fn static_route(&self, addressing: &StaticAddressing, gateway: IpAddr) -> Route {
         let v4 = gateway.is_ipv4();
-        let source = addressing.addresses.iter().map(IpNet::addr).find(|address| address.is_ipv4() == v4);
+        // For IPv6 the kernel chooses better, and refuses an address that it has not yet found to be free.
+        let source = addressing.addresses.iter().map(IpNet::addr).find(|address| v4 && address.is_ipv4());
         let everything = if v4 { IpNet::V4(ipnet::Ipv4Net::default()) } else { IpNet::V6(ipnet::Ipv6Net::default()) };
         Route {
             link: self.index,

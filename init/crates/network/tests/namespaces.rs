@@ -283,6 +283,6 @@ fn configures_ipv6_addresses_and_their_gateway() {
     // Usable only once the kernel has found nobody else with it.
     world.wait("readiness", || world.is_ready());
     assert_eq!(world.state().node_addresses, ["fd99::7".parse::<std::net::IpAddr>().unwrap()]);
-    assert!(world.in_node("ip -6 route show default").contains("via fd99::1 dev eth0 proto static"));
+    world.wait("the route", || world.in_node("ip -6 route show default").contains("via fd99::1 dev eth0 proto static"));
     assert!(world.resolv_conf().contains("nameserver fd99::53"));
 }

@@ -91,8 +91,9 @@ impl World {
         let program = Path::new(env!("CARGO_BIN_EXE_keelson-network"));
         let copy = self.directory.path().join("keelson-network");
         if !copy.exists() {
-            // The build's directory may be closed to the account.
-            std::fs::copy(program, &copy).unwrap();
+            // The build's directory may be closed to the account. Copied by another process: a child that some other
+            // test starts just then would inherit the open file, and a file open for writing cannot be executed.
+            sh(&format!("cp {} {}", program.display(), copy.display()));
         }
         let script = format!(
             "mount --bind {run} /run/keelson && exec setpriv --reuid={ACCOUNT} --regid={ACCOUNT} --clear-groups \
