@@ -31,7 +31,7 @@ pub enum ConditionKind {
 }
 
 impl ConditionKind {
-    const ALL: [Self; 11] = [
+    pub const ALL: [Self; 11] = [
         Self::Member,
         Self::NetworkUp,
         Self::ContainerRuntimeConfigured,

@@ -257,7 +257,8 @@ fn refuse(mut stream: &UnixStream, error: &AnswerError) {
     if !matches!(error, AnswerError::Send(_)) {
         // Whoever asked may be gone; there is nobody else to tell.
         let _ = stream.set_write_timeout(Some(SEND_TIMEOUT));
-        let _ = writeln!(stream, "{ERROR_PREFIX}{}", chain(error));
+        let line = format!("{ERROR_PREFIX}{}\n", chain(error));
+        let _ = stream.write_all(line.as_bytes());
         // What is left unread at the closing of the socket would make the client see a reset instead of the line.
         let mut rest = [0; 8 * QUERY_BYTES_MAX];
         let _ = rustix::net::recv(stream, &mut rest, RecvFlags::DONTWAIT);

@@ -20,7 +20,7 @@ use aws_lc_rs::{hmac, rand};
 use base64::{Engine, prelude::BASE64_STANDARD};
 
 /// How long a nonce lives: enough for a slow link, or for an operator who confirms on a hardware key.
-pub const LIFE: Duration = Duration::from_secs(60);
+pub const LIFE: Duration = Duration::from_mins(1);
 
 /// Certificates issued within the life of a nonce. Operators are few, and each of theirs lasts for a day.
 const USED_MAX: usize = 1024;

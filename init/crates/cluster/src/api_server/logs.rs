@@ -52,10 +52,8 @@ pub async fn answer(context: &ServerContext, service: &str, query: Option<&str>)
     let mut first = BytesMut::with_capacity(CHUNK_BYTES);
     let only_new = parameters.follow && parameters.lines == 0;
     let wait = if only_new { NO_ERROR_WAIT } else { FIRST_LINES_DEADLINE };
-    match timeout(wait, stream.read_buf(&mut first)).await {
-        Ok(read) => {
-            read.map_err(|error| unavailable(&error))?;
-        }
+    match timeout(wait, read_line(&mut stream, &mut first)).await {
+        Ok(read) => read.map_err(|error| unavailable(&error))?,
         // A service that has written nothing yet: the stream begins empty.
         Err(_) if parameters.follow => {}
         Err(_) => return Err(Refusal::new(ErrorCode::Timeout, "keelson-log did not answer in time")),
@@ -65,6 +63,16 @@ pub async fn answer(context: &ServerContext, service: &str, query: Option<&str>)
     }
     let first = (!first.is_empty()).then(|| first.freeze());
     Ok(respond::log(LogBody { first, stream }))
+}
+
+/// Reads a line at least, or what there is before the end: an error must be seen whole to be told from a line.
+async fn read_line(stream: &mut UnixStream, into: &mut BytesMut) -> io::Result<()> {
+    while !into.contains(&b'\n') && into.len() < CHUNK_BYTES {
+        if stream.read_buf(into).await? == 0 {
+            break;
+        }
+    }
+    Ok(())
 }
 
 /// keelson-log's reasons are for people; the one that is the operator's mistake is told by its wording.

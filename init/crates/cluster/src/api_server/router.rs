@@ -86,7 +86,6 @@ where
         None => return Err(unauthenticated()),
     };
     let (operation, parameter) = found?;
-    let parameter = parameter.unwrap_or_default();
     match operation.path {
         paths::AUTHORITY => Ok(respond::json(&operators::authority(&*context.member()?))),
         paths::CHALLENGE => operators::challenge(context, caller).map(|challenge| respond::json(&challenge)),
@@ -115,8 +114,8 @@ where
     }
 }
 
-/// The operation that a request asks for, and what stands in the place of the path's parameter.
-fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Operation, Option<&'a str>), Refusal> {
+/// The operation that a request asks for, and what stands in the place of the path's parameter, if it has one.
+fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Operation, &'a str), Refusal> {
     let mut other_method = None;
     for operation in OPERATIONS {
         let Some(parameter) = matches(operation.path, path) else { continue };
@@ -133,12 +132,12 @@ fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Operation, Option<&
     })
 }
 
-/// Whether a path has the form of a template with at most one parameter, and the parameter.
-fn matches<'a>(template: &str, path: &'a str) -> Option<Option<&'a str>> {
-    let Some((prefix, rest)) = template.split_once('{') else { return (template == path).then_some(None) };
+/// The parameter of a path that has the form of a template with at most one; empty where the template has none.
+fn matches<'a>(template: &str, path: &'a str) -> Option<&'a str> {
+    let Some((prefix, rest)) = template.split_once('{') else { return (template == path).then_some("") };
     let suffix = rest.split_once('}').map_or("", |(_, suffix)| suffix);
     let parameter = path.strip_prefix(prefix)?.strip_suffix(suffix)?;
-    (!parameter.is_empty() && !parameter.contains('/')).then_some(Some(parameter))
+    (!parameter.is_empty() && !parameter.contains('/')).then_some(parameter)
 }
 
 fn unauthenticated() -> Refusal {
@@ -190,8 +189,8 @@ mod tests {
                 .map(|(operation, parameter)| (operation.path, parameter))
                 .map_err(|refusal| refusal.body.code)
         };
-        assert_eq!(found("GET", "/v1/status"), Ok((paths::STATUS, None)));
-        assert_eq!(found("GET", "/v1/services/kubelet/logs"), Ok((paths::SERVICE_LOGS, Some("kubelet"))));
+        assert_eq!(found("GET", "/v1/status"), Ok((paths::STATUS, "")));
+        assert_eq!(found("GET", "/v1/services/kubelet/logs"), Ok((paths::SERVICE_LOGS, "kubelet")));
         assert_eq!(found("POST", "/v1/status"), Err(ErrorCode::MethodNotAllowed));
         for path in
             ["/", "/v1", "/v1/status/", "/v1/services//logs", "/v1/services/a/b/logs", "/v2/status", "/v1/services/a"]

@@ -19,43 +19,49 @@ use tokio_rustls::TlsConnector;
 use super::fixture::Fixture;
 
 /// Longer than any of it takes, so that a failure is told apart from a slow machine.
-pub const DEADLINE: Duration = Duration::from_secs(30);
+pub(crate) const DEADLINE: Duration = Duration::from_secs(30);
 
-pub type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+pub(crate) type Identity = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
 
 /// An answer, read to its end.
 #[derive(Debug)]
-pub struct Answer {
-    pub status: u16,
-    pub headers: HeaderMap,
-    pub text: String,
+pub(crate) struct Answer {
+    pub(crate) status: u16,
+    pub(crate) headers: HeaderMap,
+    pub(crate) text: String,
 }
 
 impl Answer {
-    pub fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.text).unwrap_or_else(|error| panic!("{:?} is not JSON: {error}", self.text))
     }
 
     /// The `code` and the `field` of a refusal.
-    pub fn refusal(&self) -> (String, String) {
+    pub(crate) fn refusal(&self) -> (String, String) {
         let json = self.json();
         let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
         (text("code"), text("field"))
     }
 }
 
-pub fn identity(pair: &Pair) -> Identity {
+pub(crate) fn identity(pair: &Pair) -> Identity {
     (vec![pair.certificate().clone()], pair.private_key())
 }
 
 /// Sends a request over TLS; `None` when the connection is refused before an answer comes.
-pub async fn ask(fixture: &Fixture, identity: Option<Identity>, method: &str, path: &str, body: &str) -> Option<Answer> {
+pub(crate) async fn ask(
+    fixture: &Fixture,
+    identity: Option<Identity>,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> Option<Answer> {
     let response = stream(fixture, identity, &[&TLS13], method, path, body).await?;
     Some(read(response).await)
 }
 
 /// The same with the answer's body unread, and with versions of TLS.
-pub async fn stream(
+pub(crate) async fn stream(
     fixture: &Fixture,
     identity: Option<Identity>,
     versions: &[&'static SupportedProtocolVersion],
@@ -95,7 +101,7 @@ async fn connect(fixture: &Fixture) -> TcpStream {
 }
 
 /// Sends a request over the unix socket.
-pub async fn ask_locally(socket: &Path, method: &str, path: &str, body: &str) -> Answer {
+pub(crate) async fn ask_locally(socket: &Path, method: &str, path: &str, body: &str) -> Answer {
     let asking = async {
         let stream = loop {
             match UnixStream::connect(socket).await {
@@ -123,9 +129,10 @@ where
     sender.send_request(request).await.ok()
 }
 
-pub async fn read(response: Response<Incoming>) -> Answer {
+pub(crate) async fn read(response: Response<Incoming>) -> Answer {
     let (head, body) = response.into_parts();
-    let bytes = tokio::time::timeout(DEADLINE, body.collect()).await.expect("a body in time").expect("a body").to_bytes();
+    let bytes =
+        tokio::time::timeout(DEADLINE, body.collect()).await.expect("a body in time").expect("a body").to_bytes();
     let text = String::from_utf8(bytes.to_vec()).expect("text");
     Answer { status: StatusCode::as_u16(&head.status), headers: head.headers, text }
 }

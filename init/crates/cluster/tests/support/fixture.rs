@@ -1,5 +1,6 @@
 //! A node's API in this process: the real server, certificates, configuration and logs, with fakes in the place of PID 1
 //! and Kubernetes. keelctl's end-to-end test includes this file too.
+#![allow(dead_code, reason = "neither of the tests that include this file needs all of it")]
 
 use std::{
     fmt, fs,
@@ -38,32 +39,32 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use time::{Duration, OffsetDateTime};
 
 /// The boot that the fake /proc tells of.
-pub const BOOT_ID: &str = "11111111-2222-3333-4444-555555555555";
+pub(crate) const BOOT_ID: &str = "11111111-2222-3333-4444-555555555555";
 
 /// The operator's name in the node's configuration.
-pub const OPERATOR: &str = "ann";
+pub(crate) const OPERATOR: &str = "ann";
 
-pub struct Fixture {
-    pub node: Arc<Node>,
-    pub address: SocketAddr,
-    pub socket: PathBuf,
-    pub kubernetes: Arc<FakeKubernetes>,
+pub(crate) struct Fixture {
+    pub(crate) node: Arc<Node>,
+    pub(crate) address: SocketAddr,
+    pub(crate) socket: PathBuf,
+    pub(crate) kubernetes: Arc<FakeKubernetes>,
     /// What was asked of PID 1 but for questions.
-    pub orders: Arc<Mutex<Vec<Request>>>,
+    pub(crate) orders: Arc<Mutex<Vec<Request>>>,
     logs: Arc<Rings>,
     root: tempfile::TempDir,
 }
 
 impl Fixture {
     /// A node that has founded its cluster and accepts the operator key (base64 of its `SubjectPublicKeyInfo`).
-    pub fn start(operator_key: &str) -> Self {
+    pub(crate) fn start(operator_key: &str) -> Self {
         let fixture = Self::start_without_cluster(operator_key);
         fixture.found_cluster();
         fixture
     }
 
     /// A node as it is before it has a cluster.
-    pub fn start_without_cluster(operator_key: &str) -> Self {
+    pub(crate) fn start_without_cluster(operator_key: &str) -> Self {
         let root = tempfile::tempdir().expect("a directory");
         let paths = Paths::below(root.path());
         for directory in ["state/pki", "run/keelson/cluster", "run/keelson/log", "proc/sys/kernel/random"] {
@@ -94,7 +95,7 @@ impl Fixture {
     }
 
     /// From here on the API answers over TLS.
-    pub fn found_cluster(&self) {
+    pub(crate) fn found_cluster(&self) {
         let node = &self.node;
         let decision = membership::decide(&StandardFiles, &node.paths, &node.config, node.name(), node.clock());
         let Decision::Member(founded) = decision.expect("a decision") else { panic!("the node founded no cluster") };
@@ -102,31 +103,31 @@ impl Fixture {
         node.set_member(Arc::new(Member::new(Arc::new(*founded), serving)));
     }
 
-    pub fn member(&self) -> Arc<Member> {
+    pub(crate) fn member(&self) -> Arc<Member> {
         self.node.member_now().expect("the node has a cluster")
     }
 
-    pub fn fingerprint(&self) -> String {
+    pub(crate) fn fingerprint(&self) -> String {
         self.member().authority(AuthorityKind::Api).fingerprint().to_string()
     }
 
-    pub fn endpoint(&self) -> String {
+    pub(crate) fn endpoint(&self) -> String {
         format!("https://{}", self.address)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         self.root.path()
     }
 
     /// Puts a line into a service's log.
-    pub fn log(&self, service: &str, text: &str) {
+    pub(crate) fn log(&self, service: &str, text: &str) {
         let service = LogName::try_from(service.to_owned()).expect("a service's name");
         self.logs.register(&service).expect("room for a service");
         self.logs.append(&service, [(Timestamp::now(), text.to_owned())]);
     }
 
     /// All that the node needs to say that it is ready.
-    pub fn be_ready(&self) {
+    pub(crate) fn be_ready(&self) {
         for kind in ConditionKind::ALL {
             self.node.status.holds(kind, "fine");
         }
@@ -134,7 +135,7 @@ impl Fixture {
 }
 
 /// A certificate that the API serves with.
-pub fn serving(authority: &Authority, clock: Clock) -> Pair {
+pub(crate) fn serving(authority: &Authority, clock: Clock) -> Pair {
     authority.issue(&Profile::server(Subject::named("first"), Names::loopback()), clock).expect("a certificate")
 }
 
@@ -200,7 +201,9 @@ fn answer(request: Request, orders: &Mutex<Vec<Request>>) -> Response {
                 },
             ],
         }),
-        Request::Boots {} => Response::Boots { boots: vec![boot("earlier", 1000, Some("rebooted")), boot(BOOT_ID, 2000, None)] },
+        Request::Boots {} => {
+            Response::Boots { boots: vec![boot("earlier", 1000, Some("rebooted")), boot(BOOT_ID, 2000, None)] }
+        }
         order => {
             orders.lock().expect("no panic before").push(order);
             Response::Done {}
@@ -238,8 +241,8 @@ fn boot(id: &str, started: u64, ended: Option<&str>) -> BootRecord {
 
 /// Kubernetes with one node, or down.
 #[derive(Default)]
-pub struct FakeKubernetes {
-    pub down: AtomicBool,
+pub(crate) struct FakeKubernetes {
+    pub(crate) down: AtomicBool,
 }
 
 impl fmt::Debug for FakeKubernetes {

@@ -1,0 +1,158 @@
+//! What the endpoints answer, asked over the unix socket, where no certificate is needed.
+
+use std::{sync::atomic::Ordering, time::Duration};
+
+use http_body_util::BodyExt;
+use keelson_api::paths;
+use keelson_control::Request;
+use keelson_pki::{AuthorityKind, Profile, Subject};
+use rustls::version::TLS13;
+use serde_json::Value;
+
+use super::{
+    caller::{Answer, DEADLINE, Identity, ask_locally, identity, stream},
+    credentials::Operator,
+    fixture::{BOOT_ID, Fixture, OPERATOR},
+};
+
+fn start() -> Fixture {
+    Fixture::start(&Operator::new().public)
+}
+
+async fn get(fixture: &Fixture, path: &str) -> Answer {
+    ask_locally(&fixture.socket, "GET", path, "").await
+}
+
+#[tokio::test]
+async fn status_says_in_plain_words_why_the_node_is_not_ready() {
+    let fixture = start();
+    fixture.node.status.fails(keelson_cluster::ConditionKind::Member, "no DHCP server has answered for 40 s");
+    let status: keelson_api::Status = serde_json::from_str(&get(&fixture, paths::STATUS).await.text).expect("a status");
+    assert_eq!((status.name.as_str(), status.role.as_str(), status.ready), ("first", "control-plane", false));
+    assert_eq!(status.first_unmet().map(|unmet| unmet.reason.as_str()), Some("no DHCP server has answered for 40 s"));
+    assert_eq!((status.boot_id.as_str(), status.addresses), (BOOT_ID, vec!["192.0.2.10".to_owned()]));
+    assert_eq!(status.api_server.as_deref(), Some("https://192.0.2.10:6443"));
+    assert!(status.versions.kubernetes.starts_with("v1.") && !status.versions.kernel.is_empty());
+    fixture.be_ready();
+    let status: keelson_api::Status = serde_json::from_str(&get(&fixture, paths::STATUS).await.text).expect("a status");
+    assert!(status.ready && status.first_unmet().is_none());
+}
+
+#[tokio::test]
+async fn services_are_pid_1s_with_their_reasons_and_figures() {
+    let fixture = start();
+    let list = get(&fixture, paths::SERVICES).await.json();
+    let service = |name: &str| {
+        let services = list["services"].as_array().expect("a list");
+        services.iter().find(|service| service["name"] == name).cloned().expect(name)
+    };
+    assert_eq!(service("containerd")["state"], "ready");
+    assert_eq!(service("containerd")["cpuSeconds"], 1.5);
+    assert_eq!(service("kubelet")["reason"], "waits for /run/keelson/cluster/apiserver-ready to exist");
+    assert_eq!(service("kube-proxy")["lastExit"], "was killed by SIGKILL 2 s ago");
+    assert_eq!(service("kube-proxy")["restarts"], 3);
+}
+
+#[tokio::test]
+async fn boots_come_newest_first() {
+    let fixture = start();
+    let list = get(&fixture, paths::BOOTS).await.json();
+    assert_eq!(list["boots"][0]["id"], BOOT_ID);
+    assert_eq!(list["boots"][0]["current"], true);
+    assert_eq!(list["boots"][1]["ended"], "rebooted");
+    assert_eq!(list["boots"][1]["started"], "1970-01-01T00:16:40Z");
+}
+
+#[tokio::test]
+async fn a_part_that_does_not_answer_is_named() {
+    let fixture = start();
+    fixture.kubernetes.down.store(true, Ordering::Release);
+    std::fs::remove_file(fixture.node.paths.control_socket()).expect("removed");
+    std::fs::remove_file(fixture.node.paths.log_socket()).expect("removed");
+    for (path, part) in [
+        (paths::NODES, "Kubernetes' API does not answer: connection refused"),
+        (paths::SERVICES, "cannot connect to PID 1 at "),
+        (paths::BOOTS, "cannot connect to PID 1 at "),
+        ("/v1/services/kubelet/logs", "keelson-log: "),
+    ] {
+        let answer = get(&fixture, path).await;
+        assert_eq!((answer.status, answer.refusal().0.as_str()), (503, "unavailable"), "{path}");
+        assert!(answer.text.contains(part), "{path}: {}", answer.text);
+    }
+    // The status needs none of them.
+    assert_eq!(get(&fixture, paths::STATUS).await.status, 200);
+}
+
+#[tokio::test]
+async fn power_orders_reach_pid_1_with_who_asked_and_why() {
+    let fixture = start();
+    let post = async |path: &str, body: &str| ask_locally(&fixture.socket, "POST", path, body).await;
+    let answer = post(paths::REBOOT, r#"{"reason":"new memory"}"#).await;
+    assert_eq!((answer.status, answer.json()["bootId"].as_str()), (200, Some(BOOT_ID)));
+    assert_eq!(post(paths::POWER_OFF, "{}").await.status, 200);
+    let orders = fixture.orders.lock().expect("no panic").clone();
+    let expected = [
+        Request::Reboot { reason: "asked for by root: new memory".to_owned() },
+        Request::PowerOff { reason: "asked for by root".to_owned() },
+    ];
+    assert_eq!(orders, expected);
+    assert_eq!(get(&fixture, paths::STATUS).await.json()["phase"], "shuttingDown");
+    let answer = post(paths::REBOOT, r#"{"reason":"\u001b[2J"}"#).await;
+    assert_eq!((answer.status, answer.refusal().1.as_str()), (400, "reason"));
+}
+
+fn texts(answer: &Answer) -> Vec<&str> {
+    answer.text.lines().map(|line| line.split_once(' ').expect("a time and a text").1).collect()
+}
+
+#[tokio::test]
+async fn logs_are_the_newest_lines_and_mistakes_are_told() {
+    let fixture = start();
+    for number in 0..150 {
+        fixture.log("kubelet", &format!("line {number}"));
+    }
+    let answer = get(&fixture, "/v1/services/kubelet/logs").await;
+    assert_eq!((texts(&answer).len(), texts(&answer).last().copied()), (100, Some("line 149")));
+    let answer = get(&fixture, "/v1/services/kubelet/logs?lines=2").await;
+    assert_eq!(texts(&answer), ["line 148", "line 149"]);
+    let answer = get(&fixture, "/v1/services/nothing/logs").await;
+    assert_eq!((answer.status, answer.refusal()), (404, ("notFound".to_owned(), "name".to_owned())));
+    let answer = get(&fixture, "/v1/services/..%2Fkubelet/logs").await;
+    assert_eq!(answer.status, 404);
+    let answer = get(&fixture, "/v1/services/kubelet/logs?lines=many").await;
+    assert_eq!((answer.status, answer.refusal()), (400, ("invalid".to_owned(), "lines".to_owned())));
+}
+
+fn operator_identity(fixture: &Fixture) -> Identity {
+    let member = fixture.member();
+    let profile = Profile::client(Subject::named(OPERATOR).organization(keelson_api::OPERATORS));
+    identity(&member.authority(AuthorityKind::Api).issue(&profile, fixture.node.clock()).expect("a certificate"))
+}
+
+#[tokio::test]
+async fn a_followed_log_comes_line_by_line() {
+    let fixture = start();
+    fixture.log("kubelet", "before");
+    let path = "/v1/services/kubelet/logs?lines=0&follow=true";
+    let response = stream(&fixture, Some(operator_identity(&fixture)), &[&TLS13], "GET", path, "").await;
+    let mut body = response.expect("an answer").into_body();
+    let mut received = String::new();
+    for number in 0..3 {
+        fixture.log("kubelet", &format!("line {number}"));
+        while !received.contains(&format!("line {number}\n")) {
+            let frame = tokio::time::timeout(DEADLINE, body.frame()).await.expect("a frame in time");
+            let bytes = frame.expect("the stream goes on").expect("no error").into_data().expect("data");
+            received.push_str(std::str::from_utf8(&bytes).expect("text"));
+        }
+    }
+    assert!(!received.contains("before"), "{received}");
+    // Nothing more comes by itself, and the stream stays open.
+    assert!(tokio::time::timeout(Duration::from_millis(200), body.frame()).await.is_err());
+}
+
+#[tokio::test]
+async fn the_document_is_served_as_it_is_committed() {
+    let fixture = start();
+    let served: Value = get(&fixture, paths::OPENAPI).await.json();
+    assert_eq!(served, keelson_api::openapi::document());
+}

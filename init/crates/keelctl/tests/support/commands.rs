@@ -1,0 +1,224 @@
+//! Each command: what it prints as a table and as JSON, and what it leaves behind.
+
+use std::{
+    io::{BufRead, BufReader, Read},
+    time::Duration,
+};
+
+use base64::{Engine, prelude::BASE64_STANDARD};
+use keelson_cluster::ConditionKind;
+use keelson_control::Request;
+use serde_json::Value;
+
+use super::keelctl::{Workstation, mode};
+
+#[test]
+fn status_answers_why_the_node_is_not_ready() {
+    let (workstation, fixture) = Workstation::with_node();
+    fixture.node.status.holds(ConditionKind::Member, "member of a cluster");
+    fixture.node.status.fails(ConditionKind::NetworkUp, "no DHCP server has answered for 40 s");
+    let shown = workstation.run(&["status"]).well().out;
+    assert!(shown.contains("NOT READY: NetworkUp: no DHCP server has answered for 40 s"), "{shown}");
+    assert!(shown.lines().any(|line| line.starts_with("Member ") && line.contains(" yes ")), "{shown}");
+    let json = workstation.run(&["status", "-o", "json"]).well().json();
+    assert_eq!((json["name"].as_str(), json["ready"].as_bool()), (Some("first"), Some(false)));
+    let yaml = workstation.run(&["status", "-o", "yaml"]).well().out;
+    assert_eq!(serde_saphyr::from_str::<Value>(&yaml).expect("YAML"), json);
+    fixture.be_ready();
+    let shown = workstation.run(&["status"]).well().out;
+    assert!(shown.lines().any(|line| line.starts_with("STATE") && line.ends_with("Ready")), "{shown}");
+}
+
+#[test]
+fn status_waits_and_tells_what_is_awaited() {
+    let (workstation, fixture) = Workstation::with_node();
+    fixture.node.status.fails(ConditionKind::Member, "the first reason");
+    let late = workstation.run(&["status", "--wait", "--timeout", "0s"]);
+    assert_eq!(late.code, 7, "{late:?}");
+    assert!(late.err.contains("not in time: Member: the first reason"), "{late:?}");
+
+    let mut waiting = workstation.spawn(&["status", "--wait", "--timeout", "60s", "-o", "json"]);
+    let mut told = BufReader::new(waiting.stderr.take().expect("its standard error")).lines();
+    let line = told.next().expect("a reason").expect("text");
+    assert!(line.ends_with("Member: the first reason"), "{line}");
+    fixture.be_ready();
+    let mut out = String::new();
+    waiting.stdout.take().expect("its standard output").read_to_string(&mut out).expect("text");
+    assert!(waiting.wait().expect("its end").success());
+    assert_eq!(serde_json::from_str::<Value>(&out).expect("JSON")["ready"], true);
+}
+
+#[test]
+fn nodes_services_and_boots_are_tables_or_json() {
+    let (workstation, _fixture) = Workstation::with_node();
+    let nodes = workstation.run(&["nodes"]).well().out;
+    assert!(nodes.starts_with("NAME "), "{nodes}");
+    assert!(
+        nodes.contains("NotReady,SchedulingDisabled") && nodes.contains("the network plugin is not ready"),
+        "{nodes}"
+    );
+    assert_eq!(workstation.run(&["nodes", "-o", "json"]).well().json()["nodes"][0]["name"], "first");
+
+    let services = workstation.run(&["services"]).well().out;
+    assert!(services.contains("waits for /run/keelson/cluster/apiserver-ready to exist"), "{services}");
+    assert!(services.contains("BACKOFF") && services.contains("was killed by SIGKILL 2 s ago"), "{services}");
+    assert_eq!(workstation.run(&["services", "-o", "json"]).well().json()["services"][2]["restarts"], 3);
+
+    let boots = workstation.run(&["boots"]).well().out;
+    assert!(boots.contains("running") && boots.contains("rebooted"), "{boots}");
+    assert_eq!(workstation.run(&["boots", "-o", "json"]).well().json()["boots"][0]["current"], true);
+}
+
+#[test]
+fn logs_are_printed_and_followed() {
+    let (workstation, fixture) = Workstation::with_node();
+    for number in 0..10 {
+        fixture.log("kubelet", &format!("line {number}"));
+    }
+    let shown = workstation.run(&["logs", "kubelet", "--lines", "3"]).well().out;
+    let texts: Vec<_> = shown.lines().map(|line| line.split_once(' ').expect("a time and a text").1).collect();
+    assert_eq!(texts, ["line 7", "line 8", "line 9"]);
+
+    let mut following = workstation.spawn(&["logs", "kubelet", "-f", "-n", "1"]);
+    let mut lines = BufReader::new(following.stdout.take().expect("its standard output")).lines();
+    let mut next = || lines.next().expect("a line").expect("text");
+    assert!(next().ends_with("line 9"));
+    fixture.log("kubelet", "line 10");
+    assert!(next().ends_with("line 10"));
+    following.kill().expect("killed");
+    following.wait().expect("its end");
+
+    let unknown = workstation.run(&["logs", "kubelt"]);
+    assert_eq!(unknown.code, 6, "{unknown:?}");
+    assert!(unknown.err.contains("there is no service \"kubelt\""), "{unknown:?}");
+    let traversal = workstation.run(&["logs", "../../status"]);
+    assert_eq!(traversal.code, 6, "{traversal:?}");
+}
+
+#[test]
+fn a_kubeconfig_has_its_own_key_and_the_address_that_was_asked_for() {
+    let (workstation, _fixture) = Workstation::with_node();
+    let path = workstation.path("kubeconfig");
+    let file = path.display().to_string();
+    workstation.run(&["kubeconfig", "--server", "https://127.0.0.1:16443", "--output-file", &file]).well();
+    assert_eq!(mode(&path), 0o600);
+    let text = std::fs::read_to_string(&path).expect("a file");
+    let config: Value = serde_saphyr::from_str(&text).expect("YAML");
+    assert_eq!(config["clusters"][0]["cluster"]["server"], "https://127.0.0.1:16443");
+    let decoded = |pointer: &str| {
+        let encoded =
+            config.pointer(pointer).and_then(Value::as_str).unwrap_or_else(|| panic!("no {pointer} in {text}"));
+        String::from_utf8(BASE64_STANDARD.decode(encoded).expect("base64")).expect("text")
+    };
+    assert!(decoded("/users/0/user/client-certificate-data").contains("BEGIN CERTIFICATE"));
+    assert!(decoded("/clusters/0/cluster/certificate-authority-data").contains("BEGIN CERTIFICATE"));
+    let key = decoded("/users/0/user/client-key-data");
+    assert!(key.contains("PRIVATE KEY"));
+    assert_ne!(key.trim(), std::fs::read_to_string(workstation.key()).expect("the operator's key").trim());
+
+    // Made anew over its own file, and never over one that knows other clusters.
+    workstation.run(&["kubeconfig", "--output-file", &file]).well();
+    std::fs::write(&path, "contexts:\n- name: production\n").expect("written");
+    let refused = workstation.run(&["kubeconfig", "--output-file", &file]);
+    assert_eq!(refused.code, 1, "{refused:?}");
+    assert_eq!(std::fs::read_to_string(&path).expect("a file"), "contexts:\n- name: production\n");
+    let printed = workstation.run(&["kubeconfig"]).well().out;
+    assert!(printed.contains("https://192.0.2.10:6443"), "{printed}");
+}
+
+#[test]
+fn power_orders_reach_pid_1_in_the_operators_name() {
+    let (workstation, fixture) = Workstation::with_node();
+    workstation.run(&["reboot", "--reason", "new memory"]).well();
+    workstation.run(&["poweroff"]).well();
+    let orders = fixture.orders.lock().expect("no panic").clone();
+    let expected = [
+        Request::Reboot { reason: "asked for by ann: new memory".to_owned() },
+        Request::PowerOff { reason: "asked for by ann".to_owned() },
+    ];
+    assert_eq!(orders, expected);
+    // This node never reboots, so waiting for it ends at its deadline.
+    let late = workstation.run(&["reboot", "--wait", "--timeout", "0s"]);
+    assert_eq!(late.code, 7, "{late:?}");
+    // And when it does, the wait is over.
+    let mut waiting = workstation.spawn(&["reboot", "--wait", "--timeout", "60s"]);
+    let mut told = BufReader::new(waiting.stderr.take().expect("its standard error")).lines();
+    assert!(told.next().expect("a reason").expect("text").ends_with("the node is shutting down"));
+    std::fs::write(fixture.path().join("proc/sys/kernel/random/boot_id"), "another\n").expect("written");
+    assert!(waiting.wait().expect("its end").success());
+}
+
+#[test]
+fn contexts_are_listed_chosen_and_deleted() {
+    let (workstation, fixture) = Workstation::with_node();
+    let fingerprint = fixture.fingerprint();
+    workstation
+        .run(&[
+            "config",
+            "add",
+            "away",
+            "--endpoint",
+            "192.0.2.77",
+            "--fingerprint",
+            &fingerprint,
+            "--key",
+            "other.key",
+        ])
+        .well();
+    let list = workstation.run(&["config", "list"]).well().out;
+    assert!(list.lines().any(|line| line.starts_with('*') && line.contains("home")), "{list}");
+    workstation.run(&["config", "use", "away"]).well();
+    let json = workstation.run(&["config", "list", "-o", "json"]).well().json();
+    assert_eq!(json["currentContext"], "away");
+    assert_eq!(json["contexts"][1]["endpoint"], "https://192.0.2.77:6400");
+    workstation.run(&["--context", "home", "status"]).well();
+    assert!(workstation.certificate().exists());
+    workstation.run(&["config", "delete", "home"]).well();
+    assert!(!workstation.certificate().exists(), "the certificate of a deleted context is kept");
+    let refused = workstation.run(&["--context", "home", "status"]);
+    assert_eq!(refused.code, 3, "{refused:?}");
+    assert!(refused.err.contains("keelctl.yaml has no context \"home\"; it has: away"), "{refused:?}");
+}
+
+#[test]
+fn version_and_completion_need_no_node() {
+    let workstation = Workstation::new();
+    assert!(workstation.run(&["version"]).well().out.starts_with("keelctl 0."));
+    assert_eq!(workstation.run(&["version", "-o", "json"]).well().json()["api"], "v1");
+    for shell in ["bash", "zsh", "fish"] {
+        let script = workstation.run(&["completion", shell]).well().out;
+        assert!(script.contains("poweroff"), "{shell}: {script:.100}");
+    }
+    for words in [&["frobnicate"][..], &["logs"], &["status", "--timeout", "5"], &["logs", "a", "-n", "-1"]] {
+        assert_eq!(workstation.run(words).code, 2, "{words:?}");
+    }
+}
+
+#[test]
+fn output_that_nobody_reads_is_no_error() {
+    let (workstation, fixture) = Workstation::with_node();
+    for number in 0..2000 {
+        fixture.log("kubelet", &format!("line {number} {}", "x".repeat(100)));
+    }
+    let mut printing = workstation.spawn(&["logs", "kubelet", "-f", "-n", "2000"]);
+    drop(printing.stdout.take());
+    let mut said = String::new();
+    printing.stderr.take().expect("its standard error").read_to_string(&mut said).expect("text");
+    printing.wait().expect("its end");
+    assert_eq!(said, "");
+}
+
+/// Longer than any of it takes; a test that hangs is ended by its runner.
+#[test]
+fn a_node_that_accepts_and_says_nothing_is_given_up() {
+    let (workstation, fixture) = Workstation::with_node();
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let endpoint = format!("https://{}", silent.local_addr().expect("its address"));
+    workstation.run(&["config", "set-context", "home", "--endpoint", &endpoint]).well();
+    let begin = std::time::Instant::now();
+    let outcome = workstation.run(&["status"]);
+    assert_eq!(outcome.code, 4, "{outcome:?}");
+    assert!(outcome.err.contains(&endpoint) && outcome.err.contains("did not accept a connection"), "{outcome:?}");
+    assert!(begin.elapsed() < Duration::from_secs(30));
+    drop(fixture);
+}
