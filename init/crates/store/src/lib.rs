@@ -11,6 +11,7 @@ pub mod command;
 pub mod data_dir;
 pub mod disk;
 pub mod flags;
+pub mod histogram;
 pub mod identity;
 pub mod lease;
 pub mod log;

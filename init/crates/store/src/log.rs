@@ -58,6 +58,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::command::Command;
 use crate::disk::Disk;
+use crate::histogram::Histogram;
 use crate::member::{MemberId, Membership};
 use crate::random::Random;
 
@@ -137,6 +138,7 @@ pub struct Log {
 struct Shared {
     state: Mutex<State>,
     wake: std::sync::Condvar,
+    sync_times: Histogram,
 }
 
 #[derive(Debug)]
@@ -200,6 +202,7 @@ impl Log {
                 failed: false,
             }),
             wake: std::sync::Condvar::new(),
+            sync_times: Histogram::default(),
         });
         let writer =
             writer::Handle::start(disk, Arc::clone(random), options, Arc::clone(&shared), recovered.tail, on_failure)
@@ -273,6 +276,11 @@ impl Log {
             state.index.lookup(start, end, max_bytes, &state.segments)?
         };
         lookups.into_iter().map(index::Lookup::resolve).collect()
+    }
+
+    /// How long batches took to become durable.
+    pub fn sync_times(&self) -> &Histogram {
+        &self.shared.sync_times
     }
 
     /// The newest entry that can be purged so that about `keep_bytes` of log remain behind it.

@@ -23,6 +23,7 @@ use crate::checkpoint::writer::Writer;
 use crate::checkpoint::{Checkpoint, CheckpointError};
 use crate::command::Command;
 use crate::disk::Disk;
+use crate::histogram::Histogram;
 use crate::identity::{Identity, IdentityError};
 use crate::log::{Log, OpenError};
 use crate::member::{Member, MemberId};
@@ -255,6 +256,16 @@ impl<S: Replicated> Node<S> {
         let membership = metrics.membership_config.membership();
         let learns = |id: &MemberId| !membership.voter_ids().any(|voter| voter == *id);
         membership.nodes().map(|(id, member)| (*id, member.clone(), learns(id))).collect()
+    }
+
+    /// How long the log's batches took to become durable.
+    pub fn log_sync_times(&self) -> &Histogram {
+        self.log.sync_times()
+    }
+
+    /// How long checkpoints took to commit.
+    pub fn checkpoint_commit_times(&self) -> &Histogram {
+        self.space.checkpoint().commit_times()
     }
 
     pub fn usage(&self) -> Usage {

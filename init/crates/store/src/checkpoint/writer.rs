@@ -4,10 +4,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::oneshot;
 
 use super::{Applied, Checkpoint, CheckpointError};
+use crate::histogram::Histogram;
 use crate::state::Delta;
 
 /// One is being committed, one waits: consensus builds one checkpoint at a time.
@@ -26,19 +28,24 @@ pub struct Writer {
     jobs: Option<SyncSender<Job>>,
     thread: Option<JoinHandle<()>>,
     bytes_in_use: Arc<AtomicU64>,
+    commit_times: Arc<Histogram>,
 }
 
 impl Writer {
     pub fn start(checkpoint: Arc<Checkpoint>) -> Result<Self, CheckpointError> {
         let (_, used) = checkpoint.applied()?;
         let bytes_in_use = Arc::new(AtomicU64::new(used));
+        let commit_times = Arc::new(Histogram::default());
         let (jobs, queue) = sync_channel::<Job>(QUEUE);
         let thread = {
             let checkpoint = Arc::clone(&checkpoint);
             let bytes_in_use = Arc::clone(&bytes_in_use);
+            let commit_times = Arc::clone(&commit_times);
             std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
                 for Job { delta, applied, done } in queue {
+                    let began = Instant::now();
                     let result = checkpoint.commit(&delta, &applied);
+                    commit_times.observe(began.elapsed());
                     // Freed here, not in the task that waits: a delta may be large.
                     drop(delta);
                     let result = result.map(|used| bytes_in_use.store(used, Ordering::Relaxed));
@@ -48,7 +55,7 @@ impl Writer {
             })
         };
         let thread = thread.map_err(|source| CheckpointError::Io { operation: "start the thread of", source })?;
-        Ok(Self { checkpoint, jobs: Some(jobs), thread: Some(thread), bytes_in_use })
+        Ok(Self { checkpoint, jobs: Some(jobs), thread: Some(thread), bytes_in_use, commit_times })
     }
 
     pub fn checkpoint(&self) -> &Arc<Checkpoint> {
@@ -58,6 +65,11 @@ impl Writer {
     /// Bytes of all rows as of the last commit.
     pub fn bytes_in_use(&self) -> u64 {
         self.bytes_in_use.load(Ordering::Relaxed)
+    }
+
+    /// How long commits took.
+    pub fn commit_times(&self) -> &Histogram {
+        &self.commit_times
     }
 
     pub fn set_bytes_in_use(&self, bytes: u64) {

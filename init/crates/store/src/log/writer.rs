@@ -7,6 +7,7 @@ use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use super::format::{BatchEncoder, SEGMENT_HEADER_LEN, SegmentHeader};
 use super::index::Place;
@@ -247,7 +248,9 @@ impl Writer {
         let data = self.encoder.finish(segment.header.salt, self.next_sequence, committed);
         let len = u32::try_from(data.len()).unwrap_or(u32::MAX);
         segment.file.write_at(u64::from(*offset), data)?;
+        let began = Instant::now();
         segment.file.sync_data()?;
+        self.shared.sync_times.observe(began.elapsed());
         let place = (segment.header.number, *offset);
         *offset += len;
         self.next_sequence += 1;

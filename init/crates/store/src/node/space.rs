@@ -61,6 +61,10 @@ impl Space {
         }
     }
 
+    pub(super) fn checkpoint(&self) -> &Writer {
+        &self.checkpoint
+    }
+
     pub(super) fn exhausted(&self) -> bool {
         self.exhausted.load(Ordering::Relaxed)
     }
