@@ -74,7 +74,7 @@ fn quoted(text: &str) -> String {
 fn configuration(paths: &Paths) -> String {
     let at = |path: &str| quoted(&paths.at(path).display().to_string());
     format!(
-        r#"version = 3
+        r#"version = 4
 root = {root}
 state = {state}
 oom_score = -999
@@ -91,11 +91,11 @@ disabled_plugins = [
   "io.containerd.tracing.processor.v1.otlp",
 ]
 
-[grpc]
-  address = {socket}
-
 [debug]
   level = "info"
+
+[plugins."io.containerd.server.v1.grpc"]
+  address = {socket}
 
 [plugins."io.containerd.cri.v1.images"]
   snapshotter = "overlayfs"
@@ -133,4 +133,48 @@ disabled_plugins = [
         registries = quoted(&paths.service(SERVICE).join("certs.d").display().to_string()),
         cni = quoted(&paths.cni_configuration().display().to_string()),
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::membership::tests::founding;
+
+    fn configured(config: &NodeConfig) -> (tempfile::TempDir, Paths) {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::below(root.path());
+        configure(&keelson_pki::StandardFiles, &paths, config).unwrap();
+        (root, paths)
+    }
+
+    #[test]
+    fn the_pause_image_is_pinned_and_pods_outlive_containerd() {
+        let (_root, paths) = configured(&founding());
+        let text = std::fs::read_to_string(paths.service(SERVICE).join("config.toml")).unwrap();
+        assert!(text.contains(&format!("sandbox = \"{PAUSE_IMAGE}\"")));
+        assert!(text.contains("ShimCgroup = \"/shims\""));
+        assert!(text.contains("SystemdCgroup = false"));
+    }
+
+    #[test]
+    fn a_mirror_stands_before_its_registry() {
+        let mut config = founding();
+        config.registry_mirrors = vec![RegistryMirror {
+            registry: "docker.io".to_owned(),
+            endpoints: vec!["https://mirror.example/v2/hub".to_owned()],
+            override_path: true,
+        }];
+        config.trusted_certificates = vec!["-----BEGIN CERTIFICATE-----".to_owned()];
+        let (_root, paths) = configured(&config);
+        let text = std::fs::read_to_string(paths.service(SERVICE).join("certs.d/docker.io/hosts.toml")).unwrap();
+        assert!(text.starts_with("server = \"https://registry-1.docker.io\"\n"));
+        assert!(text.contains("[host.\"https://mirror.example/v2/hub\"]"));
+        assert!(text.contains("override_path = true"));
+        assert!(text.contains("trusted.crt"));
+    }
+
+    #[test]
+    fn text_from_the_configuration_cannot_leave_its_quotes() {
+        assert_eq!(quoted("a\"]\nb"), r#""a\"]\nb""#);
+    }
 }

@@ -134,7 +134,7 @@ impl Features {
         let mut ended = leases::ended(&self.node);
         while let Some(name) = ended.recv().await {
             let released = match self.api.client() {
-                Ok(client) => leases::release(&client, name, &hostname).await.map_err(Into::into),
+                Ok(client) => leases::give_up(&client, name, &hostname).await.map_err(Into::into),
                 Err(error) => Err(error),
             };
             if let Err(error) = released {

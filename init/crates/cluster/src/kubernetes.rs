@@ -23,6 +23,7 @@ mod api_server;
 mod controller_manager;
 mod kube_proxy;
 mod kubelet;
+mod registries;
 mod scheduler;
 
 pub use kubelet::{SHUTDOWN_GRACE, is_accepted_label};
@@ -50,6 +51,9 @@ pub enum KubernetesError {
     Files(#[from] FilesError),
     #[error("writing the settings of Kubernetes' components")]
     Serialize(#[from] serde_json::Error),
+    // The cause is not shown: it may quote what it could not read.
+    #[error("the credentials of registries are malformed")]
+    Credential(serde_json::Error),
     #[error("naming a service")]
     ServiceName(#[from] InvalidServiceName),
 }
@@ -132,6 +136,7 @@ pub fn configure(files: &dyn Files, settings: Settings<'_>, clock: Clock) -> Res
         }
     }
     make_data_directories(files, settings, &wanted)?;
+    registries::configure(files, settings)?;
     let credentials = settings.circumstances().kubernetes();
     credentials::issue(files, settings.paths, &settings.membership.authorities, &credentials, clock)?;
     Ok(wanted.into_iter().map(|component| component.spec).collect())

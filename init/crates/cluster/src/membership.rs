@@ -134,4 +134,4 @@ fn found(files: &dyn Files, paths: &Paths, name: &str, clock: Clock) -> Result<M
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

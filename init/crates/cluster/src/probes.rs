@@ -153,7 +153,7 @@ impl Readiness {
         let masters = self.api.masters()?;
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
         let stale = leases::NAMES.iter().filter(|name| !running(name));
-        let released = stale.map(|name| leases::release(&masters, name, &hostname));
+        let released = stale.map(|name| leases::give_up(&masters, name, &hostname));
         futures::future::try_join_all(released).await.map_err(KubernetesApiError::Client)?;
         Ok(())
     }

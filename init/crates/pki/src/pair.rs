@@ -147,7 +147,7 @@ pub fn private_key_pem(key: &[u8]) -> String {
 }
 
 /// RFC 7468's strict form.
-fn pem(label: &str, content: &[u8]) -> String {
+pub(crate) fn pem(label: &str, content: &[u8]) -> String {
     let encoded = STANDARD.encode(content);
     let mut text = format!("-----BEGIN {label}-----\n");
     for (index, character) in encoded.chars().enumerate() {

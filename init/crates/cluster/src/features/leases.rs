@@ -20,17 +20,17 @@ const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
 const EVENT_WAIT: Duration = Duration::from_secs(5);
 
 /// Gives up the lease of `name` if a process of this node holds it. The caller knows that there is none.
-pub async fn release(client: &Client, name: &str, hostname: &str) -> Result<(), ClientError> {
+pub async fn give_up(client: &Client, name: &str, hostname: &str) -> Result<(), ClientError> {
     let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}");
     let held = match client.get(&path).await {
         Ok(held) => held,
         Err(error) if error.is_not_found() => return Ok(()),
         Err(error) => return Err(error),
     };
-    let Some(patch) = release_patch(&held, hostname) else {
+    let Some(change) = release_patch(&held, hostname) else {
         return Ok(());
     };
-    match client.merge(&path, &patch).await {
+    match client.merge(&path, &change).await {
         // Somebody has taken it already.
         Err(error) if error.is_conflict() => Ok(()),
         result => result.map(|_| ()),

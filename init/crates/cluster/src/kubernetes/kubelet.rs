@@ -44,6 +44,8 @@ pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> 
         // It looks for logind once, at its start.
         Condition::SocketAnswers(settings.paths.system_bus()),
     ];
+    // Where it looks for the credentials of registries.
+    spec.environment.insert("HOME".to_owned(), settings.paths.service(COMPONENT.as_str()).display().to_string());
     spec.readiness = Readiness::Notify;
     spec.capabilities = Capabilities::All;
     spec.no_new_privs = false;
