@@ -151,12 +151,10 @@ fn admit(stream: UnixStream, seat: Arc<Seat>) {
     }
 }
 
-/// Holds PID 1 back at each shutdown until the locks are released.
+/// Holds PID 1 back at the shutdown until the locks are released. A shutdown is never taken back, so there is one.
 fn watch_for_shutdown(node: &Arc<Node>, seat: &Seat) {
-    loop {
-        if let Err(error) = follow_init(node, seat) {
-            report::error(&error);
-        }
+    while let Err(error) = follow_init(node, seat) {
+        report::error(&error);
         std::thread::park_timeout(RETRY_PAUSE);
     }
 }

@@ -85,10 +85,18 @@ fn authenticate(stream: &mut UnixStream) -> Result<(), ConnectionError> {
     use std::io::Write as _;
     let mut nul = [0; 1];
     stream.read_exact(&mut nul)?;
+    let accept = || format!("OK {}\r\n", Uuid::new_v4().simple());
+    let mut asked_for_data = false;
     loop {
         let line = read_line(stream)?;
         let answer = match line.split(' ').collect::<Vec<_>>().as_slice() {
-            ["AUTH", "EXTERNAL", _] => format!("OK {}\r\n", Uuid::new_v4().simple()),
+            ["AUTH", "EXTERNAL", _] => accept(),
+            // kubelet's library names itself only when it is asked to, and then says nothing: the peer that the kernel knows.
+            ["AUTH", "EXTERNAL"] => {
+                asked_for_data = true;
+                "DATA\r\n".to_owned()
+            }
+            ["DATA", ..] if asked_for_data => accept(),
             ["AUTH", ..] => "REJECTED EXTERNAL\r\n".to_owned(),
             ["NEGOTIATE_UNIX_FD"] => "AGREE_UNIX_FD\r\n".to_owned(),
             ["BEGIN"] => return Ok(()),

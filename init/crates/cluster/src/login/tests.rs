@@ -22,7 +22,9 @@ impl Kubelet {
         let mut client = Self { stream, serial: 0 };
         client.stream.write_all(b"\0AUTH\r\n").unwrap();
         assert_eq!(client.line(), "REJECTED EXTERNAL");
-        client.stream.write_all(b"AUTH EXTERNAL 30\r\n").unwrap();
+        client.stream.write_all(b"AUTH EXTERNAL\r\n").unwrap();
+        assert_eq!(client.line(), "DATA");
+        client.stream.write_all(b"DATA\r\n").unwrap();
         assert!(client.line().starts_with("OK "));
         client.stream.write_all(b"NEGOTIATE_UNIX_FD\r\n").unwrap();
         assert_eq!(client.line(), "AGREE_UNIX_FD");
@@ -135,6 +137,22 @@ fn the_delay_is_at_least_kubelets_grace_period() {
     let (reply, _) = kubelet.call("org.freedesktop.DBus.Properties", "Get", &[MANAGER, "InhibitDelayMaxUSec"]);
     let delay = u64::from_le_bytes(*reply.last_chunk::<8>().unwrap());
     assert!(u128::from(delay) >= SHUTDOWN_GRACE.as_micros());
+}
+
+#[test]
+fn a_client_may_name_itself_at_once_but_not_skip_the_question() {
+    let seat = Arc::new(Seat::default());
+    let greet = |lines: &[u8]| {
+        let (mut stream, served) = UnixStream::pair().unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        admit(served, Arc::clone(&seat));
+        stream.write_all(lines).unwrap();
+        let mut answer = [0; 3];
+        stream.read_exact(&mut answer).unwrap();
+        answer
+    };
+    assert_eq!(&greet(b"\0AUTH EXTERNAL 30\r\n"), b"OK ");
+    assert_eq!(&greet(b"\0DATA\r\n"), b"ERR");
 }
 
 #[test]
