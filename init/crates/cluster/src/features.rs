@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_pki::Files;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 
 use crate::kubernetes_api::{KubernetesApi, KubernetesApiError};
 use crate::node::Node;
@@ -32,9 +32,15 @@ pub async fn run(
     api: Arc<KubernetesApi>,
     ready: watch::Receiver<bool>,
     images: watch::Receiver<Vec<String>>,
+    ended_controllers: mpsc::Receiver<&'static str>,
 ) {
     let features = Features { node, files, api, ready };
-    tokio::join!(features.keep_access(), features.keep_node(), features.keep_dns(images), features.release_leases());
+    tokio::join!(
+        features.keep_access(),
+        features.keep_node(),
+        features.keep_dns(images),
+        features.release_leases(ended_controllers)
+    );
 }
 
 struct Features {
@@ -128,10 +134,9 @@ impl Features {
         }
     }
 
-    async fn release_leases(&self) {
+    async fn release_leases(&self, mut ended: mpsc::Receiver<&'static str>) {
         self.access_applied().await;
         let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
-        let mut ended = leases::ended(&self.node);
         while let Some(name) = ended.recv().await {
             let released = match self.api.client() {
                 Ok(client) => leases::give_up(&client, name, &hostname).await.map_err(Into::into),

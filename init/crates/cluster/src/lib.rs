@@ -8,6 +8,7 @@
 pub mod accounts;
 pub mod api_server;
 pub mod authorities;
+pub mod boot_mark;
 pub mod client;
 pub mod container_runtime;
 pub mod credentials;

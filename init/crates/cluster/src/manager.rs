@@ -24,7 +24,8 @@ use crate::status::ConditionKind;
 use crate::store::{self, StoreError};
 use crate::unix_socket::Admitted;
 use crate::{
-    accounts, api_server, container_runtime, features, images, login, network, probes, report, signer, supervision,
+    accounts, api_server, boot_mark, container_runtime, features, images, login, network, probes, report, signer,
+    supervision,
 };
 
 mod start;
@@ -63,11 +64,13 @@ pub async fn run(paths: Paths) -> Result<(), StartError> {
     let images = watch::Sender::new(Vec::new());
 
     configure_container_runtime(&node, &files).await;
+    let ended_controllers = supervision::follow(&node);
     for task in [
         tokio::spawn(network::follow(Arc::clone(&node))),
         tokio::spawn(login::serve(Arc::clone(&node))),
         tokio::spawn(images::keep(Arc::clone(&node), images.clone())),
         tokio::spawn(serve_api(Arc::clone(&node), Arc::clone(&api))),
+        tokio::spawn(boot_mark::run(Arc::clone(&node))),
     ] {
         // They run as long as the process; none has an end that anybody waits for.
         drop(task);
@@ -84,6 +87,7 @@ pub async fn run(paths: Paths) -> Result<(), StartError> {
         Arc::clone(&api),
         ready.subscribe(),
         images.subscribe(),
+        ended_controllers,
     ));
     tokio::spawn(probes::run(Arc::clone(&manager.node), Arc::clone(&manager.files), api, ready));
     manager.keep().await;
@@ -96,11 +100,12 @@ async fn serve_api(node: Arc<Node>, api: Arc<KubernetesApi>) {
 }
 
 async fn configure_container_runtime(node: &Arc<Node>, files: &Arc<dyn Files>) {
-    let kind = ConditionKind::ContainerRuntimeConfigured;
+    let kind = ConditionKind::ContainerRuntimeReady;
     let (shared, files) = (Arc::clone(node), Arc::clone(files));
     let write = move || container_runtime::configure(&*files, &shared.paths, &shared.config);
     match tokio::task::spawn_blocking(write).await {
-        Ok(Ok(())) => node.status.holds(kind, "containerd has its settings"),
+        // From here on PID 1 knows more of it.
+        Ok(Ok(())) => {}
         Ok(Err(error)) => {
             node.status.fails(kind, report::chain(&error));
             report::error(&error);

@@ -17,7 +17,8 @@ pub enum ConditionKind {
     /// The node has a cluster, and the identity that goes with it.
     Member,
     NetworkUp,
-    ContainerRuntimeConfigured,
+    StoreServing,
+    ContainerRuntimeReady,
     /// The built-in images are in containerd's store.
     ImagesImported,
     /// The services were handed to PID 1.
@@ -31,10 +32,11 @@ pub enum ConditionKind {
 }
 
 impl ConditionKind {
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::Member,
         Self::NetworkUp,
-        Self::ContainerRuntimeConfigured,
+        Self::StoreServing,
+        Self::ContainerRuntimeReady,
         Self::ImagesImported,
         Self::ServicesApplied,
         Self::ApiServerReady,
@@ -49,7 +51,8 @@ impl ConditionKind {
         match self {
             Self::Member => "Member",
             Self::NetworkUp => "NetworkUp",
-            Self::ContainerRuntimeConfigured => "ContainerRuntimeConfigured",
+            Self::StoreServing => "StoreServing",
+            Self::ContainerRuntimeReady => "ContainerRuntimeReady",
             Self::ImagesImported => "ImagesImported",
             Self::ServicesApplied => "ServicesApplied",
             Self::ApiServerReady => "ApiServerReady",
@@ -179,7 +182,7 @@ impl Board {
             Phase::Degraded
         } else if !holds(ConditionKind::Member) {
             Phase::Starting
-        } else if !holds(ConditionKind::ServicesApplied) {
+        } else if !holds(ConditionKind::StoreServing) {
             Phase::StartingStore
         } else {
             Phase::StartingKubernetes

@@ -4,20 +4,12 @@
 //! nothing is scheduled. The holder's name begins with this node's host name, and PID 1 knows that the process is gone, so nobody
 //! has to wait. The lease is written only if it has not changed since it was read.
 
-use std::time::Duration;
-
-use keelson_control::{Event, ServiceState};
 use serde_json::{Value, json};
 
 use crate::client::{Client, ClientError};
-use crate::node::Node;
-use crate::report;
 
 /// Services and their leases have the same names.
 pub const NAMES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
-const RECONNECT_PAUSE: Duration = Duration::from_secs(1);
-/// How often the thread looks whether anybody still wants to know.
-const EVENT_WAIT: Duration = Duration::from_secs(5);
 
 /// Gives up the lease of `name` if a process of this node holds it. The caller knows that there is none.
 pub async fn give_up(client: &Client, name: &str, hostname: &str) -> Result<(), ClientError> {
@@ -44,38 +36,6 @@ fn release_patch(lease: &Value, hostname: &str) -> Option<Value> {
     let process = holder.strip_prefix(hostname)?.strip_prefix('_')?;
     (!process.is_empty())
         .then(|| json!({ "metadata": { "resourceVersion": version }, "spec": { "holderIdentity": "" } }))
-}
-
-/// Services among [`NAMES`] whose process has just ended, as PID 1 tells. Ends when the receiver is dropped.
-pub fn ended(node: &Node) -> tokio::sync::mpsc::Receiver<&'static str> {
-    let (sender, receiver) = tokio::sync::mpsc::channel(NAMES.len());
-    let socket = node.paths.control_socket();
-    tokio::task::spawn_blocking(move || {
-        while !sender.is_closed() {
-            let subscription = keelson_control::Client::connect(&socket, "keelson-cluster")
-                .and_then(keelson_control::Client::subscribe);
-            if let Ok(mut events) = subscription {
-                forward(&mut events, &sender);
-            }
-            std::thread::park_timeout(RECONNECT_PAUSE);
-        }
-    });
-    receiver
-}
-
-fn forward(events: &mut keelson_control::Events, sender: &tokio::sync::mpsc::Sender<&'static str>) {
-    while !sender.is_closed() {
-        match events.next(EVENT_WAIT) {
-            Ok(Some(Event::Service { service, state: ServiceState::Backoff | ServiceState::Waiting, .. })) => {
-                if let Some(name) = NAMES.into_iter().find(|name| *name == service.as_str()) {
-                    // A full queue holds both names already.
-                    let _ = sender.try_send(name);
-                }
-            }
-            Ok(_) => {}
-            Err(error) => return report::error(&error),
-        }
-    }
 }
 
 #[cfg(test)]
