@@ -111,8 +111,10 @@ impl Challenges {
         Ok(())
     }
 
+    /// In whole milliseconds, as a nonce carries it: both sides of a comparison are rounded alike.
     fn since_start(&self, now: Instant) -> Duration {
-        now.saturating_duration_since(self.start)
+        let exact = now.saturating_duration_since(self.start);
+        Duration::from_millis(u64::try_from(exact.as_millis()).unwrap_or(u64::MAX))
     }
 
     /// Each change of the map is complete in itself, so a panic elsewhere leaves it whole.
