@@ -19,6 +19,8 @@
 //! cluster runs a release that knows it. A member that meets a version or kind it does not know stops with
 //! [`DecodeError`] rather than skip it, since skipping is diverging.
 
+use std::sync::Arc;
+
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_etcd_api::etcdserverpb as pb;
 use prost::Message;
@@ -39,6 +41,36 @@ pub enum Command {
     /// Remaining seconds of leases, so that a new leader does not start them from the full TTL.
     LeaseCheckpoint(pb::LeaseCheckpointRequest),
     Alarm(pb::AlarmRequest),
+}
+
+/// A command together with its encoding, whose keys and values are slices of that encoding.
+///
+/// The log holds both until they are applied. A request as it arrives shares the buffer of its connection with whatever else came in
+/// at that moment, so a small one would keep many times its size alive; this holds exactly its own bytes.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Encoded {
+    command: Arc<Command>,
+    bytes: Bytes,
+}
+
+impl Encoded {
+    pub fn new(command: &Command) -> Result<Self, DecodeError> {
+        let mut buffer = BytesMut::with_capacity(command.encoded_len());
+        command.encode(&mut buffer);
+        Self::from_bytes(buffer.freeze())
+    }
+
+    pub fn from_bytes(bytes: Bytes) -> Result<Self, DecodeError> {
+        Ok(Self { command: Arc::new(Command::decode(&bytes)?), bytes })
+    }
+
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    pub fn into_command(self) -> Arc<Command> {
+        self.command
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

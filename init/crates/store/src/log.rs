@@ -56,7 +56,7 @@ mod tests;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::command::Command;
+use crate::command::Encoded;
 use crate::disk::Disk;
 use crate::histogram::Histogram;
 use crate::member::{MemberId, Membership};
@@ -90,7 +90,7 @@ pub struct Entry {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Payload {
     Blank,
-    Command(Arc<Command>),
+    Command(Encoded),
     Membership(Arc<Membership>),
 }
 
@@ -109,7 +109,7 @@ pub struct Marks {
 pub struct Options {
     /// Size of a file, and so the largest batch.
     pub segment_size: u32,
-    /// Bytes of recent entries kept in memory for apply and replication.
+    /// Memory for recent entries, which apply and replication read.
     pub cache_bytes: usize,
     /// Which store the files belong to.
     pub store_id: u64,
@@ -117,7 +117,7 @@ pub struct Options {
 
 impl Default for Options {
     fn default() -> Self {
-        Self { segment_size: 8 << 20, cache_bytes: 8 << 20, store_id: 0 }
+        Self { segment_size: 8 << 20, cache_bytes: 4 << 20, store_id: 0 }
     }
 }
 

@@ -21,7 +21,7 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::checkpoint::writer::Writer;
 use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::command::Command;
+use crate::command::{Command, Encoded};
 use crate::disk::Disk;
 use crate::histogram::Histogram;
 use crate::identity::{Identity, IdentityError};
@@ -293,7 +293,9 @@ impl<S: Replicated> Node<S> {
         command: Command,
         deadline: tokio::time::Instant,
     ) -> Result<tokio::sync::oneshot::Receiver<openraft::raft::ClientWriteResult<raft::TypeConfig>>, ProposeError> {
-        let size = command.encoded_len();
+        // What we encoded decodes; were it not so, no member could apply it.
+        let command = Encoded::new(&command).map_err(|_| ProposeError::TooLarge)?;
+        let size = command.bytes().len();
         if size > self.largest_command {
             return Err(ProposeError::TooLarge);
         }
@@ -304,7 +306,7 @@ impl<S: Replicated> Node<S> {
             Err(_) => return Err(ProposeError::TooManyRequests),
         };
         let (waiter, receiver) = Waiter::new(Some(share));
-        let sent = self.raft.client_write_ff(Proposal(Arc::new(command)), Some(waiter)).await;
+        let sent = self.raft.client_write_ff(Proposal(command), Some(waiter)).await;
         sent.map_err(|_| ProposeError::Stopped)?;
         Ok(receiver)
     }

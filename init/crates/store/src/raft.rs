@@ -33,7 +33,7 @@ use openraft::{OptionalSend, RaftTypeConfig, SnapshotPolicy};
 use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
-use crate::command::Command;
+use crate::command::Encoded;
 use crate::log::{self, Vote};
 use crate::member::{Member, MemberId, Membership};
 use crate::state::Response;
@@ -71,12 +71,12 @@ pub type Raft<S> = openraft::Raft<TypeConfig, machine::Machine<S>>;
 
 /// A command on its way into the log. Shared, because log, cache and apply all hold it.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Proposal(pub Arc<Command>);
+pub struct Proposal(pub Encoded);
 
 impl fmt::Display for Proposal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         // Keys and values are no business of anybody who reads logs.
-        write!(f, "command of {} bytes", self.0.encoded_len())
+        write!(f, "command of {} bytes", self.0.bytes().len())
     }
 }
 

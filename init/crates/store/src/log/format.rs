@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 
 use super::{Entry, LogId, Payload, Vote};
-use crate::command::{Command, DecodeError};
+use crate::command::{DecodeError, Encoded};
 use crate::member::{MemberId, Membership};
 
 pub const FORMAT_VERSION: u32 = 1;
@@ -126,7 +126,7 @@ impl BatchEncoder {
         self.buffer.put_u64_le(entry.id.term);
         match &entry.payload {
             Payload::Blank => {}
-            Payload::Command(command) => command.encode(&mut self.buffer),
+            Payload::Command(command) => self.buffer.put_slice(command.bytes()),
             Payload::Membership(membership) => self.buffer.put_slice(&membership.encode()),
         }
         let record_len = self.buffer.len() - start;
@@ -354,7 +354,7 @@ pub fn entry(data: &Bytes) -> Result<Entry, RecordError> {
     let body = data.slice(ENTRY_HEADER_LEN..end);
     let payload = match payload_kind {
         PAYLOAD_BLANK => Payload::Blank,
-        PAYLOAD_COMMAND => Payload::Command(Arc::new(Command::decode(&body).map_err(RecordError::Command)?)),
+        PAYLOAD_COMMAND => Payload::Command(Encoded::from_bytes(body).map_err(RecordError::Command)?),
         PAYLOAD_MEMBERSHIP => Payload::Membership(Arc::new(Membership::decode(body).map_err(RecordError::Membership)?)),
         unknown => return Err(RecordError::PayloadKind(unknown)),
     };

@@ -18,6 +18,16 @@ pub(super) struct Place {
     pub len: u32,
 }
 
+impl Place {
+    /// About what the entry takes in memory: its bytes, and the command that is made of slices of them.
+    fn memory(self) -> usize {
+        self.len as usize + DECODED_BYTES
+    }
+}
+
+/// An allowance for the decoded request beside its bytes: a put is less, a transaction of several operations more.
+const DECODED_BYTES: usize = 512;
+
 #[derive(Debug)]
 struct Slot {
     term: u64,
@@ -130,7 +140,7 @@ impl Index {
         self.bytes += u64::from(place.len);
         self.appended += u64::from(place.len);
         if cached {
-            self.cache_bytes += place.len as usize;
+            self.cache_bytes += place.memory();
         }
     }
 
@@ -142,7 +152,7 @@ impl Index {
             let Some(place) = slot.place else { return };
             let had = slot.payload.take().is_some();
             if had {
-                self.cache_bytes = self.cache_bytes.saturating_sub(place.len as usize);
+                self.cache_bytes = self.cache_bytes.saturating_sub(place.memory());
             }
             self.evicted = index + 1;
         }
@@ -172,7 +182,7 @@ impl Index {
         if let Some(Slot { place: Some(place), payload, .. }) = slot {
             self.bytes = self.bytes.saturating_sub(u64::from(place.len));
             if payload.is_some() {
-                self.cache_bytes = self.cache_bytes.saturating_sub(place.len as usize);
+                self.cache_bytes = self.cache_bytes.saturating_sub(place.memory());
             }
         }
     }

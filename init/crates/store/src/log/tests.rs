@@ -8,6 +8,7 @@ use keelson_etcd_api::etcdserverpb as pb;
 use proptest::prelude::*;
 
 use super::*;
+use crate::command::Command;
 use crate::disk::fake::{FakeDisk, Throws};
 
 /// Small, so that tests see many of them.
@@ -27,7 +28,7 @@ fn random(seed: u64) -> Arc<dyn Random> {
 }
 
 fn options() -> Options {
-    Options { segment_size: SEGMENT, cache_bytes: 2 << 10, store_id: 7 }
+    Options { segment_size: SEGMENT, cache_bytes: 8 << 10, store_id: 7 }
 }
 
 fn open(disk: &FakeDisk, seed: u64) -> Result<Log, OpenError> {
@@ -40,7 +41,7 @@ fn entry(term: u64, index: u64, size: usize) -> Entry {
     let put = pb::PutRequest { key, value, ..Default::default() };
     let payload = match index % 7 {
         0 => Payload::Blank,
-        _ => Payload::Command(Arc::new(Command::Put(put))),
+        _ => Payload::Command(Encoded::new(&Command::Put(put)).unwrap()),
     };
     Entry { id: LogId { term, index }, payload }
 }

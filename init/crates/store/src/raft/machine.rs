@@ -98,7 +98,7 @@ impl<S: Replicated> RaftStateMachine<TypeConfig> for Machine<S> {
             let id = to_log_id(&entry.log_id);
             match entry.payload {
                 EntryPayload::Normal(Proposal(command)) => {
-                    batch.commands.push(Committed { index: id.index, term: id.term, command });
+                    batch.commands.push(Committed { index: id.index, term: id.term, command: command.into_command() });
                     batch.waiting.push(waiting);
                     if batch.commands.len() >= APPLY_BATCH {
                         batch.apply(&self.state);
