@@ -232,3 +232,6 @@ fn refusal(method: Method, path: &str, status: StatusCode, answer: &[u8]) -> Cli
         .unwrap_or_else(|| String::from_utf8_lossy(answer).chars().take(200).collect());
     ClientError::Refused { method, path: path.to_owned(), status, message }
 }
+
+#[cfg(test)]
+mod tests;
