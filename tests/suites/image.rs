@@ -9,6 +9,7 @@ use keelson_vm::build::{Image, allowlist, contents, kernel};
 use keelson_vm::project::Project;
 
 /// Built once for all tests of this file; from the caches when it was built before.
+#[expect(clippy::expect_used, reason = "without an image there is nothing to test")]
 static BUILT: LazyLock<(Project, Image)> = LazyLock::new(|| {
     let project = Project::of_this_build();
     let image = project.image(&mut Silent).expect("the image builds");

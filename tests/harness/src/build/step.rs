@@ -37,8 +37,9 @@ impl<'a> Steps<'a> {
     ) -> Result<T, BuildError> {
         let started = Instant::now();
         self.progress.started(name);
-        let log = self.logs.join(format!("{}.log", name.replace([' ', '/'], "-")));
-        let mut step = Step { name, started, log, progress: self.progress };
+        let file_name = name.to_lowercase().replace(|c: char| !c.is_ascii_alphanumeric(), "-");
+        let log = self.logs.join(format!("{file_name}.log"));
+        let mut step = Step { name, started, log, has_run: false, progress: self.progress };
         let (result, outcome) = work(&mut step)?;
         self.progress.finished(name, started.elapsed(), outcome);
         Ok(result)
@@ -50,6 +51,7 @@ pub(crate) struct Step<'a> {
     name: &'a str,
     started: Instant,
     log: PathBuf,
+    has_run: bool,
     progress: &'a mut dyn Progress,
 }
 
@@ -57,7 +59,12 @@ impl Step<'_> {
     /// Runs a command to its end; all that it prints goes to the step's log.
     pub(crate) fn run(&mut self, command: &mut Command) -> Result<(), BuildError> {
         let line = command_line(command);
-        let mut log = OpenOptions::new().create(true).append(true).open(&self.log).at("open", &self.log)?;
+        if !self.has_run {
+            // The log is of one build; while all comes from the cache, the one that made it stays.
+            File::create(&self.log).at("make", &self.log)?;
+            self.has_run = true;
+        }
+        let mut log = OpenOptions::new().append(true).open(&self.log).at("open", &self.log)?;
         writeln!(log, "$ {line}").at("write", &self.log)?;
         let begins = log.stream_position().at("examine", &self.log)?;
         let errors = log.try_clone().at("duplicate the handle of", &self.log)?;
