@@ -23,7 +23,6 @@
 //! checkpoint goes there.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::ops::Bound;
 
 use keelson_etcd_api::encoded::{Event, KeyValue};
 
@@ -120,11 +119,8 @@ impl Mvcc {
         range: &'a KeyRange,
         resume: Option<&'a [u8]>,
     ) -> impl Iterator<Item = (&'a [u8], &'a KeyHistory)> {
-        let bounds: Option<(Bound<&[u8]>, Bound<&[u8]>)> = range.bounds(resume);
-        bounds
-            .into_iter()
-            .flat_map(|bounds| self.index.range::<[u8], _>(bounds))
-            .map(|(key, history)| (&**key, history))
+        let bounds = range.bounds(resume).into_iter();
+        bounds.flat_map(|bounds| self.index.range::<[u8], _>(bounds)).map(|(key, history)| (&**key, history))
     }
 
     /// Adds a row, which must be the newest. The one way into index, log and queues, when writing and when loading.
@@ -133,22 +129,18 @@ impl Mvcc {
         if row.tombstone {
             self.garbage.tombstones.push_back(row.revision);
         }
-        match self.index.get_mut(parts.key) {
-            Some(history) => {
-                let previous = history.newest().map(|row| (row.revision, row.tombstone));
-                match previous {
-                    Some((previous, false)) => {
-                        self.garbage.superseded.push_back((row.revision.main, previous));
-                        self.live_keys -= usize::from(row.tombstone);
-                    }
-                    _ => self.live_keys += usize::from(!row.tombstone),
+        if let Some(history) = self.index.get_mut(parts.key) {
+            match history.newest() {
+                Some(previous) if !previous.tombstone => {
+                    self.garbage.superseded.push_back((row.revision.main, previous.revision));
+                    self.live_keys -= usize::from(row.tombstone);
                 }
-                history.push(row.clone());
+                _ => self.live_keys += usize::from(!row.tombstone),
             }
-            None => {
-                self.live_keys += usize::from(!row.tombstone);
-                self.index.insert(parts.key.into(), KeyHistory::One(row.clone()));
-            }
+            history.push(row.clone());
+        } else {
+            self.live_keys += usize::from(!row.tombstone);
+            self.index.insert(parts.key.into(), KeyHistory::One(row.clone()));
         }
         self.log.push(row);
     }

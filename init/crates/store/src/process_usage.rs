@@ -1,8 +1,8 @@
-//! What this process uses, from /proc/self (proc_pid_stat(5)).
+//! What this process uses, from `/proc/self` (`proc_pid_stat(5)`).
 
 use std::fs;
 
-/// Linux gives processor times in hundredths of a second to user space on every architecture (USER_HZ).
+/// Linux gives processor times in hundredths of a second to user space on every architecture (`USER_HZ`).
 const TICKS_PER_SECOND: f64 = 100.0;
 /// x86-64 and arm64 as we build for them.
 const PAGE_BYTES: u64 = 4096;

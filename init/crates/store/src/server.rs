@@ -48,7 +48,7 @@ mod maintenance;
 mod metrics;
 mod snapshot;
 mod tls;
-mod validate;
+pub mod validate;
 mod watch;
 
 /// The etcd release whose behaviour is served. kube-apiserver reads it from the status: from 3.5.13 on it relies on progress
@@ -63,7 +63,7 @@ const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
 /// etcd's keep-alive of idle connections, for peers that vanished without a word.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(2 * 60 * 60);
+const KEEPALIVE_INTERVAL: Duration = Duration::from_hours(2);
 const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Streams that a client may cancel faster than they are taken up. kube-apiserver cancels many watches at once.
 const PENDING_RESETS: usize = 1024;
@@ -133,6 +133,7 @@ impl Context {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the messages' field is optional")]
     fn header_at(&self, revision: i64) -> Option<pb::ResponseHeader> {
         Some(pb::ResponseHeader {
             cluster_id: self.node.cluster_id(),

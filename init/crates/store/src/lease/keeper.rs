@@ -171,6 +171,6 @@ fn duration(seconds: i64) -> Duration {
 
 /// Towards zero, as etcd rounds; below zero while a revocation is on its way.
 fn whole_seconds(deadline: Duration, now: Duration) -> i64 {
-    let ahead = |later: Duration, earlier: Duration| i64::try_from((later - earlier).as_secs()).unwrap_or(i64::MAX);
-    if deadline >= now { ahead(deadline, now) } else { -ahead(now, deadline) }
+    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
+    seconds(deadline.saturating_sub(now)) - seconds(now.saturating_sub(deadline))
 }

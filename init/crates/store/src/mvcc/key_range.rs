@@ -4,6 +4,9 @@ use std::ops::Bound;
 
 use bytes::Bytes;
 
+/// Bounds for a look-up in an ordered map of keys.
+pub(super) type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
+
 /// One key, or all from one key to another, or all from a key on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyRange {
@@ -67,7 +70,7 @@ impl KeyRange {
 
     /// Bounds for a look-up in an ordered map, from `resume` on if that is given. None for an empty range, at which
     /// `BTreeMap::range` would panic.
-    pub fn bounds<'a>(&'a self, resume: Option<&'a [u8]>) -> Option<(Bound<&'a [u8]>, Bound<&'a [u8]>)> {
+    pub(super) fn bounds<'a>(&'a self, resume: Option<&'a [u8]>) -> Option<KeyBounds<'a>> {
         let start = match resume {
             Some(key) if *key > *self.start => key,
             _ => &self.start,

@@ -69,11 +69,6 @@ impl RowLog {
         (chunk, rows.partition_point(|row| row.revision < revision))
     }
 
-    pub(super) fn get(&self, revision: Revision) -> Option<&Row> {
-        let (chunk, place) = self.find(revision);
-        self.chunks.get(chunk)?.get(place).filter(|row| row.revision == revision)
-    }
-
     pub(super) fn remove(&mut self, revision: Revision) -> Option<Row> {
         let (index, place) = self.find(revision);
         let chunk = self.chunks.get_mut(index)?;
@@ -179,8 +174,6 @@ mod tests {
         }
         assert_eq!(log.len(), revisions.len());
         for &main in &revisions {
-            assert_eq!(log.get(Revision::first_of(main)).unwrap().revision.main, main);
-            assert!(log.get(Revision::first_of(main + 1)).is_none());
             assert_eq!(log.from(Revision::first_of(main - 1)).next().unwrap().revision.main, main);
         }
         assert_eq!(log.from(Revision::first_of(2000)).count(), 0);

@@ -26,6 +26,7 @@ impl<'a> Write<'a> {
         if self.events.is_empty() { self.begin } else { self.begin + 1 }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the messages' field is optional")]
     fn header(&self) -> Option<ResponseHeader> {
         Some(ResponseHeader { revision: self.current(), ..ResponseHeader::default() })
     }

@@ -14,8 +14,8 @@ use crate::state::{Rejection, Response};
 
 /// etcd's intervals: a revision count is looked at every five minutes; a period is kept to within a tenth of it, and is
 /// acted upon once an hour if it is longer than that.
-const REVISION_INTERVAL: Duration = Duration::from_secs(5 * 60);
-const LONGEST_PERIOD_INTERVAL: Duration = Duration::from_secs(60 * 60);
+const REVISION_INTERVAL: Duration = Duration::from_mins(5);
+const LONGEST_PERIOD_INTERVAL: Duration = Duration::from_hours(1);
 const SAMPLES: u32 = 10;
 
 /// Compacts as long as this member leads, for ever.

@@ -62,8 +62,6 @@ pub enum Error {
     WrongDowngradeVersionFormat,
     #[error("etcdserver: invalid downgrade target version")]
     InvalidDowngradeTargetVersion,
-    #[error("etcdserver: no inflight downgrade job")]
-    NoInflightDowngrade,
     #[error("etcdserver: root user does not exist")]
     RootUserNotExist,
     #[error("etcdserver: user name not found")]
@@ -95,7 +93,6 @@ impl Error {
             | Self::MemberNotLearner
             | Self::NotLeader
             | Self::BadLeaderTransferee
-            | Self::NoInflightDowngrade
             | Self::RootUserNotExist
             | Self::UserNotFound
             | Self::RoleNotFound

@@ -99,7 +99,6 @@ impl Lease for LeaseService {
         let context = Arc::clone(&self.0);
         let answers = stream::unfold(Some(requests), move |requests| {
             let context = Arc::clone(&context);
-            let leader = leader.clone();
             async move {
                 let mut requests = requests?;
                 let request = tokio::select! {

@@ -150,7 +150,11 @@ impl Maintenance for MaintenanceService {
     ) -> Result<Response<pb::DowngradeResponse>, Status> {
         let request = request.into_inner();
         match DowngradeAction::try_from(request.action) {
-            Ok(DowngradeAction::Cancel) => Err(Error::NoInflightDowngrade.into()),
+            // There never is one to cancel, at which etcd does not stumble.
+            Ok(DowngradeAction::Cancel) => {
+                let version = ETCD_CLUSTER_VERSION.to_owned();
+                Ok(Response::new(pb::DowngradeResponse { header: self.0.header(), version }))
+            }
             Ok(DowngradeAction::Validate | DowngradeAction::Enable) if is_version(&request.version) => {
                 // There is no other release of this store's data than its own.
                 Err(Error::InvalidDowngradeTargetVersion.into())

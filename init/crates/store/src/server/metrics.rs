@@ -13,6 +13,7 @@ use tonic::Code;
 use tower::{Layer, Service};
 
 use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION};
+use crate::histogram::Snapshot;
 
 /// What is counted where it happens; the rest is read when it is asked for.
 #[derive(Debug, Default)]
@@ -199,7 +200,7 @@ pub(super) fn render(context: &Context) -> String {
     let node = &context.node;
     let status = node.status();
     let usage = node.usage();
-    let flag = |value: bool| if value { 1 } else { 0 };
+    let flag = u8::from;
     let member = format!("server_id=\"{}\"", node.member_id());
     page.labelled("etcd_server_id", "gauge", "This member's id.", [(member, 1)]);
     page.labelled(
@@ -223,6 +224,9 @@ pub(super) fn render(context: &Context) -> String {
     page.value("etcd_server_quota_backend_bytes", "gauge", "The quota.", usage.quota_bytes);
     page.value("etcd_mvcc_db_total_size_in_bytes", "gauge", "The database's file.", usage.database_bytes);
     page.value("etcd_mvcc_db_total_size_in_use_in_bytes", "gauge", "Of which in use.", usage.in_use_bytes);
+    let (sync, commit) = (node.log_sync_times().snapshot(), node.checkpoint_commit_times().snapshot());
+    page.histogram("etcd_disk_wal_fsync_duration_seconds", "Syncs of the log.", &sync);
+    page.histogram("etcd_disk_backend_commit_duration_seconds", "Checkpoints.", &commit);
     key_space(&mut page, context);
     let metrics = &context.metrics;
     let load = |value: &AtomicI64| value.load(Ordering::Relaxed);
@@ -330,6 +334,16 @@ impl Page {
     fn value(&mut self, name: &str, kind: &str, help: &str, value: impl std::fmt::Display) {
         // Writing to a string cannot fail.
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} {kind}\n{name} {value}");
+    }
+
+    fn histogram(&mut self, name: &str, help: &str, times: &Snapshot) {
+        let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} histogram");
+        for (bound, count) in &times.buckets {
+            let _ = writeln!(self.0, "{name}_bucket{{le=\"{bound}\"}} {count}");
+        }
+        let Snapshot { count, sum_seconds, .. } = times;
+        let _ =
+            writeln!(self.0, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum_seconds}\n{name}_count {count}");
     }
 
     fn labelled<V: std::fmt::Display>(

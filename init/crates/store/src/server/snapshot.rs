@@ -81,9 +81,9 @@ impl Writer {
         buffer.put_slice(MAGIC);
         buffer.put_u32(FORMAT);
         buffer.put_u32(FORMAT);
-        let stage = Stage::Revisions(Revision::default());
+        let first = Stage::Revisions(Revision::default());
         let digest = digest::Context::new(&digest::SHA256);
-        Self { state, stage, revision, rest, digest, written: 0, buffer, _pin: pin }
+        Self { state, stage: first, revision, rest, digest, written: 0, buffer, _pin: pin }
     }
 
     fn piece(&mut self) -> Bytes {

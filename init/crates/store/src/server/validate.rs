@@ -1,6 +1,6 @@
 //! What is wrong with a request by itself, before anything is proposed or read.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 
 use bytes::Bytes;
 use keelson_etcd_api::etcdserverpb::range_request::{SortOrder, SortTarget};
@@ -9,7 +9,7 @@ use keelson_etcd_api::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeReques
 
 use super::errors::Error;
 
-pub(super) fn range(request: &RangeRequest) -> Result<(), Error> {
+pub fn range(request: &RangeRequest) -> Result<(), Error> {
     if request.key.is_empty() {
         return Err(Error::EmptyKey);
     }
@@ -19,7 +19,7 @@ pub(super) fn range(request: &RangeRequest) -> Result<(), Error> {
     Ok(())
 }
 
-pub(super) fn put(request: &PutRequest) -> Result<(), Error> {
+pub fn put(request: &PutRequest) -> Result<(), Error> {
     if request.key.is_empty() {
         return Err(Error::EmptyKey);
     }
@@ -32,11 +32,11 @@ pub(super) fn put(request: &PutRequest) -> Result<(), Error> {
     Ok(())
 }
 
-pub(super) fn delete_range(request: &DeleteRangeRequest) -> Result<(), Error> {
+pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Error> {
     if request.key.is_empty() { Err(Error::EmptyKey) } else { Ok(()) }
 }
 
-pub(super) fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
+pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
     txn_ops(request, max_ops)?;
     // Behind the check of the size, so that many overlaps cannot cost much.
     intervals(&request.success)?;
@@ -105,14 +105,14 @@ fn intervals(ops: &[RequestOp]) -> Result<Changes<'_>, Error> {
 struct Ranges<'r> {
     /// Start to exclusive end; disjoint.
     ranges: BTreeMap<&'r [u8], &'r [u8]>,
-    keys: HashMap<&'r [u8], ()>,
+    keys: HashSet<&'r [u8]>,
 }
 
 impl<'r> Ranges<'r> {
     /// A range without an end (`\0`) counts as empty here, as it does in etcd: such a deletion may overlap a put.
     fn insert(&mut self, key: &'r [u8], range_end: &'r [u8]) {
         if range_end.is_empty() {
-            self.keys.insert(key, ());
+            self.keys.insert(key);
         } else if key < range_end {
             self.join(key, range_end);
         }
@@ -138,7 +138,7 @@ impl<'r> Ranges<'r> {
 
     fn contain(&self, key: &[u8]) -> bool {
         let in_range = self.ranges.range(..=key).next_back().is_some_and(|(_, end)| key < *end);
-        in_range || self.keys.contains_key(key)
+        in_range || self.keys.contains(key)
     }
 }
 

@@ -8,7 +8,7 @@
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -83,6 +83,24 @@ enum Place {
     },
 }
 
+impl Place {
+    /// As a number, to be counted.
+    fn is_behind(&self) -> i64 {
+        i64::from(matches!(self, Self::Unsynced { .. }))
+    }
+}
+
+impl Watcher {
+    fn move_to(&mut self, place: Place, context: &Context) {
+        count(&context.metrics.slow_watchers, place.is_behind() - self.place.is_behind());
+        self.place = place;
+    }
+}
+
+fn count(gauge: &AtomicI64, change: i64) {
+    gauge.fetch_add(change, Ordering::Relaxed);
+}
+
 /// Whether a watch that asked for progress had events since the last tick; if so, it is told nothing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Idle {
@@ -116,7 +134,7 @@ enum Woken {
 
 impl Watches {
     fn new(context: Arc<Context>, requests: Streaming<pb::WatchRequest>, leader: LeaderWanted) -> Self {
-        context.metrics.watch_streams.fetch_add(1, Ordering::Relaxed);
+        count(&context.metrics.watch_streams, 1);
         let tick = Instant::now() + progress_interval(&context);
         Self {
             context,
@@ -172,32 +190,31 @@ impl Watches {
         if let Some(fragment) = self.next_fragment() {
             return Some(fragment);
         }
-        if let Some(answer) = self.from_queue() {
+        if let Some(answer) = self.take_queued() {
             return Some(answer);
         }
         // The queue is empty: what was delivered to watches that lag behind since is sent.
         for (id, next) in self.queue.take_lagging() {
             if let Some(watcher) = self.by_id.get_mut(&id) {
-                watcher.place = Place::Unsynced { next };
-                self.context.metrics.slow_watchers.fetch_add(1, Ordering::Relaxed);
+                watcher.move_to(Place::Unsynced { next }, &self.context);
             }
         }
-        if let Some(answer) = self.from_history() {
+        if let Some(answer) = self.read_history() {
             return Some(answer);
         }
         if self.progress_wanted && !self.is_behind() {
             self.progress_wanted = false;
             self.tell_progress();
-            return self.from_queue();
+            return self.take_queued();
         }
         None
     }
 
     fn is_behind(&self) -> bool {
-        self.by_id.values().any(|watcher| matches!(watcher.place, Place::Unsynced { .. }))
+        self.by_id.values().any(|watcher| watcher.place.is_behind() == 1)
     }
 
-    fn from_queue(&mut self) -> Option<WatchResponse> {
+    fn take_queued(&mut self) -> Option<WatchResponse> {
         match self.queue.pop()? {
             Item::Created { id, revision } => Some(WatchResponse { created: true, ..self.answer(id, revision) }),
             Item::Canceled { id, revision } => Some(WatchResponse { canceled: true, ..self.answer(id, revision) }),
@@ -208,7 +225,7 @@ impl Watches {
                 ..self.answer(WatchId::NONE, revision)
             }),
             Item::Progress { id, revision } => Some(self.answer(id, revision)),
-            Item::Events { spec, delivery } => Some(self.events_answer(&spec, delivery)),
+            Item::Events { spec, delivery } => Some(self.events_answer(&spec, &delivery)),
         }
     }
 
@@ -217,10 +234,10 @@ impl Watches {
     }
 
     /// Joins what waits for the same watch, so that a stream that fell behind catches up with fewer, larger answers.
-    fn events_answer(&mut self, spec: &Spec, first: Delivery) -> WatchResponse {
+    fn events_answer(&mut self, spec: &Spec, first: &Delivery) -> WatchResponse {
         let mut revision = first.changes.revision;
         let mut events = Vec::new();
-        let mut bytes = take_events(spec, &first, &mut events);
+        let mut bytes = take_events(spec, first, &mut events);
         while bytes < JOINED_BYTES
             && events.len() < JOINED_EVENTS
             && let Some(more) = self.queue.pop_events_of(spec.id)
@@ -256,7 +273,7 @@ impl Watches {
     }
 
     /// Reads a slice for each watch that is behind, until one has something to send.
-    fn from_history(&mut self) -> Option<WatchResponse> {
+    fn read_history(&mut self) -> Option<WatchResponse> {
         let behind = |watcher: &Watcher| match watcher.place {
             Place::Unsynced { next } => Some((Arc::clone(&watcher.spec), next)),
             Place::Synced(_) => None,
@@ -271,11 +288,9 @@ impl Watches {
             };
             let token = state.hub().rejoin(&spec, slice.next, &self.queue);
             let Some(watcher) = self.by_id.get_mut(&spec.id) else { continue };
-            watcher.place = match token {
-                // Nothing that the hub queues from here on is sent before what was read.
-                Some(token) => Place::Synced(token),
-                None => Place::Unsynced { next: slice.next },
-            };
+            // Nothing that the hub queues from here on is sent before what was read.
+            let place = token.map_or(Place::Unsynced { next: slice.next }, Place::Synced);
+            watcher.move_to(place, &self.context);
             if !slice.events.is_empty() {
                 let revision = if slice.next > visible { visible } else { slice.next - 1 };
                 return Some(self.finish_events(spec.id, revision, slice.events));
@@ -286,7 +301,9 @@ impl Watches {
 
     /// Cancels a watch that wants what compaction has taken. The header has no revision: so does etcd answer.
     fn compacted(&mut self, id: WatchId, compact_revision: i64) -> WatchResponse {
-        self.by_id.remove(&id);
+        if let Some(watcher) = self.by_id.remove(&id) {
+            self.forget(&watcher);
+        }
         WatchResponse { canceled: true, compact_revision, ..self.answer(id, 0) }
     }
 
@@ -304,7 +321,9 @@ impl Watches {
             // The smallest key there is.
             request.key = Bytes::from_static(b"\0");
         }
-        let range = KeyRange::new(&request.key, &request.range_end);
+        // The request's fields are slices of the frame it came in, which a watch must not keep for its lifetime.
+        let copy = |bytes: &Bytes| Bytes::copy_from_slice(bytes);
+        let range = KeyRange::new(&copy(&request.key), &copy(&request.range_end));
         let refused = if request.start_revision < 0 {
             Some(COMPACTED)
         } else if range.is_empty() {
@@ -334,8 +353,9 @@ impl Watches {
         };
         let progress = request.progress_notify.then_some(Idle::Yes);
         let watcher = Watcher { spec, place, begins: request.start_revision, fragment: request.fragment, progress };
+        count(&self.context.metrics.watchers, 1);
+        count(&self.context.metrics.slow_watchers, watcher.place.is_behind());
         self.by_id.insert(id, watcher);
-        self.context.metrics.watchers.fetch_add(1, Ordering::Relaxed);
     }
 
     fn choose_id(&mut self) -> WatchId {
@@ -358,7 +378,8 @@ impl Watches {
             self.context.node.state().hub().remove(&watcher.spec, token);
         }
         self.queue.forget(watcher.spec.id);
-        self.context.metrics.watchers.fetch_sub(1, Ordering::Relaxed);
+        count(&self.context.metrics.watchers, -1);
+        count(&self.context.metrics.slow_watchers, -watcher.place.is_behind());
     }
 
     /// Answers a request for progress in the name of all watches, of which there must be one.
@@ -383,7 +404,7 @@ impl Watches {
 
 impl Drop for Watches {
     fn drop(&mut self) {
-        self.context.metrics.watch_streams.fetch_sub(1, Ordering::Relaxed);
+        count(&self.context.metrics.watch_streams, -1);
         for watcher in std::mem::take(&mut self.by_id).into_values() {
             self.forget(&watcher);
         }

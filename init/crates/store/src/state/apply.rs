@@ -69,6 +69,7 @@ impl Inner {
         }
     }
 
+    #[expect(clippy::unnecessary_wraps, reason = "the messages' field is optional")]
     fn header(&self) -> Option<pb::ResponseHeader> {
         Some(pb::ResponseHeader { revision: self.mvcc.revision(), ..pb::ResponseHeader::default() })
     }

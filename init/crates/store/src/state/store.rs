@@ -65,10 +65,11 @@ struct Checkpointed {
     rows: Revision,
     /// Rows before it that are gone since.
     removed: Vec<Revision>,
-    meta: Meta,
+    /// None until it was written for the first time.
+    meta: Option<Meta>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 struct Meta {
     revision: i64,
     compact_revision: i64,
@@ -301,13 +302,13 @@ impl Inner {
             }
         }
         let meta = self.meta();
-        delta.puts.extend(meta.rows(Some(&self.checkpointed.meta)));
+        delta.puts.extend(meta.rows(self.checkpointed.meta.as_ref()));
         let removed = std::mem::take(&mut self.checkpointed.removed);
         let key = |revision: Revision| (Table::Revisions, Bytes::copy_from_slice(&revision.to_key()));
         delta.deletes.extend(removed.into_iter().map(key));
         delta.deletes.sort_unstable();
         self.checkpointed.rows = Revision::first_of(meta.revision + 1);
-        self.checkpointed.meta = meta;
+        self.checkpointed.meta = Some(meta);
         delta
     }
 
@@ -342,7 +343,7 @@ impl Inner {
         }
         self.mvcc.finish_load(meta.revision, meta.compact_revision);
         self.checkpointed.rows = Revision::first_of(self.mvcc.revision() + 1);
-        self.checkpointed.meta = self.meta();
+        self.checkpointed.meta = Some(self.meta());
         Ok(())
     }
 }

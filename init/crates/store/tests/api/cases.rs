@@ -1,0 +1,214 @@
+//! Requests that are wrong or unusual: the same code and the same text as etcd's.
+
+use bytes::Bytes;
+use keelson_etcd_api::etcdserverpb as pb;
+use tonic::Code;
+
+use crate::compare::{Answer, Seen, seen};
+use crate::servers::{Clients, Server, etcd_program};
+
+type Outcome = (String, Seen<String>);
+
+fn note<T: Answer + std::fmt::Debug>(
+    outcomes: &mut Vec<Outcome>,
+    what: &str,
+    answer: Result<tonic::Response<T>, tonic::Status>,
+) {
+    outcomes.push((what.to_owned(), seen(answer).map(|message| format!("{message:?}"))));
+}
+
+/// A code and a text, or that there was an answer.
+fn refusal(outcomes: &[Outcome], what: &str) -> Option<(Code, String)> {
+    let found = outcomes.iter().find(|(name, _)| name == what);
+    found.unwrap_or_else(|| panic!("no case {what}")).1.clone().err()
+}
+
+fn ops(count: usize) -> Vec<pb::RequestOp> {
+    let op = |number: usize| {
+        let request = pb::PutRequest { key: format!("k{number}").into(), ..Default::default() };
+        pb::RequestOp { request: Some(pb::request_op::Request::RequestPut(request)) }
+    };
+    (0..count).map(op).collect()
+}
+
+async fn run(clients: &Clients) -> Vec<Outcome> {
+    let mut outcomes = Vec::new();
+    let Clients { mut kv, mut lease, mut cluster, mut maintenance, mut auth, .. } = clients.clone();
+    let key = || Bytes::from_static(b"k");
+    let out = &mut outcomes;
+    note(out, "get without key", kv.range(pb::RangeRequest::default()).await);
+    note(out, "put without key", kv.put(pb::PutRequest::default()).await);
+    note(out, "delete without key", kv.delete_range(pb::DeleteRangeRequest::default()).await);
+    let range = pb::RangeRequest { key: key(), ..Default::default() };
+    note(out, "sort order", kv.range(pb::RangeRequest { sort_order: 9, ..range.clone() }).await);
+    note(out, "sort target", kv.range(pb::RangeRequest { sort_target: -1, ..range.clone() }).await);
+    note(out, "future revision", kv.range(pb::RangeRequest { revision: 1 << 40, ..range.clone() }).await);
+    let put = pb::PutRequest { key: key(), ..Default::default() };
+    note(
+        out,
+        "value and ignore_value",
+        kv.put(pb::PutRequest { value: key(), ignore_value: true, ..put.clone() }).await,
+    );
+    note(out, "lease and ignore_lease", kv.put(pb::PutRequest { lease: 1, ignore_lease: true, ..put.clone() }).await);
+    note(out, "ignore_value of nothing", kv.put(pb::PutRequest { ignore_value: true, ..put.clone() }).await);
+    note(out, "put with no such lease", kv.put(pb::PutRequest { lease: 999, ..put.clone() }).await);
+    let large = pb::PutRequest { value: vec![0; 1600 << 10].into(), ..put.clone() };
+    note(out, "large request", kv.put(large).await);
+    note(out, "129 operations", kv.txn(pb::TxnRequest { success: ops(129), ..Default::default() }).await);
+    let twice = [ops(1), ops(1)].concat();
+    note(out, "key twice", kv.txn(pb::TxnRequest { success: twice, ..Default::default() }).await);
+    let nothing = vec![pb::RequestOp { request: None }];
+    note(out, "no operation", kv.txn(pb::TxnRequest { failure: nothing, ..Default::default() }).await);
+    note(out, "empty transaction", kv.txn(pb::TxnRequest::default()).await);
+    note(out, "put", kv.put(put).await);
+    note(out, "compact to the future", kv.compact(pb::CompactionRequest { revision: 1 << 40, physical: false }).await);
+    note(out, "compact", kv.compact(pb::CompactionRequest { revision: 2, physical: true }).await);
+    note(out, "compact again", kv.compact(pb::CompactionRequest { revision: 2, physical: true }).await);
+    note(out, "compact to nothing", kv.compact(pb::CompactionRequest { revision: 0, physical: false }).await);
+    note(out, "compacted revision", kv.range(pb::RangeRequest { revision: 1, ..range.clone() }).await);
+    note(out, "streamed without key", kv.range_stream(pb::RangeRequest::default()).await.map(first));
+    note(out, "hash of a compacted revision", maintenance.hash_kv(pb::HashKvRequest { revision: 1 }).await);
+    note(out, "hash of the future", maintenance.hash_kv(pb::HashKvRequest { revision: 1 << 40 }).await);
+    note(out, "grant too long", lease.lease_grant(pb::LeaseGrantRequest { ttl: 9_000_000_001, id: 0 }).await);
+    note(out, "grant too short", lease.lease_grant(pb::LeaseGrantRequest { ttl: -5, id: 5 }).await);
+    note(out, "grant", lease.lease_grant(pb::LeaseGrantRequest { ttl: 600, id: 6 }).await);
+    note(out, "grant again", lease.lease_grant(pb::LeaseGrantRequest { ttl: 600, id: 6 }).await);
+    note(out, "revoke nothing", lease.lease_revoke(pb::LeaseRevokeRequest { id: 999 }).await);
+    note(out, "time of nothing", lease.lease_time_to_live(pb::LeaseTimeToLiveRequest { id: 999, keys: true }).await);
+    note(out, "alarms", maintenance.alarm(pb::AlarmRequest::default()).await);
+    let disarm = pb::AlarmRequest { action: 2, member_id: 5, alarm: 1 };
+    note(out, "disarm nothing", maintenance.alarm(disarm).await);
+    note(out, "auth status", auth.auth_status(pb::AuthStatusRequest {}).await);
+    note(out, "auth disable", auth.auth_disable(pb::AuthDisableRequest {}).await);
+    note(out, "users", auth.user_list(pb::AuthUserListRequest {}).await);
+    note(out, "roles", auth.role_list(pb::AuthRoleListRequest {}).await);
+    for (what, answer) in [
+        ("auth enable", auth.auth_enable(pb::AuthEnableRequest {}).await.map(|_| ())),
+        (
+            "authenticate",
+            auth.authenticate(pb::AuthenticateRequest { name: "a".into(), password: "b".into() }).await.map(|_| ()),
+        ),
+        ("user", auth.user_get(pb::AuthUserGetRequest { name: "a".into() }).await.map(|_| ())),
+        ("role", auth.role_get(pb::AuthRoleGetRequest { role: "a".into() }).await.map(|_| ())),
+        ("user delete", auth.user_delete(pb::AuthUserDeleteRequest { name: "a".into() }).await.map(|_| ())),
+        ("role delete", auth.role_delete(pb::AuthRoleDeleteRequest { role: "a".into() }).await.map(|_| ())),
+        (
+            "grant",
+            auth.user_grant_role(pb::AuthUserGrantRoleRequest { user: "a".into(), role: "b".into() }).await.map(|_| ()),
+        ),
+        ("add no member", cluster.member_add(pb::MemberAddRequest::default()).await.map(|_| ())),
+        (
+            "add bad member",
+            cluster
+                .member_add(pb::MemberAddRequest { peer_ur_ls: vec!["x".into()], is_learner: false })
+                .await
+                .map(|_| ()),
+        ),
+        ("remove unknown member", cluster.member_remove(pb::MemberRemoveRequest { id: 1 }).await.map(|_| ())),
+        ("promote unknown member", cluster.member_promote(pb::MemberPromoteRequest { id: 1 }).await.map(|_| ())),
+        ("move leader to unknown", maintenance.move_leader(pb::MoveLeaderRequest { target_id: 1 }).await.map(|_| ())),
+        (
+            "downgrade to nothing",
+            maintenance.downgrade(pb::DowngradeRequest { action: 0, version: "x".into() }).await.map(|_| ()),
+        ),
+        (
+            "downgrade to far",
+            maintenance.downgrade(pb::DowngradeRequest { action: 0, version: "3.0".into() }).await.map(|_| ()),
+        ),
+        (
+            "cancel downgrade",
+            maintenance.downgrade(pb::DowngradeRequest { action: 2, version: String::new() }).await.map(|_| ()),
+        ),
+    ] {
+        let answer = answer.map(|()| String::new()).map_err(|status| (status.code(), status.message().to_owned()));
+        out.push((what.to_owned(), answer));
+    }
+    outcomes
+}
+
+/// A stream was answered with, which is enough to know here.
+fn first(_: tonic::Response<tonic::Streaming<pb::RangeStreamResponse>>) -> tonic::Response<pb::RangeResponse> {
+    tonic::Response::new(pb::RangeResponse::default())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn wrong_requests_get_etcds_code_and_text() {
+    let server = Server::keelson(&[]).await;
+    let outcomes = run(&server.clients()).await;
+    for (what, code, text) in [
+        ("get without key", Code::InvalidArgument, "etcdserver: key is not provided"),
+        ("value and ignore_value", Code::InvalidArgument, "etcdserver: value is provided"),
+        ("ignore_value of nothing", Code::InvalidArgument, "etcdserver: key not found"),
+        ("large request", Code::InvalidArgument, "etcdserver: request is too large"),
+        ("129 operations", Code::InvalidArgument, "etcdserver: too many operations in txn request"),
+        ("key twice", Code::InvalidArgument, "etcdserver: duplicate key given in txn request"),
+        ("future revision", Code::OutOfRange, "etcdserver: mvcc: required revision is a future revision"),
+        ("compacted revision", Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"),
+        ("put with no such lease", Code::NotFound, "etcdserver: requested lease not found"),
+        ("grant again", Code::FailedPrecondition, "etcdserver: lease already exists"),
+        ("authenticate", Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
+    ] {
+        assert_eq!(refusal(&outcomes, what), Some((code, text.to_owned())), "{what}");
+    }
+    assert_eq!(refusal(&outcomes, "empty transaction"), None);
+
+    let Some(program) = etcd_program("KEELSON_ETCD") else { return };
+    let etcd = Server::etcd(&program).await;
+    for ((what, ours), (_, etcd)) in outcomes.iter().zip(run(&etcd.clients()).await) {
+        assert_eq!(*ours, etcd, "ours, then etcd's: {what}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn space_alarm_refuses_what_grows_and_nothing_else() {
+    let server = Server::keelson(&[]).await;
+    let clients = server.clients();
+    clients.put("k", "v").await;
+    let Clients { mut kv, mut lease, mut maintenance, .. } = clients.clone();
+    let member_id = maintenance.status(pb::StatusRequest {}).await.unwrap().into_inner().header.unwrap().member_id;
+    let raise = pb::AlarmRequest { action: 1, member_id, alarm: 1 };
+    let raised = maintenance.alarm(raise).await.unwrap().into_inner().alarms;
+    assert_eq!(raised, [pb::AlarmMember { member_id, alarm: 1 }]);
+
+    let refused = |status: tonic::Status| {
+        assert_eq!(
+            (status.code(), status.message()),
+            (Code::ResourceExhausted, "etcdserver: mvcc: database space exceeded")
+        );
+    };
+    refused(kv.put(pb::PutRequest { key: "k".into(), ..Default::default() }).await.unwrap_err());
+    refused(kv.txn(pb::TxnRequest { failure: ops(1), ..Default::default() }).await.unwrap_err());
+    refused(lease.lease_grant(pb::LeaseGrantRequest { ttl: 60, id: 0 }).await.unwrap_err());
+    assert_eq!(clients.get("k").await.as_deref(), Some("v"));
+    let errors = maintenance.status(pb::StatusRequest {}).await.unwrap().into_inner().errors;
+    assert_eq!(errors.len(), 1, "{errors:?}");
+    clients.compact(2).await;
+    clients.delete("k").await;
+    maintenance.alarm(pb::AlarmRequest { action: 2, ..raise }).await.unwrap();
+    clients.put("k", "again").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn health_is_told_in_every_form() {
+    use keelson_etcd_api::grpc::health::v1::{HealthCheckRequest, health_client::HealthClient};
+    let server = Server::keelson(&[]).await;
+    let endpoint = tonic::transport::Endpoint::from_shared(format!("http://{}", server.endpoint())).unwrap();
+    let mut health = HealthClient::new(endpoint.connect().await.unwrap());
+    let status = health.check(HealthCheckRequest { service: String::new() }).await.unwrap().into_inner().status;
+    assert_eq!(status, 1, "serving");
+    let unknown = health.check(HealthCheckRequest { service: "x".to_owned() }).await.unwrap_err();
+    assert_eq!(unknown.code(), Code::NotFound);
+    for (path, start, body) in [
+        ("/health", "HTTP/1.1 200", "{\"health\":\"true\",\"reason\":\"\"}"),
+        ("/livez", "HTTP/1.1 200", "ok\n"),
+        ("/readyz?verbose", "HTTP/1.1 200", "[+]linearizable_read ok\n"),
+        ("/readyz/non_learner", "HTTP/1.1 200", "ok\n"),
+        ("/version", "HTTP/1.1 200", "\"etcdserver\":\"3.7."),
+        ("/metrics", "HTTP/1.1 200", "etcd_server_has_leader 1\n"),
+        ("/metrics", "HTTP/1.1 200", "grpc_method=\"Check\",grpc_service=\"grpc.health.v1.Health\""),
+        ("/nothing", "HTTP/1.1 404", "not found"),
+    ] {
+        let answer = crate::tls::plain_get(server.port, path).await;
+        assert!(answer.starts_with(start) && answer.contains(body), "{path}: {answer}");
+    }
+}

@@ -1,0 +1,26 @@
+//! The store as its clients meet it: against a naive model, against a real etcd, and by the etcd command line.
+//!
+//! Random histories are drawn from a seed, which a failure prints; `KEELSON_SEED` repeats one. What needs etcd's programs
+//! finds them by `KEELSON_ETCD` and `KEELSON_ETCDCTL`, which the harness sets where it has built them; without them those
+//! tests say so and end.
+#![forbid(unsafe_code)]
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::print_stdout,
+    reason = "all of this is test code; clippy frees only the functions that are tests themselves"
+)]
+
+mod cases;
+mod compare;
+mod differential;
+mod etcdctl;
+mod histories;
+mod leases;
+mod model;
+mod model_test;
+mod servers;
+mod tls;
+mod watches;

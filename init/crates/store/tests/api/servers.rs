@@ -1,0 +1,192 @@
+//! Servers as child processes, and clients of them.
+
+use std::io::Read as _;
+use std::net::TcpListener;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+
+use keelson_etcd_api::etcdserverpb as pb;
+use keelson_etcd_api::etcdserverpb::auth_client::AuthClient;
+use keelson_etcd_api::etcdserverpb::cluster_client::ClusterClient;
+use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
+use keelson_etcd_api::etcdserverpb::lease_client::LeaseClient;
+use keelson_etcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use keelson_etcd_api::etcdserverpb::watch_client::WatchClient;
+use tempfile::TempDir;
+use tonic::transport::{Channel, Endpoint};
+
+/// How long a server may take to be ready, and a condition to come true, on a machine that builds at the same time.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
+
+/// A program of etcd's, if the environment names one.
+pub(crate) fn etcd_program(variable: &str) -> Option<PathBuf> {
+    let program = std::env::var_os(variable).map(PathBuf::from);
+    if program.is_none() {
+        println!("{variable} is not set: nothing to compare with, this test ends here");
+    }
+    program
+}
+
+/// A running server; it ends with the value.
+#[derive(Debug)]
+pub(crate) struct Server {
+    child: Child,
+    program: PathBuf,
+    arguments: Vec<String>,
+    directory: TempDir,
+    pub(crate) port: u16,
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        // It may have ended already.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            println!("{}:\n{}", self.program.display(), self.log());
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+impl Server {
+    pub(crate) async fn keelson(more: &[&str]) -> Self {
+        Self::start(Path::new(env!("CARGO_BIN_EXE_keelson-store")), more).await
+    }
+
+    pub(crate) async fn etcd(program: &Path) -> Self {
+        Self::start(program, &["--unsafe-no-fsync", "--log-level=error"]).await
+    }
+
+    async fn start(program: &Path, more: &[&str]) -> Self {
+        let server = Self::spawn(program, more);
+        server.ready().await;
+        server
+    }
+
+    /// Starts without waiting: for servers that the plain client cannot reach.
+    pub(crate) fn spawn(program: &Path, more: &[&str]) -> Self {
+        let directory = TempDir::new().unwrap();
+        let (port, peer) = (free_port(), free_port());
+        let scheme = if more.iter().any(|flag| flag.starts_with("--cert-file")) { "https" } else { "http" };
+        let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
+        let mut arguments = vec![
+            format!("--data-dir={}", directory.path().join("data").display()),
+            format!("--listen-client-urls={client}"),
+            format!("--advertise-client-urls={client}"),
+            format!("--listen-peer-urls={peer}"),
+            format!("--initial-advertise-peer-urls={peer}"),
+            format!("--initial-cluster=default={peer}"),
+        ];
+        arguments.extend(more.iter().map(|flag| (*flag).to_owned()));
+        let child = run(program, &arguments, directory.path());
+        Self { child, program: program.to_owned(), arguments, directory, port }
+    }
+
+    /// Kills it and starts it on the same data.
+    pub(crate) async fn crash_and_restart(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+        self.child = run(&self.program, &self.arguments, self.directory.path());
+        self.ready().await;
+    }
+
+    pub(crate) fn log(&self) -> String {
+        let mut log = String::new();
+        let file = std::fs::File::open(self.directory.path().join("log"));
+        file.and_then(|mut file| file.read_to_string(&mut log)).map_or(String::new(), |_| log)
+    }
+
+    pub(crate) fn endpoint(&self) -> String {
+        format!("127.0.0.1:{}", self.port)
+    }
+
+    async fn ready(&self) {
+        let clients = self.clients();
+        wait_until("the server has a leader", async || {
+            let status = clients.maintenance.clone().status(pb::StatusRequest {}).await;
+            status.is_ok_and(|status| status.get_ref().leader != 0)
+        })
+        .await;
+    }
+
+    pub(crate) fn clients(&self) -> Clients {
+        let endpoint = Endpoint::from_shared(format!("http://{}", self.endpoint())).unwrap();
+        Clients::new(endpoint.connect_lazy())
+    }
+}
+
+fn run(program: &Path, arguments: &[String], directory: &Path) -> Child {
+    let log = std::fs::File::options().create(true).append(true).open(directory.join("log")).unwrap();
+    Command::new(program)
+        .args(arguments)
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .stdin(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("start {}: {error}", program.display()))
+}
+
+/// Waits for a condition, and says which one did not come.
+pub(crate) async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
+    let start = Instant::now();
+    while !condition().await {
+        assert!(start.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// Waits for an answer with a deadline.
+pub(crate) async fn within<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(DEADLINE, future).await.unwrap_or_else(|_| panic!("{what}: not within {DEADLINE:?}"))
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Clients {
+    pub(crate) kv: KvClient<Channel>,
+    pub(crate) watch: WatchClient<Channel>,
+    pub(crate) lease: LeaseClient<Channel>,
+    pub(crate) cluster: ClusterClient<Channel>,
+    pub(crate) maintenance: MaintenanceClient<Channel>,
+    pub(crate) auth: AuthClient<Channel>,
+}
+
+impl Clients {
+    fn new(channel: Channel) -> Self {
+        Self {
+            kv: KvClient::new(channel.clone()).max_decoding_message_size(usize::MAX),
+            watch: WatchClient::new(channel.clone()).max_decoding_message_size(usize::MAX),
+            lease: LeaseClient::new(channel.clone()),
+            cluster: ClusterClient::new(channel.clone()),
+            maintenance: MaintenanceClient::new(channel.clone()),
+            auth: AuthClient::new(channel),
+        }
+    }
+
+    pub(crate) async fn put(&self, key: &str, value: &str) -> i64 {
+        let request =
+            pb::PutRequest { key: key.to_owned().into(), value: value.to_owned().into(), ..Default::default() };
+        let response = self.kv.clone().put(request).await.unwrap();
+        response.into_inner().header.unwrap().revision
+    }
+
+    pub(crate) async fn delete(&self, key: &str) -> i64 {
+        let request = pb::DeleteRangeRequest { key: key.to_owned().into(), ..Default::default() };
+        let response = self.kv.clone().delete_range(request).await.unwrap();
+        response.into_inner().header.unwrap().revision
+    }
+
+    pub(crate) async fn get(&self, key: &str) -> Option<String> {
+        let request = pb::RangeRequest { key: key.to_owned().into(), ..Default::default() };
+        let response = self.kv.clone().range(request).await.unwrap().into_inner();
+        response.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
+    }
+
+    pub(crate) async fn compact(&self, revision: i64) {
+        self.kv.clone().compact(pb::CompactionRequest { revision, physical: true }).await.unwrap();
+    }
+}
