@@ -34,8 +34,12 @@ use crate::{
     timestamp::Timestamp,
 };
 
-/// How much is read from a source in one turn: what a pipe holds.
+/// How much is read from a source in one turn.
 const READ_BYTES: usize = 64 * 1024;
+
+/// How often a source is read at the end: enough for the 256 KiB that PID 1's pipes hold, and no more, because a service
+/// that still writes must not hold up the end.
+const LAST_READS: usize = 8;
 
 /// After this long the beginning of a line is shown without its end.
 pub const PARTIAL_LINE_WAIT: Duration = Duration::from_secs(1);
@@ -102,7 +106,9 @@ impl<'a> Reader<'a> {
         while self.turn()? == Turn::Continue {}
         let tokens: Vec<u64> = self.sources.keys().copied().collect();
         for token in tokens {
-            self.read_source(token);
+            for _ in 0..LAST_READS {
+                self.read_source(token);
+            }
         }
         self.flush_partial(Duration::ZERO);
         Ok(())

@@ -196,6 +196,26 @@ fn reads_what_is_left_when_it_is_told_to_stop() {
 }
 
 #[test]
+fn empties_a_large_pipe_before_it_stops() {
+    let mut fixture = Fixture::new();
+    let pid1 = fixture.pid1.try_clone().expect("a duplicate");
+    let mut stop = fixture.stop.try_clone().expect("a duplicate");
+    let mut reader = fixture.reader();
+    let (read, pipe) = rustix::pipe::pipe().expect("a pipe");
+    rustix::pipe::fcntl_setpipe_size(&pipe, 256 * 1024).expect("a larger pipe");
+    announce(&pid1, "a", &read);
+    write(&pipe, b"begin\n");
+    turn_until(&mut reader, "a", 1);
+    write(&pipe, &vec![b'x'; 200 * 1024]);
+    write(&pipe, b"\nend\n");
+    stop.write_all(b"!").expect("told");
+    reader.run().expect("ends in order");
+    let tail = reader.rings.tail(&name("a"), 1).expect("a known service");
+    let last = reader.rings.read(&name("a"), tail.from).lines;
+    assert!(last.len() == 1 && last[0].ends_with(" end"), "the pipe was not read to its end");
+}
+
+#[test]
 fn takes_the_kernels_records_one_a_read() {
     let mut fixture = Fixture::new();
     let pid1 = fixture.pid1.try_clone().expect("a duplicate");
