@@ -1,0 +1,131 @@
+//! Starting the program and waiting for what it says.
+
+use std::io::{BufRead, BufReader};
+use std::net::TcpListener;
+use std::path::Path;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use keelson_etcd_api::etcdserverpb as pb;
+use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
+use tonic::transport::{Channel, Endpoint};
+
+/// What a start or stop may take here, with the processor shared by all tests.
+const DEADLINE: Duration = Duration::from_mins(1);
+pub(crate) const READY: &str = r#""msg":"ready to serve client requests""#;
+
+pub(crate) struct Store {
+    child: Child,
+    pub(crate) port: u16,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Store {
+    /// Starts the program and waits until it says that it serves.
+    pub(crate) fn start(data_dir: &Path, more: &[&str]) -> Self {
+        let store = Self::spawn(data_dir, more, &[]);
+        store.wait_for(READY);
+        store
+    }
+
+    pub(crate) fn spawn(data_dir: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
+        let port = free_port();
+        let url = format!("http://127.0.0.1:{port}");
+        let mut child = Command::new(env!("CARGO_BIN_EXE_keelson-store"))
+            .arg(format!("--data-dir={}", data_dir.display()))
+            .arg(format!("--listen-client-urls={url}"))
+            .arg(format!("--advertise-client-urls={url}"))
+            .args(more)
+            .envs(environment.iter().copied())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        let sink = Arc::clone(&lines);
+        std::thread::spawn(move || {
+            for line in stderr.lines().map_while(Result::ok) {
+                sink.lock().unwrap().push(line);
+            }
+        });
+        Self { child, port, lines }
+    }
+
+    pub(crate) fn output(&self) -> String {
+        self.lines.lock().unwrap().join("\n")
+    }
+
+    pub(crate) fn wait_for(&self, text: &str) {
+        let said = until(|| self.output().contains(text));
+        assert!(said, "the store did not say {text}; it said:\n{}", self.output());
+    }
+
+    pub(crate) async fn client(&self) -> KvClient<Channel> {
+        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port)).unwrap();
+        let endpoint = endpoint.timeout(DEADLINE).connect_timeout(DEADLINE);
+        KvClient::new(endpoint.connect().await.unwrap())
+    }
+
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub(crate) fn terminate(&self) {
+        let id = rustix::process::Pid::from_child(&self.child);
+        rustix::process::kill_process(id, rustix::process::Signal::TERM).unwrap();
+    }
+
+    pub(crate) fn wait(&mut self) -> ExitStatus {
+        let mut status = None;
+        let ended = until(|| {
+            status = self.child.try_wait().unwrap();
+            status.is_some()
+        });
+        assert!(ended, "the store did not end; it said:\n{}", self.output());
+        status.unwrap()
+    }
+
+    pub(crate) fn is_running(&mut self) -> bool {
+        self.child.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Store {
+    fn drop(&mut self) {
+        // It may have ended already.
+        _ = self.child.kill();
+        _ = self.child.wait();
+    }
+}
+
+fn until(mut condition: impl FnMut() -> bool) -> bool {
+    let deadline = Instant::now() + DEADLINE;
+    let (_quiet, tick) = std::sync::mpsc::channel::<()>();
+    while !condition() {
+        if Instant::now() > deadline {
+            return false;
+        }
+        _ = tick.recv_timeout(Duration::from_millis(5));
+        std::thread::yield_now();
+    }
+    true
+}
+
+/// A port that was free a moment ago.
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+}
+
+pub(crate) fn put(key: &str, value: impl Into<Bytes>) -> pb::PutRequest {
+    pb::PutRequest { key: Bytes::copy_from_slice(key.as_bytes()), value: value.into(), ..Default::default() }
+}
+
+/// A linearizable read of one key.
+pub(crate) async fn get(client: &mut KvClient<Channel>, key: &str) -> Option<String> {
+    let request = pb::RangeRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() };
+    let response = client.range(request).await.unwrap().into_inner();
+    response.kvs.first().map(|pair| String::from_utf8_lossy(&pair.value).into_owned())
+}

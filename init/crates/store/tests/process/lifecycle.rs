@@ -1,0 +1,75 @@
+//! Start, readiness, stop and exit codes, as supervisors and scripts rely on them.
+
+use std::os::unix::net::UnixDatagram;
+use std::process::Command;
+
+use crate::harness::{READY, Store, get, put};
+
+#[tokio::test]
+async fn a_stop_by_signal_exits_zero_and_keeps_everything() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::start(directory.path(), &["--name=a"]);
+    let mut client = store.client().await;
+    client.put(put("key", "value")).await.unwrap();
+    store.terminate();
+    assert_eq!(store.wait().code(), Some(0));
+    assert!(store.output().contains(r#""msg":"stopped""#));
+
+    let store = Store::start(directory.path(), &["--name=a"]);
+    assert_eq!(get(&mut store.client().await, "key").await.as_deref(), Some("value"));
+}
+
+#[test]
+fn readiness_is_told_to_the_supervisor_once_it_serves() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("notify");
+    let supervisor = UnixDatagram::bind(&path).unwrap();
+    supervisor.set_read_timeout(Some(std::time::Duration::from_mins(1))).unwrap();
+    let environment = [("NOTIFY_SOCKET", path.to_str().unwrap())];
+    let store = Store::spawn(&directory.path().join("data"), &[], &environment);
+    let mut message = [0; 64];
+    let len = supervisor.recv(&mut message).unwrap();
+    assert_eq!(&message[..len], b"READY=1");
+    assert!(std::net::TcpStream::connect(("127.0.0.1", store.port)).is_ok());
+}
+
+#[test]
+fn a_second_process_on_the_data_directory_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let _first = Store::start(directory.path(), &[]);
+    let mut second = Store::spawn(directory.path(), &[], &[]);
+    assert_eq!(second.wait().code(), Some(1));
+    second.wait_for("is in use by another process");
+    assert!(!second.output().contains(READY));
+}
+
+#[test]
+fn a_directory_of_something_else_is_left_alone() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::create_dir(directory.path().join("member")).unwrap();
+    let mut store = Store::spawn(directory.path(), &[], &[]);
+    assert_eq!(store.wait().code(), Some(1));
+    store.wait_for("is not empty and holds no store");
+}
+
+#[test]
+fn wrong_calls_exit_two_and_say_why() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut store = Store::spawn(directory.path(), &["--max-txn-opps=3"], &[]);
+    assert_eq!(store.wait().code(), Some(2));
+    store.wait_for("did you mean --max-txn-ops?");
+
+    let output = Command::new(env!("CARGO_BIN_EXE_keelson-store")).arg("--help").output().unwrap();
+    assert!(output.status.success());
+    assert!(String::from_utf8(output.stdout).unwrap().contains("--listen-client-urls"));
+}
+
+#[test]
+fn a_port_in_use_is_told_and_ends_it() {
+    let directory = tempfile::tempdir().unwrap();
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("--listen-metrics-urls=http://{}", taken.local_addr().unwrap());
+    let mut store = Store::spawn(directory.path(), &[&url], &[]);
+    assert_eq!(store.wait().code(), Some(1));
+    store.wait_for("serve");
+}

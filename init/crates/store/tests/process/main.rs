@@ -1,0 +1,8 @@
+//! The real process: started, killed, filled up and stopped, as its users and their supervisors do it.
+
+#![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
+
+mod crash;
+mod harness;
+mod lifecycle;
+mod space;
