@@ -36,7 +36,7 @@ impl Server {
                     let Ok(stream) = tls.accept(stream).await else { return };
                     let service = service_fn(move |request: Request<Incoming>| {
                         let seen = Arc::clone(&seen);
-                        async move { Ok::<_, Infallible>(respond(request, &seen, answer).await) }
+                        async move { Ok::<_, Infallible>(respond(&request, &seen, answer)) }
                     });
                     let _ = hyper::server::conn::http2::Builder::new(TokioExecutor::new())
                         .serve_connection(TokioIo::new(stream), service)
@@ -91,8 +91,8 @@ impl Server {
     }
 }
 
-async fn respond(
-    request: Request<Incoming>,
+fn respond(
+    request: &Request<Incoming>,
     seen: &StdMutex<Vec<String>>,
     answer: fn(&str) -> (u16, String),
 ) -> Response<Full<Bytes>> {

@@ -37,7 +37,9 @@ pub async fn follow(node: &Node, files: &Arc<dyn Files>, client: &Client) -> Res
 
 async fn reconcile(node: &Node, files: &Arc<dyn Files>, client: &Client, object: &Value) -> Result<(), ClientError> {
     node.status.holds(ConditionKind::NodeRegistered, "kubelet has registered the node");
-    configure_pod_network(node, files, object).await;
+    if !configure_pod_network(node, files, object).await {
+        claim_first_range(node, client).await?;
+    }
     let (ready, reason) = readiness(object);
     if ready {
         node.status.holds(ConditionKind::NodeReady, reason);
@@ -52,12 +54,33 @@ async fn reconcile(node: &Node, files: &Arc<dyn Files>, client: &Client, object:
     Ok(())
 }
 
-async fn configure_pod_network(node: &Node, files: &Arc<dyn Files>, object: &Value) {
+/// The only node of a cluster takes the range that the controller manager would give it, so that becoming Ready does not wait
+/// for that process. Who has a range keeps it: the controller manager counts it as given.
+async fn claim_first_range(node: &Node, client: &Client) -> Result<(), ClientError> {
+    let Some(range) = pod_network::first_range(node.config.cluster.pod_cidr) else {
+        return Ok(());
+    };
+    let list = client.get("/api/v1/nodes?limit=2").await?;
+    let nodes = list.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let alone = matches!(nodes, [only] if only.pointer("/metadata/name").and_then(Value::as_str) == Some(node.name()));
+    if !alone {
+        return Ok(());
+    }
+    let change = json!({ "spec": { "podCIDR": range, "podCIDRs": [range] } });
+    match client.merge(&format!("/api/v1/nodes/{}", node.name()), &change).await {
+        // It was given one at this very moment, and a range is given once.
+        Err(ClientError::Refused { .. }) => Ok(()),
+        result => result.map(|_| ()),
+    }
+}
+
+/// False while the node has no range.
+async fn configure_pod_network(node: &Node, files: &Arc<dyn Files>, object: &Value) -> bool {
     let result = match pod_network::ranges(object) {
         Ok(ranges) if ranges.is_empty() => {
-            let reason = "the controller manager has not given the node its pod range yet";
+            let reason = "the node has no pod range yet";
             node.status.fails(ConditionKind::PodNetworkConfigured, reason);
-            return;
+            return false;
         }
         Ok(ranges) => {
             let (files, paths) = (Arc::clone(files), node.paths.clone());
@@ -67,7 +90,7 @@ async fn configure_pod_network(node: &Node, files: &Arc<dyn Files>, object: &Val
             match written {
                 Ok(result) => result.map(|()| ranges),
                 // The runtime is being shut down.
-                Err(_) => return,
+                Err(_) => return true,
             }
         }
         Err(error) => Err(error),
@@ -82,6 +105,7 @@ async fn configure_pod_network(node: &Node, files: &Arc<dyn Files>, object: &Val
             report::error(&error);
         }
     }
+    true
 }
 
 fn readiness(object: &Value) -> (bool, String) {

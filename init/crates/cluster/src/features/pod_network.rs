@@ -10,6 +10,9 @@ use serde_json::{Value, json};
 use crate::paths::Paths;
 
 const FILE: &str = "10-keelson.conflist";
+/// The controller manager's defaults (`--node-cidr-mask-size-ipv4` and `-ipv6`).
+const NODE_PREFIX_IPV4: u8 = 24;
+const NODE_PREFIX_IPV6: u8 = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PodNetworkError {
@@ -30,6 +33,12 @@ pub fn ranges(node: &Value) -> Result<Vec<IpNet>, PodNetworkError> {
         .filter_map(Value::as_str)
         .map(|range| range.parse().map_err(|source| PodNetworkError::Range { range: range.to_owned(), source }))
         .collect()
+}
+
+/// The range that the controller manager gives to a cluster's first node: the first of its default size.
+pub fn first_range(pods: IpNet) -> Option<IpNet> {
+    let prefix = if pods.addr().is_ipv4() { NODE_PREFIX_IPV4 } else { NODE_PREFIX_IPV6 };
+    pods.subnets(prefix).ok()?.next()
 }
 
 pub fn configure(files: &dyn Files, paths: &Paths, ranges: &[IpNet]) -> Result<(), PodNetworkError> {
@@ -73,6 +82,15 @@ mod tests {
     fn a_node_without_a_range_has_none() {
         assert!(ranges(&json!({ "spec": {} })).unwrap().is_empty());
         assert!(ranges(&json!({ "spec": { "podCIDRs": ["10.244.0.0"] } })).is_err());
+    }
+
+    #[test]
+    fn the_first_node_gets_the_first_range() {
+        let of = |pods: &str| first_range(pods.parse().unwrap()).map(|range| range.to_string());
+        assert_eq!(of("10.244.0.0/16").as_deref(), Some("10.244.0.0/24"));
+        assert_eq!(of("10.244.7.0/24").as_deref(), Some("10.244.7.0/24"));
+        assert_eq!(of("fd00:1::/56").as_deref(), Some("fd00:1::/64"));
+        assert_eq!(of("10.244.7.0/25"), None, "too small for one node");
     }
 
     #[test]

@@ -70,6 +70,11 @@ impl Writer {
 /// Serves until the client goes.
 pub(super) fn serve(mut stream: UnixStream, seat: &Seat) -> Result<(), ConnectionError> {
     stream.set_write_timeout(Some(SEND_TIMEOUT))?;
+    let mut nul = [0; 1];
+    if stream.read(&mut nul)? == 0 {
+        // PID 1 only wanted to know whether somebody answers.
+        return Ok(());
+    }
     authenticate(&mut stream)?;
     let writer = Arc::new(Writer { stream: stream.try_clone()?, serial: Mutex::new(0) });
     if !seat.add_connection(Arc::clone(&writer)) {
@@ -80,11 +85,9 @@ pub(super) fn serve(mut stream: UnixStream, seat: &Seat) -> Result<(), Connectio
     result
 }
 
-/// The server's side of SASL as D-Bus has it: `EXTERNAL` only. Who the peer is, the socket's mode has decided already.
+/// The server's side of SASL as D-Bus has it, after the first byte: `EXTERNAL` only. Who the peer is, the socket's mode has decided already.
 fn authenticate(stream: &mut UnixStream) -> Result<(), ConnectionError> {
     use std::io::Write as _;
-    let mut nul = [0; 1];
-    stream.read_exact(&mut nul)?;
     let accept = || format!("OK {}\r\n", Uuid::new_v4().simple());
     let mut asked_for_data = false;
     loop {
