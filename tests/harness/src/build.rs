@@ -103,7 +103,10 @@ pub fn image(request: &BuildRequest, progress: &mut dyn Progress) -> Result<Imag
     let output = Cache::at(target.join("image")).keeping(2);
     let mut steps = Steps::new(output.folder().join("logs"), progress)?;
 
-    steps.step("host packages", |step| Ok(((), packages::ensure(packages::BUILD, *install_packages, step)?)))?;
+    steps.step("host packages", |step| {
+        let all = [packages::BUILD, packages::RUN].concat();
+        Ok(((), packages::ensure(&all, *install_packages, step)?))
+    })?;
     let debian = steps.step("Debian's files", |step| debian::tree(checkout, cache, step))?;
     let kernel = steps.step("kernel", |step| kernel::build(checkout, cache, step))?;
     let mut go = BTreeMap::new();

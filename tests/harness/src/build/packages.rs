@@ -35,8 +35,8 @@ pub const BUILD: &[&str] = &[
     "python3",
 ];
 
-/// For running it in a virtual machine.
-pub const RUN: &[&str] = &["qemu-system-x86", "qemu-utils", "ovmf"];
+/// For running it in a virtual machine, and for the tests: the last two make a disk of images, and read a cpio archive.
+pub const RUN: &[&str] = &["qemu-system-x86", "ovmf", "e2fsprogs", "cpio"];
 
 /// Makes sure that the packages are there.
 pub(crate) fn ensure(names: &[&str], install: bool, step: &mut Step<'_>) -> Result<Outcome, BuildError> {
