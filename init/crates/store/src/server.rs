@@ -21,6 +21,7 @@ use tokio::sync::watch as signal;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::service::{InterceptorLayer, Routes};
+use tower::util::MapResponseLayer;
 
 use self::errors::Error;
 pub use self::listener::ListenError;
@@ -46,6 +47,7 @@ mod lease;
 mod listener;
 mod maintenance;
 mod metrics;
+mod oversized;
 mod snapshot;
 mod tls;
 pub mod validate;
@@ -295,6 +297,7 @@ async fn serve(listener: Listener, routes: Routes, context: Arc<Context>) {
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .layer(metrics::CountLayer::new(&context))
+        .layer(MapResponseLayer::new(oversized::reword))
         .layer(InterceptorLayer::new(move |request: tonic::Request<()>| {
             leader.require_leader(request.metadata()).map_err(Status::from)?;
             Ok(request)

@@ -34,6 +34,9 @@ pub mod history;
 mod index;
 pub mod queue;
 
+#[cfg(test)]
+mod tests;
+
 /// A watch's number on its stream, chosen by the client or the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct WatchId(pub i64);

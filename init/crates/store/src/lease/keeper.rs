@@ -61,6 +61,9 @@ impl Keeper {
             if leads {
                 self.begin_granted();
                 self.revoke_due().await;
+            } else {
+                // Whoever takes over gives every lease a deadline.
+                drop(self.node.state().take_granted_leases());
             }
             let next = self.node.state().deadlines().next().unwrap_or(Duration::MAX);
             let wait = next.saturating_sub(self.now()).min(POLL);

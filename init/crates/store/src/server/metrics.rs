@@ -20,7 +20,6 @@ use crate::histogram::Snapshot;
 pub(super) struct Metrics {
     pub(super) watch_streams: AtomicI64,
     pub(super) watchers: AtomicI64,
-    pub(super) slow_watchers: AtomicI64,
     pub(super) events: AtomicU64,
     healthy: AtomicU64,
     unhealthy: AtomicU64,
@@ -230,14 +229,11 @@ pub(super) fn render(context: &Context) -> String {
     key_space(&mut page, context);
     let metrics = &context.metrics;
     let load = |value: &AtomicI64| value.load(Ordering::Relaxed);
+    // All that are not in the index are behind, whether or not their streams know it yet.
+    let slow = load(&metrics.watchers) - i64::try_from(node.state().hub().synced()).unwrap_or(0);
     page.value("etcd_debugging_mvcc_watch_stream_total", "gauge", "Streams of watches.", load(&metrics.watch_streams));
     page.value("etcd_debugging_mvcc_watcher_total", "gauge", "Watches.", load(&metrics.watchers));
-    page.value(
-        "etcd_debugging_mvcc_slow_watcher_total",
-        "gauge",
-        "Watches that are behind.",
-        load(&metrics.slow_watchers),
-    );
+    page.value("etcd_debugging_mvcc_slow_watcher_total", "gauge", "Watches that are behind.", slow);
     page.value("etcd_debugging_mvcc_events_total", "counter", "Events sent.", metrics.events.load(Ordering::Relaxed));
     page.value(
         "etcd_server_health_success",

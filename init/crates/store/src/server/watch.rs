@@ -83,20 +83,6 @@ enum Place {
     },
 }
 
-impl Place {
-    /// As a number, to be counted.
-    fn is_behind(&self) -> i64 {
-        i64::from(matches!(self, Self::Unsynced { .. }))
-    }
-}
-
-impl Watcher {
-    fn move_to(&mut self, place: Place, context: &Context) {
-        count(&context.metrics.slow_watchers, place.is_behind() - self.place.is_behind());
-        self.place = place;
-    }
-}
-
 fn count(gauge: &AtomicI64, change: i64) {
     gauge.fetch_add(change, Ordering::Relaxed);
 }
@@ -196,7 +182,7 @@ impl Watches {
         // The queue is empty: what was delivered to watches that lag behind since is sent.
         for (id, next) in self.queue.take_lagging() {
             if let Some(watcher) = self.by_id.get_mut(&id) {
-                watcher.move_to(Place::Unsynced { next }, &self.context);
+                watcher.place = Place::Unsynced { next };
             }
         }
         if let Some(answer) = self.read_history() {
@@ -211,7 +197,7 @@ impl Watches {
     }
 
     fn is_behind(&self) -> bool {
-        self.by_id.values().any(|watcher| watcher.place.is_behind() == 1)
+        self.by_id.values().any(|watcher| matches!(watcher.place, Place::Unsynced { .. }))
     }
 
     fn take_queued(&mut self) -> Option<WatchResponse> {
@@ -289,8 +275,7 @@ impl Watches {
             let token = state.hub().rejoin(&spec, slice.next, &self.queue);
             let Some(watcher) = self.by_id.get_mut(&spec.id) else { continue };
             // Nothing that the hub queues from here on is sent before what was read.
-            let place = token.map_or(Place::Unsynced { next: slice.next }, Place::Synced);
-            watcher.move_to(place, &self.context);
+            watcher.place = token.map_or(Place::Unsynced { next: slice.next }, Place::Synced);
             if !slice.events.is_empty() {
                 let revision = if slice.next > visible { visible } else { slice.next - 1 };
                 return Some(self.finish_events(spec.id, revision, slice.events));
@@ -354,7 +339,6 @@ impl Watches {
         let progress = request.progress_notify.then_some(Idle::Yes);
         let watcher = Watcher { spec, place, begins: request.start_revision, fragment: request.fragment, progress };
         count(&self.context.metrics.watchers, 1);
-        count(&self.context.metrics.slow_watchers, watcher.place.is_behind());
         self.by_id.insert(id, watcher);
     }
 
@@ -379,7 +363,6 @@ impl Watches {
         }
         self.queue.forget(watcher.spec.id);
         count(&self.context.metrics.watchers, -1);
-        count(&self.context.metrics.slow_watchers, -watcher.place.is_behind());
     }
 
     /// Answers a request for progress in the name of all watches, of which there must be one.

@@ -54,6 +54,8 @@ async fn run(clients: &Clients) -> Vec<Outcome> {
     note(out, "put with no such lease", kv.put(pb::PutRequest { lease: 999, ..put.clone() }).await);
     let large = pb::PutRequest { value: vec![0; 1600 << 10].into(), ..put.clone() };
     note(out, "large request", kv.put(large).await);
+    let huge = pb::PutRequest { value: vec![0; 3 << 20].into(), ..put.clone() };
+    note(out, "more than the transport takes", kv.put(huge).await);
     note(out, "129 operations", kv.txn(pb::TxnRequest { success: ops(129), ..Default::default() }).await);
     let twice = [ops(1), ops(1)].concat();
     note(out, "key twice", kv.txn(pb::TxnRequest { success: twice, ..Default::default() }).await);

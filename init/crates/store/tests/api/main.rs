@@ -1,7 +1,7 @@
 //! The store as its clients meet it: against a naive model, against a real etcd, and by the etcd command line.
 //!
-//! Random histories are drawn from a seed, which a failure prints; `KEELSON_SEED` repeats one. What needs etcd's programs
-//! finds them by `KEELSON_ETCD` and `KEELSON_ETCDCTL`, which the harness sets where it has built them; without them those
+//! Random histories are drawn from a seed, which a failure prints; `KEELSON_SEED` repeats one. What needs other programs
+//! finds them by `KEELSON_ETCD`, `KEELSON_ETCDCTL` and `KEELSON_KUBERNETES`, which the harness sets where it has built them; without them those
 //! tests say so and end.
 #![forbid(unsafe_code)]
 #![expect(
@@ -18,6 +18,7 @@ mod compare;
 mod differential;
 mod etcdctl;
 mod histories;
+mod kubernetes;
 mod leases;
 mod model;
 mod model_test;

@@ -19,11 +19,11 @@ use tonic::transport::{Channel, Endpoint};
 /// How long a server may take to be ready, and a condition to come true, on a machine that builds at the same time.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
 
-/// A program of etcd's, if the environment names one.
+/// A program to test with, if the environment names one.
 pub(crate) fn etcd_program(variable: &str) -> Option<PathBuf> {
     let program = std::env::var_os(variable).map(PathBuf::from);
     if program.is_none() {
-        println!("{variable} is not set: nothing to compare with, this test ends here");
+        println!("{variable} is not set: nothing to test with, this test ends here");
     }
     program
 }
@@ -49,7 +49,7 @@ impl Drop for Server {
     }
 }
 
-fn free_port() -> u16 {
+pub(crate) fn free_port() -> u16 {
     TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
@@ -89,10 +89,15 @@ impl Server {
 
     /// Kills it and starts it on the same data.
     pub(crate) async fn crash_and_restart(&mut self) {
+        self.kill_and_spawn();
+        self.ready().await;
+    }
+
+    /// The same, without waiting for it to be ready.
+    pub(crate) fn kill_and_spawn(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
         self.child = run(&self.program, &self.arguments, self.directory.path());
-        self.ready().await;
     }
 
     pub(crate) fn log(&self) -> String {

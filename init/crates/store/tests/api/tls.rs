@@ -11,12 +11,36 @@ use tokio_rustls::TlsConnector;
 
 use crate::servers::{Server, wait_until, within};
 
-async fn get(mut stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> std::io::Result<String> {
-    let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> std::io::Result<String> {
+    exchange(stream, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await
+}
+
+async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str) -> std::io::Result<String> {
     stream.write_all(request.as_bytes()).await?;
     let mut answer = String::new();
     within("an HTTP answer", stream.read_to_string(&mut answer)).await?;
     Ok(answer)
+}
+
+/// One request over TLS: status code and body.
+pub(crate) async fn https_request(
+    tls: &TlsConnector,
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &str,
+    body: &str,
+) -> std::io::Result<(u16, String)> {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+    let stream = tls.connect(ServerName::try_from("localhost").unwrap(), stream).await?;
+    let length = body.len();
+    // HTTP/1.0, so that the body comes in one piece and ends with the connection.
+    let request =
+        format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
+    let answer = exchange(stream, &request).await?;
+    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
+    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
+    Ok((code, body.to_owned()))
 }
 
 /// The answer to an HTTP request without TLS.
@@ -24,23 +48,36 @@ pub(crate) async fn plain_get(port: u16, path: &str) -> String {
     get(TcpStream::connect(("127.0.0.1", port)).await.unwrap(), path).await.unwrap()
 }
 
-struct Authority(CertifiedIssuer<'static, KeyPair>);
+pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
 
 impl Authority {
-    fn new() -> Self {
+    pub(crate) fn new() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
     }
 
-    /// Certificate and key, as PEM and as DER.
+    /// The certificate as a file.
+    pub(crate) fn write(&self, directory: &Path, name: &str) {
+        std::fs::write(directory.join(format!("{name}.crt")), self.0.pem()).unwrap();
+    }
+
+    /// A new pair as files.
+    pub(crate) fn issue_to(&self, directory: &Path, name: &str) {
+        let (certificate, key) = self.issue();
+        std::fs::write(directory.join(format!("{name}.crt")), certificate.pem()).unwrap();
+        std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
+        std::fs::write(directory.join(format!("{name}.pub")), key.public_key_pem()).unwrap();
+    }
+
+    /// Certificate and key.
     fn issue(&self) -> (rcgen::Certificate, KeyPair) {
         let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned()]).unwrap();
+        let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
         (params.signed_by(&key, &self.0).unwrap(), key)
     }
 
-    fn connector(&self, identity: Option<&(rcgen::Certificate, KeyPair)>) -> TlsConnector {
+    pub(crate) fn connector(&self, identity: Option<&(rcgen::Certificate, KeyPair)>) -> TlsConnector {
         let mut roots = rustls::RootCertStore::empty();
         roots.add(self.0.der().clone()).unwrap();
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());

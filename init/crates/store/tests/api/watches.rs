@@ -145,6 +145,8 @@ async fn a_client_that_does_not_read_misses_nothing_and_holds_up_nobody() {
     for number in 0..1500 {
         last = clients.put(&format!("k{}", number % 3), &value).await;
     }
+    let metrics = crate::tls::plain_get(server.port, "/metrics").await;
+    assert!(metrics.contains("\netcd_debugging_mvcc_slow_watcher_total 1\n"), "{metrics}");
     let mut next = 2;
     while next <= last {
         for (_, revision) in shown(&slow.next().await) {

@@ -1,0 +1,55 @@
+//! The refusal of a message that is larger than the transport takes, in the words of etcd's: its clients know them, and the
+//! code, which is another one in the library used here.
+
+use axum::http::{HeaderValue, Response};
+use tonic::Code;
+
+/// What the library says, with the two sizes.
+const OURS: &str = "Error, decoded message length too large: found ";
+const BETWEEN: &str = " bytes, the limit is: ";
+
+pub(super) fn reword<B>(mut response: Response<B>) -> Response<B> {
+    let headers = response.headers_mut();
+    let sizes = headers.get("grpc-message").and_then(|message| sizes(message.to_str().ok()?));
+    if let Some((found, limit)) = sizes {
+        let message = format!("grpc: received message larger than max ({found} vs. {limit})");
+        if let Ok(message) = HeaderValue::try_from(percent(&message)) {
+            headers.insert("grpc-message", message);
+            headers.insert("grpc-status", HeaderValue::from(Code::ResourceExhausted as i32));
+        }
+    }
+    response
+}
+
+fn sizes(message: &str) -> Option<(usize, usize)> {
+    let message = message.replace("%20", " ");
+    let (found, limit) = message.strip_prefix(OURS)?.split_once(BETWEEN)?;
+    Some((found.parse().ok()?, limit.strip_suffix(" bytes")?.parse().ok()?))
+}
+
+/// Spaces are allowed in the header, but some stacks encode them, and all decode.
+fn percent(message: &str) -> String {
+    message.replace(' ', "%20")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reworded(status: &str, message: &str) -> (String, String) {
+        let response = Response::builder().header("grpc-status", status).header("grpc-message", message).body(());
+        let response = reword(response.unwrap());
+        let header = |name: &str| response.headers()[name].to_str().unwrap().to_owned();
+        (header("grpc-status"), header("grpc-message"))
+    }
+
+    #[test]
+    fn only_that_refusal_is_reworded() {
+        let ours = "Error, decoded message length too large: found 70 bytes, the limit is: 60 bytes";
+        let theirs = "grpc:%20received%20message%20larger%20than%20max%20(70%20vs.%2060)";
+        assert_eq!(reworded("11", ours), ("8".to_owned(), theirs.to_owned()));
+        assert_eq!(reworded("11", &percent(ours)), ("8".to_owned(), theirs.to_owned()));
+        let other = "etcdserver: mvcc: required revision has been compacted";
+        assert_eq!(reworded("11", other), ("11".to_owned(), other.to_owned()));
+    }
+}
