@@ -43,6 +43,9 @@ pub const TLS_MIN_VERSION: &str = "VersionTLS12";
 /// The API server's and the controllers' watches, and a file for each.
 const OPEN_FILES: u64 = 1 << 20;
 
+/// On a machine that emulates its processor and has others beside it, an API server was seen to take five minutes.
+const START_SECONDS: u32 = 900;
+
 #[derive(Debug, thiserror::Error)]
 pub enum KubernetesError {
     #[error("certifying Kubernetes' components")]
@@ -174,6 +177,7 @@ fn service(component: Component, files: &[ComponentFile], flags: Flags) -> Resul
     spec.arguments = flags.into_arguments();
     spec.environment.insert("PATH".to_owned(), "/usr/bin".to_owned());
     spec.limits.nofile = Some(OPEN_FILES);
+    spec.timeout_start_seconds = START_SECONDS;
     spec.revision = revision(files);
     Ok(spec)
 }

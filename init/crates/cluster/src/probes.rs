@@ -24,11 +24,11 @@ const STARTING_INTERVAL: Duration = Duration::from_millis(100);
 const READY_INTERVAL: Duration = Duration::from_secs(2);
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
 /// On a machine whose processor is short an answer may take seconds.
-const PROBE_DEADLINE: Duration = Duration::from_secs(10);
+const PROBE_DEADLINE: Duration = Duration::from_secs(15);
 /// Not ready is told after this many failures in a row: a single slow answer stops no controller.
 const NOT_READY_FAILURES: u32 = 2;
-/// A minute without an answer.
-const UNHEALTHY_FAILURES: u32 = 6;
+/// kubeadm's figures: a restart in the middle of a shortage makes the shortage worse.
+const UNHEALTHY_FAILURES: u32 = 8;
 
 /// Components with a health path of their own on the loopback.
 const LIVENESS: [(&str, u16, &str); 3] = [
