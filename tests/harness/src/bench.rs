@@ -115,16 +115,19 @@ pub fn measure_boot(node: &mut Node) -> Result<Run, BenchError> {
 fn processes(node: &Node) -> Result<Vec<Process>, BenchError> {
     let list: Value =
         serde_json::from_str(&node.keelctl(&["services", "-o", "json"])?).map_err(BenchError::Services)?;
-    let number = |service: &Value, field: &str| service.get(field).and_then(Value::as_u64);
-    Ok(array_at(&list, "/services")
-        .iter()
-        .map(|service| Process {
-            name: text_at(service, "/name").to_owned(),
-            resident_bytes: number(service, "residentBytes"),
-            anonymous_bytes: number(service, "anonymousBytes"),
-            cpu_seconds: service.get("cpuSeconds").and_then(Value::as_f64),
-        })
-        .collect())
+    let own = list.get("init").map(|init| process("init", init));
+    let supervised = array_at(&list, "/services").iter().map(|service| process(text_at(service, "/name"), service));
+    Ok(own.into_iter().chain(supervised).collect())
+}
+
+fn process(name: &str, usage: &Value) -> Process {
+    let number = |field: &str| usage.get(field).and_then(Value::as_u64);
+    Process {
+        name: name.to_owned(),
+        resident_bytes: number("residentBytes"),
+        anonymous_bytes: number("anonymousBytes"),
+        cpu_seconds: usage.get("cpuSeconds").and_then(Value::as_f64),
+    }
 }
 
 /// User and system time of QEMU with all its threads (proc(5), fields 14 and 15 of stat, in ticks of 10 ms).

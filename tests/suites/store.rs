@@ -1,0 +1,31 @@
+//! The store beside what it stands in for: the same requests to it and to etcd, etcdctl, and an unmodified
+//! kube-apiserver on top. The tests are the store's own; here they get the programs that the image's build has made.
+#![forbid(unsafe_code)]
+#![expect(clippy::unwrap_used, reason = "a test program")]
+
+use std::process::Command;
+
+use keelson_vm::build::progress::Silent;
+use keelson_vm::project::Project;
+
+/// The tests that end at once where these programs are missing.
+const TESTS: [&str; 4] = ["cases::", "differential::", "etcdctl::", "kubernetes::"];
+
+#[test]
+fn answers_as_etcd_does_and_carries_kubernetes() {
+    let project = Project::of_this_build();
+    let image = project.image(&mut Silent).unwrap();
+    let output = Command::new("cargo")
+        .current_dir(project.checkout())
+        .args(["test", "--quiet", "--package", "keelson-store", "--test", "api", "--"])
+        .args(TESTS)
+        .args(["--test-threads", "2", "--show-output"])
+        .env("KEELSON_ETCD", &image.etcd)
+        .env("KEELSON_ETCDCTL", &image.etcdctl)
+        .env("KEELSON_KUBERNETES", image.kubectl.with_file_name("kubernetes"))
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{text}");
+    assert!(!text.contains("nothing to test with"), "a test found no program:\n{text}");
+}
