@@ -1,7 +1,6 @@
 //! The store beside what it stands in for: the same requests to it and to etcd, etcdctl, and an unmodified
 //! kube-apiserver on top. The tests are the store's own; here they get the programs that the image's build has made.
 #![forbid(unsafe_code)]
-#![expect(clippy::unwrap_used, reason = "a test program")]
 
 use std::process::Command;
 
