@@ -113,7 +113,7 @@ fn print(text: &str) -> Result<(), Error> {
 async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
-    let data_dir = DataDir::open(&settings.data_dir)?;
+    let data_dir = DataDir::open(&settings.data_dir).await?;
     tracing::info!(
         name = settings.name,
         data_dir = %settings.data_dir.display(),
