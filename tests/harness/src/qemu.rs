@@ -14,8 +14,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::wait;
 
-/// A kernel without a root panics within two seconds of emulation on an idle machine; one that hangs never does.
-const TRIAL_DEADLINE: Duration = Duration::from_secs(20);
+/// With KVM a kernel without a root panics within a second or two; a guest that hangs never does.
+const KVM_TRIAL_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Emulated, the same takes seconds on an idle machine and half a minute on a busy one.
+const TCG_TRIAL_DEADLINE: Duration = Duration::from_mins(3);
 
 /// How long the trial boot takes under emulation on the two-core machine on which the deadlines were chosen.
 const TRIAL_REFERENCE: Duration = Duration::from_secs(3);
@@ -26,7 +29,7 @@ pub enum QemuError {
     File { operation: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot start qemu-system-x86_64")]
     Start(#[source] std::io::Error),
-    #[error("no accelerator works: a kernel booted for a trial printed nothing of its end in {} s", TRIAL_DEADLINE.as_secs())]
+    #[error("no accelerator works: a kernel booted for a trial printed nothing of its end in {} s", TCG_TRIAL_DEADLINE.as_secs())]
     NoAccelerator,
     #[error("cannot find a free port of 127.0.0.1")]
     Port(#[source] std::io::Error),
@@ -92,7 +95,11 @@ fn trial_boot(accelerator: Accelerator, kernel: &Path, scratch: &Path) -> Result
         .spawn()
         .map_err(QemuError::Start)?;
     // `panic=-1` with `-no-reboot` makes the kernel's panic QEMU's end.
-    let ended = wait::until("the trial kernel's panic", TRIAL_DEADLINE, || match child.try_wait() {
+    let deadline = match accelerator {
+        Accelerator::Kvm => KVM_TRIAL_DEADLINE,
+        Accelerator::Tcg => TCG_TRIAL_DEADLINE,
+    };
+    let ended = wait::until("the trial kernel's panic", deadline, || match child.try_wait() {
         Ok(Some(_)) => Ok(started.elapsed()),
         Ok(None) => Err("still running".to_owned()),
         Err(error) => Err(error.to_string()),
