@@ -6,7 +6,7 @@
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
 use crate::build::Image;
@@ -191,6 +191,8 @@ impl Node {
 #[derive(Debug)]
 pub struct Forward {
     child: Child,
+    /// Kept open: kubectl has more to say, and a closed pipe would end it.
+    _output: Option<BufReader<ChildStdout>>,
     pub address: SocketAddr,
 }
 
@@ -211,11 +213,13 @@ impl Forward {
             .map_err(|error| failed(error.to_string()))?;
         // kubectl prints "Forwarding from 127.0.0.1:PORT -> 53" once it listens, and ends if it cannot.
         let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            let _ = BufReader::new(stdout).read_line(&mut line);
+        let mut output = child.stdout.take().map(BufReader::new);
+        if let Some(output) = &mut output {
+            let _ = output.read_line(&mut line);
         }
         let address = line.split_whitespace().find_map(|word| word.parse::<SocketAddr>().ok());
-        let forward = Self { child, address: address.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))) };
+        let forward =
+            Self { child, _output: output, address: address.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))) };
         if address.is_some() { Ok(forward) } else { Err(failed(format!("it printed {line:?}"))) }
     }
 }

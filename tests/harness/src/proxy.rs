@@ -2,7 +2,7 @@
 
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
-use std::process::{Child, Stdio};
+use std::process::{Child, ChildStdout, Stdio};
 
 use crate::kubectl::Kubectl;
 
@@ -18,6 +18,8 @@ pub enum ProxyError {
 #[derive(Debug)]
 pub struct Proxy {
     child: Child,
+    /// Kept open: what kubectl says later must not end it.
+    _output: Option<BufReader<ChildStdout>>,
     address: SocketAddr,
 }
 
@@ -32,11 +34,12 @@ impl Proxy {
             .map_err(ProxyError::Start)?;
         // It prints "Starting to serve on 127.0.0.1:PORT".
         let mut line = String::new();
-        if let Some(stdout) = child.stdout.take() {
-            BufReader::new(stdout).read_line(&mut line).map_err(ProxyError::Start)?;
+        let mut output = child.stdout.take().map(BufReader::new);
+        if let Some(output) = &mut output {
+            output.read_line(&mut line).map_err(ProxyError::Start)?;
         }
         if let Some(address) = line.split_whitespace().find_map(|word| word.parse().ok()) {
-            return Ok(Self { child, address });
+            return Ok(Self { child, _output: output, address });
         }
         let _ = child.kill();
         let _ = child.wait();
