@@ -346,6 +346,15 @@ impl<S: Replicated> Node<S> {
     }
 }
 
+/// A node that is dropped without a stop is one that was killed: its tasks end where they are.
+impl<S: Replicated> Drop for Node<S> {
+    fn drop(&mut self) {
+        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            task.abort();
+        }
+    }
+}
+
 struct Parts<S> {
     log: Log,
     checkpoint: Arc<Writer>,

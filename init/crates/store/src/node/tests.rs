@@ -127,6 +127,7 @@ async fn a_power_cut_under_load_loses_no_acknowledged_write() {
             for client in clients {
                 client.abort();
             }
+            node.stop().await;
             for (key, value) in before.into_iter().enumerate().filter(|(_, value)| *value > 0) {
                 acknowledged.insert(key as u64, value);
             }
