@@ -1,7 +1,7 @@
 //! The multi-version key space: every key as of every revision since the last compaction.
 //!
 //! ```text
-//! index   ordered map   key      -> its rows, oldest first        reads, counts, historical reads
+//! index   ordered       key      -> its rows, oldest first        reads, counts, historical reads
 //! log     append-only   revision -> the same rows                 watches that start in the past, hashes, checkpoints
 //! queues  superseded rows, by the revision from which no read can see them     compaction
 //! ```
@@ -22,18 +22,20 @@
 //! memory). [`row::Row`] is the one place through which a pair's bytes are reached: a cache bounded in bytes over the
 //! checkpoint goes there.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::VecDeque;
 
 use keelson_etcd_api::encoded::{Event, KeyValue};
 
+use self::index::KeyIndex;
 pub use self::key_range::KeyRange;
 pub use self::revision::Revision;
 pub use self::row::Row;
-use self::row::{KeyHistory, RowLog};
+use self::row::RowLog;
 use crate::lease::Leases;
 
 mod compaction;
 pub mod hash;
+mod index;
 mod key_range;
 pub mod range;
 mod revision;
@@ -56,12 +58,11 @@ pub struct Changes {
 /// The whole state that Kubernetes' range of keys consists of.
 #[derive(Debug)]
 pub struct Mvcc {
-    index: BTreeMap<Box<[u8]>, KeyHistory>,
+    index: KeyIndex,
     log: RowLog,
     /// Of the last transaction that changed something.
     revision: i64,
     compact_revision: i64,
-    live_keys: usize,
     pub leases: Leases,
     garbage: Garbage,
 }
@@ -78,11 +79,10 @@ struct Garbage {
 impl Default for Mvcc {
     fn default() -> Self {
         Self {
-            index: BTreeMap::new(),
+            index: KeyIndex::default(),
             log: RowLog::default(),
             revision: FIRST_REVISION,
             compact_revision: NEVER_COMPACTED,
-            live_keys: 0,
             leases: Leases::default(),
             garbage: Garbage::default(),
         }
@@ -100,7 +100,7 @@ impl Mvcc {
 
     /// Keys that exist at the newest revision.
     pub fn live_keys(&self) -> usize {
-        self.live_keys
+        self.index.live()
     }
 
     /// Rows of all revisions.
@@ -113,34 +113,13 @@ impl Mvcc {
         self.index.get(key)?.live_at(revision)
     }
 
-    /// Keys of a range with what they went through, from `resume` on.
-    fn histories<'a>(
-        &'a self,
-        range: &'a KeyRange,
-        resume: Option<&'a [u8]>,
-    ) -> impl Iterator<Item = (&'a [u8], &'a KeyHistory)> {
-        let bounds = range.bounds(resume).into_iter();
-        bounds.flat_map(|bounds| self.index.range::<[u8], _>(bounds)).map(|(key, history)| (&**key, history))
-    }
-
     /// Adds a row, which must be the newest. The one way into index, log and queues, when writing and when loading.
     fn append(&mut self, row: Row) {
-        let parts = row.parts();
         if row.tombstone {
             self.garbage.tombstones.push_back(row.revision);
         }
-        if let Some(history) = self.index.get_mut(parts.key) {
-            match history.newest() {
-                Some(previous) if !previous.tombstone => {
-                    self.garbage.superseded.push_back((row.revision.main, previous.revision));
-                    self.live_keys -= usize::from(row.tombstone);
-                }
-                _ => self.live_keys += usize::from(!row.tombstone),
-            }
-            history.push(row.clone());
-        } else {
-            self.live_keys += usize::from(!row.tombstone);
-            self.index.insert(parts.key.into(), KeyHistory::One(row.clone()));
+        if let Some(superseded) = self.index.push(row.clone()) {
+            self.garbage.superseded.push_back((row.revision.main, superseded));
         }
         self.log.push(row);
     }
@@ -171,7 +150,7 @@ impl Mvcc {
         let last = self.log.last().map_or(FIRST_REVISION, |last| last.main);
         self.revision = revision.max(last);
         self.compact_revision = compact_revision;
-        for (key, history) in &self.index {
+        for (key, history) in self.index.iter() {
             let lease = history.newest().filter(|row| !row.tombstone).map_or(0, |row| row.parts().lease);
             if lease != 0 {
                 self.leases.attach(crate::lease::LeaseId(lease), key);

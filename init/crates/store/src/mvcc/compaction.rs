@@ -1,6 +1,6 @@
 //! Compaction: at once for readers, in slices for memory.
 
-use super::{KeyHistory, Mvcc, Revision, Row};
+use super::{Mvcc, Revision, Row};
 use crate::state::Rejection;
 
 impl Mvcc {
@@ -43,10 +43,7 @@ impl Mvcc {
 
     fn remove(&mut self, revision: Revision) -> Option<Row> {
         let row = self.log.remove(revision)?;
-        let key = row.parts().key;
-        if self.index.get_mut(key).is_some_and(|history| KeyHistory::remove(history, revision)) {
-            self.index.remove(key);
-        }
+        self.index.remove(row.parts().key, revision);
         Some(row)
     }
 }

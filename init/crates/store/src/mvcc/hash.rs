@@ -25,7 +25,7 @@ impl Hasher {
     pub fn new(mvcc: &Mvcc, revision: i64) -> Self {
         let compact_revision = mvcc.compact_revision;
         let everything = KeyRange::everything();
-        let some_key = mvcc.histories(&everything, None).any(|(_, history)| history.live_at(revision).is_some());
+        let some_key = mvcc.live_rows(&everything, revision).next().is_some();
         let keep_at = if some_key { revision } else { compact_revision };
         Self { revision, compact_revision, keep_at, next: Revision::default(), hash: crc32c::crc32c(b"key") }
     }

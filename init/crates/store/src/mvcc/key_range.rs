@@ -1,11 +1,6 @@
 //! Which keys a request means.
 
-use std::ops::Bound;
-
 use bytes::Bytes;
-
-/// Bounds for a look-up in an ordered map of keys.
-pub(super) type KeyBounds<'a> = (Bound<&'a [u8]>, Bound<&'a [u8]>);
 
 /// One key, or all from one key to another, or all from a key on.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -68,24 +63,27 @@ impl KeyRange {
         }
     }
 
-    /// Bounds for a look-up in an ordered map, from `resume` on if that is given. None for an empty range, at which
-    /// `BTreeMap::range` would panic.
-    pub(super) fn bounds<'a>(&'a self, resume: Option<&'a [u8]>) -> Option<KeyBounds<'a>> {
-        let start = match resume {
-            Some(key) if *key > *self.start => key,
-            _ => &self.start,
-        };
-        let end = match &self.end {
-            End::Key => Bound::Included(&*self.start),
-            End::Before(end) => Bound::Excluded(&**end),
-            End::Unbounded => Bound::Unbounded,
-        };
-        let holds_keys = match end {
-            Bound::Included(end) => start <= end,
-            Bound::Excluded(end) => start < end,
-            Bound::Unbounded => true,
-        };
-        holds_keys.then_some((Bound::Included(start), end))
+    /// Where to begin looking, if that was done up to `resume` before.
+    pub(super) fn from<'a>(&'a self, resume: Option<&'a [u8]>) -> &'a [u8] {
+        resume.map_or(&*self.start, |resume| resume.max(&*self.start))
+    }
+
+    /// Whether the range ends behind a key, whatever it begins with.
+    pub(super) fn ends_after(&self, key: &[u8]) -> bool {
+        match &self.end {
+            End::Key => *key <= *self.start,
+            End::Before(end) => *key < **end,
+            End::Unbounded => true,
+        }
+    }
+
+    /// Whether the range ends behind all keys below `next`, or behind all keys there are.
+    pub(super) fn ends_after_all_before(&self, next: Option<&[u8]>) -> bool {
+        match (&self.end, next) {
+            (End::Unbounded, _) => true,
+            (End::Before(end), Some(next)) => *next <= **end,
+            (End::Before(_), None) | (End::Key, _) => false,
+        }
     }
 }
 
@@ -110,12 +108,15 @@ mod tests {
     }
 
     #[test]
-    fn bounds_are_none_where_nothing_can_be() {
-        assert!(range(b"c", b"b").is_empty());
-        assert_eq!(range(b"c", b"b").bounds(None), None);
-        assert_eq!(range(b"b", b"b").bounds(None), None);
-        assert_eq!(range(b"b", b"c").bounds(Some(b"c")), None);
-        assert_eq!(range(b"b", b"").bounds(Some(b"b\0")), None);
-        assert!(range(b"b", b"").bounds(Some(b"a")).is_some());
+    fn ends_are_told_from_starts() {
+        assert!(range(b"c", b"b").is_empty() && range(b"b", b"b").is_empty() && !range(b"b", b"c").is_empty());
+        assert_eq!([b"a", b"b", b"c"].map(|key| range(b"b", b"c").ends_after(key)), [true, true, false]);
+        assert_eq!([b"a", b"b", b"c"].map(|key| range(b"b", b"").ends_after(key)), [true, true, false]);
+        assert!(range(b"a", b"c").ends_after_all_before(Some(b"c")));
+        assert!(!range(b"a", b"c").ends_after_all_before(Some(b"c\0")));
+        assert!(!range(b"a", b"c").ends_after_all_before(None));
+        assert!(range(b"a", b"\0").ends_after_all_before(None));
+        assert_eq!(range(b"b", b"c").from(Some(b"a")), b"b");
+        assert_eq!(range(b"b", b"c").from(Some(b"bb")), b"bb");
     }
 }

@@ -77,7 +77,7 @@ impl Scan {
         self.current
     }
 
-    /// Visits at most `limit` keys. True when the scan is complete.
+    /// Visits about `limit` keys. True when the scan is complete.
     pub fn step(&mut self, mvcc: &Mvcc, limit: usize) -> bool {
         if let Some(key) = self.range.as_key() {
             if let Some(row) = mvcc.get(key, self.revision) {
@@ -88,31 +88,33 @@ impl Scan {
             }
             return true;
         }
+        let wanted = if self.count_only { 0 } else { self.fetch.unwrap_or(usize::MAX) };
         let resume = self.resume.take();
-        let mut keys = mvcc.histories(&self.range, resume.as_deref());
         let mut visited = 0;
-        let fetch = self.fetch.unwrap_or(usize::MAX);
-        for (key, history) in keys.by_ref() {
-            let wanted = !self.count_only && self.kvs.len() < fetch;
-            if !wanted && !self.count_only && !self.count_all {
-                return true;
-            }
-            if let Some(row) = history.live_at(self.revision) {
-                self.count += 1;
-                if wanted {
-                    self.kvs.push(row.kv.clone());
-                }
+        for (key, history) in mvcc.index.range(&self.range, resume.as_deref()) {
+            if self.kvs.len() >= wanted || visited == limit {
+                self.resume = Some(Bytes::copy_from_slice(key));
+                break;
             }
             visited += 1;
-            if visited == limit {
-                let mut next = Vec::with_capacity(key.len() + 1);
-                next.extend_from_slice(key);
-                next.push(0);
-                self.resume = Some(next.into());
-                return false;
+            if let Some(row) = history.live_at(self.revision) {
+                self.count += 1;
+                self.kvs.push(row.kv.clone());
             }
         }
-        true
+        if self.resume.is_none() {
+            return true;
+        }
+        if self.kvs.len() < wanted {
+            return false;
+        }
+        if !self.count_only && !self.count_all {
+            return true;
+        }
+        let counted = mvcc.index.count(&self.range, self.resume.as_deref(), self.revision, limit - visited);
+        self.count += i64::try_from(counted.keys).unwrap_or(i64::MAX);
+        self.resume = counted.resume.map(Bytes::from);
+        self.resume.is_none()
     }
 
     /// The answer to a request whose scan is complete.
@@ -187,7 +189,7 @@ impl Mvcc {
 
     /// Rows of a range as of `revision`, in key order.
     pub(super) fn live_rows<'a>(&'a self, range: &'a KeyRange, revision: i64) -> impl Iterator<Item = &'a Row> {
-        self.histories(range, None).filter_map(move |(_, history)| history.live_at(revision))
+        self.index.range(range, None).filter_map(move |(_, history)| history.live_at(revision))
     }
 }
 

@@ -33,9 +33,15 @@ fn ops(count: usize) -> Vec<pb::RequestOp> {
 
 async fn run(clients: &Clients) -> Vec<Outcome> {
     let mut outcomes = Vec::new();
-    let Clients { mut kv, mut lease, mut cluster, mut maintenance, mut auth, .. } = clients.clone();
+    keys(clients, &mut outcomes).await;
+    leases_and_alarms(clients, &mut outcomes).await;
+    members_and_users(clients, &mut outcomes).await;
+    outcomes
+}
+
+async fn keys(clients: &Clients, out: &mut Vec<Outcome>) {
+    let Clients { mut kv, mut maintenance, .. } = clients.clone();
     let key = || Bytes::from_static(b"k");
-    let out = &mut outcomes;
     note(out, "get without key", kv.range(pb::RangeRequest::default()).await);
     note(out, "put without key", kv.put(pb::PutRequest::default()).await);
     note(out, "delete without key", kv.delete_range(pb::DeleteRangeRequest::default()).await);
@@ -71,6 +77,10 @@ async fn run(clients: &Clients) -> Vec<Outcome> {
     note(out, "streamed without key", kv.range_stream(pb::RangeRequest::default()).await.map(first));
     note(out, "hash of a compacted revision", maintenance.hash_kv(pb::HashKvRequest { revision: 1 }).await);
     note(out, "hash of the future", maintenance.hash_kv(pb::HashKvRequest { revision: 1 << 40 }).await);
+}
+
+async fn leases_and_alarms(clients: &Clients, out: &mut Vec<Outcome>) {
+    let Clients { mut lease, mut maintenance, .. } = clients.clone();
     note(out, "grant too long", lease.lease_grant(pb::LeaseGrantRequest { ttl: 9_000_000_001, id: 0 }).await);
     note(out, "grant too short", lease.lease_grant(pb::LeaseGrantRequest { ttl: -5, id: 5 }).await);
     note(out, "grant", lease.lease_grant(pb::LeaseGrantRequest { ttl: 600, id: 6 }).await);
@@ -80,6 +90,10 @@ async fn run(clients: &Clients) -> Vec<Outcome> {
     note(out, "alarms", maintenance.alarm(pb::AlarmRequest::default()).await);
     let disarm = pb::AlarmRequest { action: 2, member_id: 5, alarm: 1 };
     note(out, "disarm nothing", maintenance.alarm(disarm).await);
+}
+
+async fn members_and_users(clients: &Clients, out: &mut Vec<Outcome>) {
+    let Clients { mut cluster, mut maintenance, mut auth, .. } = clients.clone();
     note(out, "auth status", auth.auth_status(pb::AuthStatusRequest {}).await);
     note(out, "auth disable", auth.auth_disable(pb::AuthDisableRequest {}).await);
     note(out, "users", auth.user_list(pb::AuthUserListRequest {}).await);
@@ -125,7 +139,6 @@ async fn run(clients: &Clients) -> Vec<Outcome> {
         let answer = answer.map(|()| String::new()).map_err(|status| (status.code(), status.message().to_owned()));
         out.push((what.to_owned(), answer));
     }
-    outcomes
 }
 
 /// A stream was answered with, which is enough to know here.
