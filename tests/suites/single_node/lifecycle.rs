@@ -232,7 +232,7 @@ spec:
     image: keelson.local/workload:1
     imagePullPolicy: Never
     args: [sleep]
-    securityContext: {privileged: true}
+    securityContext: {privileged: true, runAsUser: 0}
 ";
 
 fn kills() -> Outcome {
