@@ -6,7 +6,7 @@
 //! - name: home
 //!   endpoint: https://192.0.2.10:6400
 //!   fingerprint: sha256:…        # of the API's authority, as the node's console shows it
-//!   key: /home/ann/operator.key
+//!   key: /srv/operator.key
 //! ```
 //!
 //! Unknown fields are refused. Relative paths count from the file's directory, so that a directory with the file and its
