@@ -18,9 +18,8 @@
 //! - rows are appended in revision order; a row is in the log if and only if it is in the index
 //! - a read at revision R is refused below the compacted revision, and every row it can see at or above is present
 //!
-//! Memory: all values are held in memory, the way the measurements in reference to etcd were made (etcd maps its file into
-//! memory). [`row::Row`] is the one place through which a pair's bytes are reached: a cache bounded in bytes over the
-//! checkpoint goes there.
+//! Memory: all rows are held in memory, as etcd's are by mapping its file. [`row::Row`] is the one place through which a
+//! pair's bytes are reached: a cache bounded in bytes, over the rows of the checkpoint, belongs there.
 
 use std::collections::VecDeque;
 
