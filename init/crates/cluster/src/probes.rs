@@ -12,15 +12,17 @@ use keelson_control::ServiceState;
 use keelson_pki::{AuthorityKind, Files, Mode, Owner};
 use tokio::sync::watch;
 
-use crate::client::Client;
+use crate::client::{Client, ClientError};
 use crate::features::leases;
 use crate::kubernetes_api::{KubernetesApi, KubernetesApiError};
 use crate::node::{ControlError, Node};
 use crate::status::ConditionKind;
 use crate::{report, supervision};
 
-/// While the API server starts: a refused connection costs next to nothing.
-const STARTING_INTERVAL: Duration = Duration::from_millis(100);
+/// While nobody listens: a refused connection costs next to nothing.
+const LISTENING_INTERVAL: Duration = Duration::from_millis(100);
+/// While the API server starts, which each question delays a little.
+const STARTING_INTERVAL: Duration = Duration::from_millis(250);
 const READY_INTERVAL: Duration = Duration::from_secs(2);
 const LIVENESS_INTERVAL: Duration = Duration::from_secs(10);
 /// On a machine whose processor is short an answer may take seconds.
@@ -54,15 +56,32 @@ pub async fn run(node: Arc<Node>, files: Arc<dyn Files>, api: Arc<KubernetesApi>
     }
 }
 
-async fn answers(client: &Client, path: &str) -> Result<(), String> {
+/// Why a component does not answer as it should.
+enum Failure {
+    /// Nobody accepts a connection.
+    Absent(String),
+    /// It says no, or not in time.
+    Unwell(String),
+}
+
+impl Failure {
+    fn into_reason(self) -> String {
+        match self {
+            Self::Absent(reason) | Self::Unwell(reason) => reason,
+        }
+    }
+}
+
+async fn answers(client: &Client, path: &str) -> Result<(), Failure> {
     match client.probe(path, PROBE_DEADLINE).await {
         Ok((status, _)) if status.is_success() => Ok(()),
         Ok((status, body)) => {
             let failed = String::from_utf8_lossy(&body);
             let failed: Vec<_> = failed.lines().filter(|line| line.starts_with("[-]")).collect();
-            Err(format!("{path} answers {status} {}", failed.join(" ")).trim_end().to_owned())
+            Err(Failure::Unwell(format!("{path} answers {status} {}", failed.join(" ")).trim_end().to_owned()))
         }
-        Err(error) => Err(report::chain(&error)),
+        Err(error @ ClientError::Connect { .. }) => Err(Failure::Absent(report::chain(&error))),
+        Err(error) => Err(Failure::Unwell(report::chain(&error))),
     }
 }
 
@@ -75,9 +94,9 @@ async fn watch_liveness(node: Arc<Node>, client: Client, service: &'static str, 
             // It has not answered since it was started.
             (Err(_), None) => {}
             (Err(_), Some(count)) if count + 1 < UNHEALTHY_FAILURES => failures = Some(count + 1),
-            (Err(reason), Some(_)) => {
+            (Err(failure), Some(_)) => {
                 failures = None;
-                let reason = format!("{UNHEALTHY_FAILURES} probes in a row failed: {reason}");
+                let reason = format!("{UNHEALTHY_FAILURES} probes in a row failed: {}", failure.into_reason());
                 report::info(format!("{service}: {reason}"));
                 if let Err(error) = supervision::report_unhealthy(&node, service, &reason).await {
                     report::error(&error);
@@ -98,22 +117,27 @@ impl Readiness {
     async fn watch(&self, client: &Client) {
         let mut failures = 0;
         loop {
-            match answers(client, "/readyz").await {
+            let pause = match answers(client, "/readyz").await {
                 Ok(()) => {
                     failures = 0;
                     if !*self.ready.borrow() {
                         self.became_ready().await;
                     }
+                    READY_INTERVAL
                 }
-                Err(reason) => {
+                Err(failure) => {
                     failures += 1;
+                    let pause = match failure {
+                        Failure::Absent(_) => LISTENING_INTERVAL,
+                        Failure::Unwell(_) => STARTING_INTERVAL,
+                    };
                     if failures >= NOT_READY_FAILURES || !*self.ready.borrow() {
-                        self.not_ready(&reason);
+                        self.not_ready(&failure.into_reason());
                     }
+                    pause
                 }
-            }
-            let interval = if *self.ready.borrow() { READY_INTERVAL } else { STARTING_INTERVAL };
-            tokio::time::sleep(interval).await;
+            };
+            tokio::time::sleep(pause).await;
         }
     }
 
