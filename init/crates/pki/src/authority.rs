@@ -12,7 +12,8 @@
 //!
 //! The controller manager gets an authority of its own because it must hold the key: the one that certifies nodes and
 //! components never leaves keelson-cluster. Every authority's certificate carries path length zero (RFC 5280, 4.2.1.9),
-//! and its extended key usage, which verifiers apply to all that it signs, names one side only where it serves one.
+//! and its extended key usage names one side only where it serves one: Go and OpenSSL apply it to all that it signs. webpki
+//! looks at a root's name and key alone, so a program of ours that verifies must trust one authority for one purpose.
 
 use std::fmt;
 

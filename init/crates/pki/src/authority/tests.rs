@@ -89,14 +89,23 @@ fn a_server_is_no_client_and_a_client_no_server() {
 }
 
 #[test]
-fn an_authority_for_one_side_cannot_certify_the_other() {
-    let client_authority = authority(AuthorityKind::KubernetesClient);
-    let forged = client_authority.issue(&serving(), clock()).unwrap();
-    assert!(verify_server(&client_authority, &forged, "localhost", clock().now).is_err());
-
-    let serving_authority = authority(AuthorityKind::KubernetesServing);
-    let forged = serving_authority.issue(&Profile::client(Subject::named("system:admin")), clock()).unwrap();
-    assert!(verify_client(&serving_authority, &forged, clock().now).is_err());
+fn an_authority_says_which_sides_it_certifies() {
+    let sides = |kind| {
+        let authority = authority(kind);
+        let (_, certificate) = X509Certificate::from_der(authority.certificate()).unwrap();
+        let usage = certificate.extended_key_usage().unwrap().unwrap().value;
+        (usage.client_auth, usage.server_auth)
+    };
+    for kind in AuthorityKind::ALL {
+        let wanted = match kind {
+            AuthorityKind::KubernetesServing => (false, true),
+            AuthorityKind::KubernetesClient | AuthorityKind::KubernetesRequests | AuthorityKind::FrontProxy => {
+                (true, false)
+            }
+            AuthorityKind::StoreClient | AuthorityKind::StorePeer | AuthorityKind::Api => (true, true),
+        };
+        assert_eq!(sides(kind), wanted, "{kind:?}");
+    }
 }
 
 #[test]
@@ -231,4 +240,10 @@ fn openssl_agrees() {
     let (accepted, message) = verify("sslserver");
     assert!(accepted, "{message}");
     assert!(!verify("sslclient").0);
+
+    // A server's certificate by an authority for clients: the authority's own usage forbids it.
+    let clients = self::authority(AuthorityKind::KubernetesClient);
+    std::fs::write(&trusted, clients.certificate_pem()).unwrap();
+    std::fs::write(&leaf, clients.issue(&serving(), clock()).unwrap().to_file()).unwrap();
+    assert!(!verify("sslserver").0);
 }
