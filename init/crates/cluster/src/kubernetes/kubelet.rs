@@ -118,7 +118,7 @@ fn configuration(settings: Settings<'_>) -> Value {
     configuration
 }
 
-/// What pods cannot have. The system's share of a control plane is what its processes were measured to hold at Ready.
+/// What pods cannot have. The shares are estimates of what the processes of a control plane hold at Ready.
 fn reserves() -> serde_json::Map<String, Value> {
     let reserves = json!({
         "systemReserved": { "cpu": "100m", "memory": "128Mi", "ephemeral-storage": "1Gi" },
