@@ -26,6 +26,7 @@ mod console_file;
 mod control;
 mod logs;
 mod notify;
+mod statuses;
 mod words;
 
 pub use cgroups::{Cgroups, Containment, Usage};
@@ -37,6 +38,7 @@ use conditions::Conditions;
 use console_file::ConsoleFile;
 use logs::Logs;
 use notify::NotifySocket;
+use statuses::Statuses;
 
 /// How often what has no event of its own is looked at: full pipes, watchdog, the terminals' backlog.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
@@ -111,6 +113,7 @@ pub(super) struct Driver<'h> {
     conditions: Conditions,
     clients: Clients,
     notify: NotifySocket,
+    statuses: Statuses,
     logs: Logs,
     buttons: Buttons,
     console_file: ConsoleFile,
@@ -147,6 +150,7 @@ impl<'h> Driver<'h> {
             conditions,
             clients,
             notify,
+            statuses: Statuses::default(),
             buttons,
             paths: setup.paths,
             boots: setup.boots,
@@ -255,6 +259,7 @@ impl<'h> Driver<'h> {
             Command::Forget { service } => {
                 self.containment.forget(&service);
                 self.logs.forget(&service);
+                self.statuses.forget(&service);
             }
             Command::Changed { service, change } => self.announce(&service, &change),
             Command::ShutdownBegun { kind, reason, inhibitors, inhibitors_deadline } => {
@@ -300,6 +305,11 @@ impl<'h> Driver<'h> {
     fn read_notifications(&mut self) {
         while let Some(notification) = self.notify.receive() {
             let Some(service) = self.children.service_of(notification.pid, &*self.containment) else { continue };
+            if let Some(status) = notification.status
+                && self.statuses.is_news(&service, &status, clock::since_boot())
+            {
+                self.say(Severity::Info, service.as_str(), &status);
+            }
             if notification.ready
                 && let Some(run) = self.children.run_of(&service)
             {

@@ -85,7 +85,7 @@ pub fn validate(
     let cluster = cluster::cluster(&mut check, &raw);
     let secrets = node::secrets(&mut check, &raw);
     let config = NodeConfig {
-        role,
+        role: role.unwrap_or(Role::Worker),
         name,
         cluster_id: remembered.cluster_id.clone(),
         bootstrap,
@@ -104,12 +104,13 @@ pub fn validate(
         cluster,
         sources: node::sources(&raw),
     };
-    consistency(&mut check, &config, &raw);
+    consistency(&mut check, &config, role, &raw);
     network::overlaps(&mut check, &config.cluster, &raw);
     check.finish(Resolved { node: config, secrets })
 }
 
-fn role(check: &mut Checker, said: Option<&Said<String>>, remembered: &Remembered) -> Role {
+/// The role, or none after a fault: rules about a role that nobody asked for would only distract from it.
+fn role(check: &mut Checker, said: Option<&Said<String>>, remembered: &Remembered) -> Option<Role> {
     const ALLOWED: &str = "control-plane or worker";
     let parsed = said.and_then(|said| match said.value.as_str() {
         "control-plane" => Some((Role::ControlPlane, &said.source)),
@@ -122,15 +123,15 @@ fn role(check: &mut Checker, said: Option<&Said<String>>, remembered: &Remembere
     match (remembered.role, parsed) {
         (Some(kept), Some((said, source))) if kept != said => {
             disagreement(check, source, "role", kept.as_str(), said.as_str());
-            kept
+            Some(kept)
         }
-        (Some(kept), _) => kept,
-        (None, Some((said, _))) => said,
+        (Some(kept), _) => Some(kept),
+        (None, Some((said, _))) => Some(said),
         (None, None) => {
             if said.is_none() {
                 check.unsaid("keelson.role", "no source says the node's role", ALLOWED);
             }
-            Role::Worker
+            None
         }
     }
 }
@@ -161,9 +162,9 @@ fn disagreement(check: &mut Checker, source: &Source, key: &str, kept: &str, sai
 }
 
 /// Rules between fields.
-fn consistency(check: &mut Checker, config: &NodeConfig, raw: &RawConfig) {
+fn consistency(check: &mut Checker, config: &NodeConfig, role: Option<Role>, raw: &RawConfig) {
     if let Some(said) = raw.bootstrap.as_ref().filter(|_| config.bootstrap) {
-        if config.role == Role::Worker {
+        if role == Some(Role::Worker) {
             check.fault(&said.source, "keelson.bootstrap", "a worker cannot found a cluster", "role control-plane");
         }
         // A wiped node cannot be told from a new one, so founding a cluster takes a statement about the others.
@@ -177,7 +178,7 @@ fn consistency(check: &mut Checker, config: &NodeConfig, raw: &RawConfig) {
         }
     }
     if let Some(said) = raw.state.as_ref().filter(|_| config.state == StateSelection::Ram)
-        && config.role == Role::ControlPlane
+        && role == Some(Role::ControlPlane)
     {
         check.fault(
             &said.source,

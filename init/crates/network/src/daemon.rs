@@ -326,7 +326,12 @@ impl Daemon {
     /// Writes what has changed and tells whom it concerns.
     fn publish(&mut self) {
         let now = now();
-        self.waiting.update(now, self.awaited()).into_iter().for_each(say);
+        for line in self.waiting.update(now, self.awaited()) {
+            say(&line);
+            if let Err(error) = notify::status(&line) {
+                say(format_args!("cannot tell the supervisor: {error}"));
+            }
+        }
         let seen: Vec<Seen<'_>> = self
             .ports
             .iter()
@@ -390,8 +395,9 @@ impl Daemon {
     fn tell_supervisor(&mut self) {
         if !self.ready && !self.published.node_addresses.is_empty() {
             let addresses: Vec<String> = self.published.node_addresses.iter().map(ToString::to_string).collect();
-            say(format_args!("network up, node address {}", addresses.join(", ")));
-            match notify::ready() {
+            let status = format!("node address {}", addresses.join(", "));
+            say(format_args!("network up, {status}"));
+            match notify::ready(&status) {
                 Ok(()) => self.ready = true,
                 Err(error) => say(format_args!("cannot tell the supervisor: {error}")),
             }

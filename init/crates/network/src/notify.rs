@@ -1,4 +1,4 @@
-//! `sd_notify(3)`: tells the supervisor that the network is up.
+//! `sd_notify(3)`: tells the supervisor that the network is up, and the console what keeps it from that.
 
 use std::ffi::OsStr;
 use std::io;
@@ -6,10 +6,19 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
 
-/// Sends `READY=1` to `NOTIFY_SOCKET`. Without one nobody waits, and that is no failure.
-pub fn ready() -> io::Result<()> {
+/// Says that the network is up, and `status` on the console. Without a supervisor nobody waits, and that is no failure.
+pub fn ready(status: &str) -> io::Result<()> {
+    notify(&format!("READY=1\nSTATUS={status}"))
+}
+
+/// Has the supervisor show a line on the console.
+pub fn status(status: &str) -> io::Result<()> {
+    notify(&format!("STATUS={status}"))
+}
+
+fn notify(message: &str) -> io::Result<()> {
     match std::env::var_os("NOTIFY_SOCKET") {
-        Some(socket) => send(&socket, b"READY=1"),
+        Some(socket) => send(&socket, message.as_bytes()),
         None => Ok(()),
     }
 }

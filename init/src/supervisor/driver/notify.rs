@@ -1,4 +1,4 @@
-//! The socket on which services say that they are ready (`sd_notify(3)`).
+//! The socket on which services say that they are ready, and what a person at the console should know (`sd_notify(3)`).
 //!
 //! Anyone on the node may send to it, so what counts is who sent: the kernel adds the sender's process id
 //! (`SCM_CREDENTIALS`, unix(7)), and that belongs to a service by its cgroup or to none.
@@ -21,6 +21,8 @@ const MESSAGE_MAX: usize = 4096;
 pub(super) struct Notification {
     pub(super) pid: i32,
     pub(super) ready: bool,
+    /// `STATUS=`: one line about how the service is.
+    pub(super) status: Option<String>,
 }
 
 #[derive(Debug)]
@@ -55,7 +57,7 @@ impl NotifySocket {
             });
             if let Some(pid) = sender {
                 let text = buffer.get(..message.bytes).unwrap_or_default();
-                return Some(Notification { pid, ready: says_ready(text) });
+                return Some(Notification { pid, ready: says_ready(text), status: status(text) });
             }
         }
     }
@@ -63,6 +65,11 @@ impl NotifySocket {
 
 fn says_ready(text: &[u8]) -> bool {
     text.split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
+}
+
+fn status(text: &[u8]) -> Option<String> {
+    let line = text.split(|byte| *byte == b'\n').find_map(|line| line.strip_prefix(b"STATUS="))?;
+    Some(String::from_utf8_lossy(line).into_owned()).filter(|line| !line.is_empty())
 }
 
 #[cfg(test)]
@@ -81,6 +88,13 @@ mod tests {
     }
 
     #[test]
+    fn a_status_is_the_rest_of_its_line() {
+        assert_eq!(status(b"READY=1\nSTATUS=up = well\nMAINPID=1").as_deref(), Some("up = well"));
+        assert_eq!(status(b"STATUS="), None);
+        assert_eq!(status(b"XSTATUS=no"), None);
+    }
+
+    #[test]
     fn the_kernel_says_who_sent() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
@@ -90,6 +104,6 @@ mod tests {
         UnixDatagram::unbound().unwrap().send_to(b"READY=1", &path).unwrap();
         poller.wait(Some(Duration::from_secs(20)), &mut Vec::new()).unwrap();
         let pid = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(socket.receive(), Some(Notification { pid, ready: true }));
+        assert_eq!(socket.receive(), Some(Notification { pid, ready: true, status: None }));
     }
 }

@@ -83,7 +83,7 @@ fn secrets_are_in_no_serialised_or_printed_form() {
 fn names_source_field_fault_and_what_is_allowed() {
     let none = Remembered::default();
     assert_eq!(
-        refused(&line("keelson.role=master"), &none),
+        refused(&line("keelson.role=master keelson.bootstrap keelson.peers=none"), &none),
         "kernel command line, keelson.role: \"master\" is no role; allowed: control-plane or worker"
     );
     assert_eq!(

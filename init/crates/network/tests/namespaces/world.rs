@@ -138,8 +138,8 @@ impl World {
     }
 
     pub(crate) fn is_ready(&self) -> bool {
-        let mut bytes = [0; 64];
-        self.notifications.recv(&mut bytes).is_ok_and(|length| &bytes[..length] == b"READY=1")
+        let mut bytes = [0; 256];
+        self.notifications.recv(&mut bytes).is_ok_and(|length| bytes[..length].starts_with(b"READY=1\n"))
     }
 
     pub(crate) fn in_node(&self, command: &str) -> String {
