@@ -153,7 +153,8 @@ impl Machine {
         self.save()?;
         let socket = self.folder.qmp_socket();
         let answered = wait::until("QEMU to answer", KILL_DEADLINE, || {
-            if !self.is_running() {
+            // Right after its start the process has no arguments yet, so `is_running` does not know it.
+            if has_ended(self.description.process) {
                 return Ok(false);
             }
             qmp::execute(&socket, "query-status", &json!({})).map(|_| true).map_err(|error| error.to_string())
@@ -161,6 +162,7 @@ impl Machine {
         if answered.unwrap_or(false) {
             return Ok(());
         }
+        self.cut_power()?;
         let output = std::fs::read_to_string(self.folder.qemu_log()).unwrap_or_default();
         Err(MachineError::EndedAtOnce { output })
     }
@@ -188,7 +190,7 @@ impl Machine {
 
     pub fn wait_until_off(&mut self, deadline: Duration) -> Result<(), MachineError> {
         wait::until("QEMU to end", deadline, || {
-            reap(self.description.process);
+            has_ended(self.description.process);
             if self.is_running() { Err(self.console().last_line()) } else { Ok(()) }
         })
         .map_err(|timeout| MachineError::StillRunning {
@@ -198,12 +200,12 @@ impl Machine {
     }
 }
 
-/// If this process is QEMU's parent, QEMU stays in the process table until it is waited for.
-fn reap(process: Option<u32>) {
-    use nix::sys::wait::{WaitPidFlag, waitpid};
-    if let Some(id) = process {
-        let _ = waitpid(Pid::from_raw(id.cast_signed()), Some(WaitPidFlag::WNOHANG));
-    }
+/// If this process is QEMU's parent, QEMU stays in the process table until it is waited for; tells whether it was just now.
+fn has_ended(process: Option<u32>) -> bool {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    let Some(id) = process else { return true };
+    let status = waitpid(Pid::from_raw(id.cast_signed()), Some(WaitPidFlag::WNOHANG));
+    matches!(status, Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)))
 }
 
 fn name_of(folder: &Path) -> String {

@@ -7,17 +7,20 @@ use std::fs::File;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
 use crate::wait;
 
-/// With KVM a kernel without a root panics within a second or two; a guest that hangs never does.
+/// With KVM PID 1 speaks within a few seconds; a guest that hangs never does.
 const KVM_TRIAL_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Emulated, the same takes seconds on an idle machine and half a minute on a busy one.
+/// What PID 1 says first: by then the guest has run on both processors and in user space.
+const FIRST_WORDS: &[u8] = b"root          Keelson";
+
+/// Emulated, a kernel without a root panics within seconds on an idle machine and half a minute on a busy one.
 const TCG_TRIAL_DEADLINE: Duration = Duration::from_mins(3);
 
 /// How long the trial boot takes under emulation on the two-core machine on which the deadlines were chosen.
@@ -60,14 +63,12 @@ pub struct Speed {
 }
 
 impl Speed {
-    /// Boots `kernel` without a root and waits for its panic: on some hosts /dev/kvm opens and guests then hang.
-    pub fn measure(kernel: &Path, scratch: &Path) -> Result<Self, QemuError> {
-        if File::options().read(true).write(true).open("/dev/kvm").is_ok()
-            && trial_boot(Accelerator::Kvm, kernel, scratch)?.is_some()
-        {
+    /// Uses KVM if a trial shows that it works: on some hosts /dev/kvm opens, and guests then hang, early or late.
+    pub fn measure(kernel: &Path, initramfs: &Path, scratch: &Path) -> Result<Self, QemuError> {
+        if File::options().read(true).write(true).open("/dev/kvm").is_ok() && kvm_works(kernel, initramfs, scratch)? {
             return Ok(Self { accelerator: Accelerator::Kvm, factor: 1.0 });
         }
-        let took = trial_boot(Accelerator::Tcg, kernel, scratch)?.ok_or(QemuError::NoAccelerator)?;
+        let took = panic_after(kernel, scratch)?.ok_or(QemuError::NoAccelerator)?;
         let factor = (took.as_secs_f64() / TRIAL_REFERENCE.as_secs_f64()).clamp(1.0, 5.0);
         Ok(Self { accelerator: Accelerator::Tcg, factor })
     }
@@ -78,12 +79,46 @@ impl Speed {
     }
 }
 
-/// How long the kernel took to its panic, if it got there.
-fn trial_boot(accelerator: Accelerator, kernel: &Path, scratch: &Path) -> Result<Option<Duration>, QemuError> {
+/// Boots the initramfs with two processors up to PID 1's first words.
+fn kvm_works(kernel: &Path, initramfs: &Path, scratch: &Path) -> Result<bool, QemuError> {
+    let log = scratch.join("trial-kvm.log");
+    let mut command = trial(Accelerator::Kvm, kernel, &log);
+    command.args(["-smp", "2", "-m", "1024", "-initrd"]).arg(initramfs);
+    let mut child = command.spawn().map_err(QemuError::Start)?;
+    let spoke = wait::until("PID 1's first words", KVM_TRIAL_DEADLINE, || {
+        if std::fs::read(&log).is_ok_and(|text| contains(&text, FIRST_WORDS)) {
+            return Ok(true);
+        }
+        match child.try_wait() {
+            Ok(Some(_)) => Ok(false),
+            Ok(None) => Err("still running".to_owned()),
+            Err(error) => Err(error.to_string()),
+        }
+    });
+    end(&mut child);
+    Ok(spoke.unwrap_or(false))
+}
+
+/// How long an emulated kernel without a root took to its panic, if it got there.
+fn panic_after(kernel: &Path, scratch: &Path) -> Result<Option<Duration>, QemuError> {
     let log = scratch.join("trial.log");
     let started = Instant::now();
-    let mut child = Command::new("qemu-system-x86_64")
-        .args(["-nodefaults", "-display", "none", "-no-reboot", "-M", "q35", "-m", "256"])
+    let mut child = trial(Accelerator::Tcg, kernel, &log).args(["-m", "256"]).spawn().map_err(QemuError::Start)?;
+    // `panic=-1` with `-no-reboot` makes the kernel's panic QEMU's end.
+    let ended = wait::until("the trial kernel's panic", TCG_TRIAL_DEADLINE, || match child.try_wait() {
+        Ok(Some(_)) => Ok(started.elapsed()),
+        Ok(None) => Err("still running".to_owned()),
+        Err(error) => Err(error.to_string()),
+    });
+    end(&mut child);
+    let panicked = std::fs::read(&log).is_ok_and(|text| contains(&text, b"Kernel panic"));
+    Ok(ended.ok().filter(|_| panicked))
+}
+
+fn trial(accelerator: Accelerator, kernel: &Path, log: &Path) -> Command {
+    let mut command = Command::new("qemu-system-x86_64");
+    command
+        .args(["-nodefaults", "-display", "none", "-no-reboot", "-M", "q35"])
         .args(accelerator.arguments())
         .arg("-kernel")
         .arg(kernel)
@@ -91,25 +126,15 @@ fn trial_boot(accelerator: Accelerator, kernel: &Path, scratch: &Path) -> Result
         .args(["-serial", &format!("file:{}", log.display())])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .map_err(QemuError::Start)?;
-    // `panic=-1` with `-no-reboot` makes the kernel's panic QEMU's end.
-    let deadline = match accelerator {
-        Accelerator::Kvm => KVM_TRIAL_DEADLINE,
-        Accelerator::Tcg => TCG_TRIAL_DEADLINE,
-    };
-    let ended = wait::until("the trial kernel's panic", deadline, || match child.try_wait() {
-        Ok(Some(_)) => Ok(started.elapsed()),
-        Ok(None) => Err("still running".to_owned()),
-        Err(error) => Err(error.to_string()),
-    });
-    if ended.is_err() {
-        let _ = child.kill();
-        let _ = child.wait();
-    }
-    let panicked = std::fs::read(&log).is_ok_and(|text| contains(&text, b"Kernel panic"));
-    Ok(ended.ok().filter(|_| panicked))
+        .stderr(Stdio::null());
+    command
+}
+
+/// Whatever became of the trial, its QEMU is gone afterwards.
+fn end(child: &mut Child) {
+    // Both fail only if it has ended already.
+    let _ = child.kill();
+    let _ = child.wait();
 }
 
 pub(crate) fn contains(haystack: &[u8], needle: &[u8]) -> bool {

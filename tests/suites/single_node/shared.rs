@@ -32,7 +32,7 @@ fn prepare() -> Result<Build, Box<dyn std::error::Error>> {
         std::fs::remove_dir_all(&folder)?;
     }
     project::create_folder(&folder)?;
-    let speed = Speed::measure(&image.kernel, &folder)?;
+    let speed = Speed::measure(&image.kernel, &image.initramfs, &folder)?;
     Ok(Build { image, tools, speed, folder })
 }
 

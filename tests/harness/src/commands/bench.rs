@@ -53,7 +53,7 @@ pub(super) fn boot(options: &BenchBoot) -> Result<(), BenchCommandError> {
     let tools = Tools::new(project.keelctl()?, &image);
     let folder = project.target().join("bench");
     project::create_folder(&folder)?;
-    let speed = Speed::measure(&image.kernel, &folder).map_err(UpError::from)?;
+    let speed = Speed::measure(&image.kernel, &image.initramfs, &folder).map_err(UpError::from)?;
     let mut figures = BootFigures {
         host: bench::host(&format!("{:?}", speed.accelerator), project.checkout()),
         sizes: bench::sizes(&image),

@@ -55,7 +55,7 @@ pub(super) fn up(options: &Up) -> Result<(), UpError> {
     let mut machine = match Machine::open(&folder) {
         Ok(machine) => machine,
         Err(MachineError::Unknown { .. }) => {
-            let speed = Speed::measure(&image.kernel, &folder)?;
+            let speed = Speed::measure(&image.kernel, &image.initramfs, &folder)?;
             report.line(&format!("{:?} works here; a new machine is made", speed.accelerator));
             Machine::create(&folder, new_hardware(options, &folder, &image, &tools)?, speed)?
         }
