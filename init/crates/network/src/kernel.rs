@@ -9,10 +9,10 @@ use futures::{StreamExt as _, TryStreamExt as _};
 use ipnet::IpNet;
 use keelson_config::{Bond, Vlan};
 use netlink_packet_core::{NetlinkMessage, NetlinkPayload};
-use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, CacheInfo};
 use netlink_packet_route::link::{BondLacpRate, BondMode, BondXmitHashPolicy, LinkMessage};
 use netlink_packet_route::route::{RouteMessage, RouteProtocol, RouteScope};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 use rtnetlink::sys::SocketAddr;
 use rtnetlink::{Handle, LinkBond, LinkMessageBuilder, LinkUnspec, LinkVlan, MulticastGroup, RouteMessageBuilder};
 
@@ -60,17 +60,27 @@ impl Changes {
     pub async fn next(&mut self) -> Option<Change> {
         loop {
             let (message, _) = self.0.next().await?;
-            return Some(match message.payload {
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => Change::Link(link),
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelLink(link)) => Change::LinkRemoved(link),
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewAddress(address)) => Change::Address(address),
-                NetlinkPayload::InnerMessage(RouteNetlinkMessage::DelAddress(address)) => {
-                    Change::AddressRemoved(address)
-                }
-                NetlinkPayload::Overrun(_) => Change::Overrun,
-                _ => continue,
-            });
+            if let Some(change) = change(message.payload) {
+                return Some(change);
+            }
         }
+    }
+}
+
+/// What a message means to us. A bridge tells of its ports in messages of its own family to the same group: they lack most
+/// of what a link is, and one port's leaving reads like the link's end.
+fn change(payload: NetlinkPayload<RouteNetlinkMessage>) -> Option<Change> {
+    let of_the_link = |link: &LinkMessage| link.header.interface_family == AddressFamily::Unspec;
+    match payload {
+        NetlinkPayload::InnerMessage(message) => match message {
+            RouteNetlinkMessage::NewLink(link) if of_the_link(&link) => Some(Change::Link(link)),
+            RouteNetlinkMessage::DelLink(link) if of_the_link(&link) => Some(Change::LinkRemoved(link)),
+            RouteNetlinkMessage::NewAddress(address) => Some(Change::Address(address)),
+            RouteNetlinkMessage::DelAddress(address) => Some(Change::AddressRemoved(address)),
+            _ => None,
+        },
+        NetlinkPayload::Overrun(_) => Some(Change::Overrun),
+        _ => None,
     }
 }
 
@@ -156,8 +166,8 @@ impl Kernel {
         message.header.index = link;
         message.header.prefix_len = net.prefix_len();
         message.header.family = match net {
-            IpNet::V4(_) => netlink_packet_route::AddressFamily::Inet,
-            IpNet::V6(_) => netlink_packet_route::AddressFamily::Inet6,
+            IpNet::V4(_) => AddressFamily::Inet,
+            IpNet::V6(_) => AddressFamily::Inet6,
         };
         message.attributes.push(AddressAttribute::Local(net.addr()));
         let outcome = self.handle.address().del(message).execute().await;
@@ -258,5 +268,23 @@ fn bond_options(builder: LinkMessageBuilder<LinkBond>, bond: &Bond) -> LinkMessa
         Some("encap3+4") => builder.xmit_hash_policy(BondXmitHashPolicy::Encap34),
         Some("vlan+srcmac") => builder.xmit_hash_policy(BondXmitHashPolicy::VlanSrcMac),
         _ => builder,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bridge_speaking_of_a_port_changes_no_link() {
+        let message = |family| {
+            let mut link = LinkMessage::default();
+            link.header.interface_family = family;
+            link
+        };
+        let of = |message| change(NetlinkPayload::InnerMessage(message));
+        assert!(matches!(of(RouteNetlinkMessage::NewLink(message(AddressFamily::Unspec))), Some(Change::Link(_))));
+        assert!(of(RouteNetlinkMessage::NewLink(message(AddressFamily::Bridge))).is_none());
+        assert!(of(RouteNetlinkMessage::DelLink(message(AddressFamily::Bridge))).is_none());
     }
 }
