@@ -262,16 +262,22 @@ fn kill_and_wait(node: &Node, name: &str, before: &Value) -> Outcome {
         other => other.to_owned(),
     };
     let killed = Instant::now();
-    // The connection may go through what was killed, so its end says nothing; the service's own record does.
-    let said = node.kubectl().run(&["exec", "killer", "--", "/workload", "kill", &program]);
+    let kill = || node.kubectl().run(&["exec", "killer", "--", "/workload", "kill", &program]);
+    let mut said = kill();
     let wanted = before["restarts"].as_u64().unwrap_or_default() + 1;
     wait::until(&format!("{name} to be back"), MINUTES, || {
         let list = node.keelctl(&["services", "-o", "json"]).map_err(|error| error.to_string())?;
         let list: Value = serde_json::from_str(&list).map_err(|error| error.to_string())?;
         let all = list["services"].as_array().map(Vec::as_slice).unwrap_or_default();
         let service = all.iter().find(|service| service["name"] == name).cloned().unwrap_or_default();
-        if service["restarts"].as_u64() >= Some(wanted) && service["state"] == "ready" {
+        let restarted = service["restarts"].as_u64() >= Some(wanted);
+        if restarted && service["state"] == "ready" {
             return Ok(());
+        }
+        // The connection may go through what was killed, so only the service's own record says whether it was; and through
+        // what was killed before, which may not take connections yet.
+        if !restarted && said.is_err() {
+            said = kill();
         }
         Err(format!("{service}; the kill said {said:?}"))
     })?;
