@@ -28,6 +28,8 @@ const COMPONENT: Component = Component::KubeApiserver;
 const AUDIT_DAYS: &str = "30";
 const AUDIT_FILES: &str = "10";
 const AUDIT_MEGABYTES: &str = "100";
+/// Watches never end by themselves. Without this the server waits for them until it is killed.
+const WATCH_GRACE: &str = "3s";
 
 pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> {
     let authority = |kind| settings.membership.authorities.get(kind).certificate_pem();
@@ -80,7 +82,8 @@ fn flags(settings: Settings<'_>) -> Flags {
         .set("service-cluster-ip-range", settings.config.cluster.service_cidr.to_string())
         .set("allow-privileged", "true")
         .set("profiling", "false")
-        .set("request-timeout", "300s");
+        .set("request-timeout", "300s")
+        .set("shutdown-watch-termination-grace-period", WATCH_GRACE);
     flags
 }
 
