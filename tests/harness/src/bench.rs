@@ -2,6 +2,9 @@
 //!
 //! Each run is a new machine with an empty disk. Milestones are what the operator can see, from outside: lines on the
 //! console, answers of the API server. They are looked at every [`LOOK_INTERVAL`], so that is their precision.
+//!
+//! Beside each run stands one of the baseline ([`baseline`]), on the same machine and right after it, because a host's speed
+//! changes by the minute; what counts is the ratio within such a pair.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -11,14 +14,16 @@ use serde_json::Value;
 
 use crate::build::{Image, Sizes};
 use crate::kubectl::{array_at, text_at};
-use crate::machine::MachineError;
+use crate::machine::{Machine, MachineError};
 use crate::node::{Node, NodeError};
 use crate::proxy::ProxyError;
 use crate::wait;
 
+pub mod baseline;
 mod chart;
 mod milestones;
 
+use baseline::BaselineRun;
 pub use chart::boot_chart;
 pub use milestones::{MILESTONES, Milestones};
 
@@ -44,6 +49,8 @@ pub enum BenchError {
     File { operation: &'static str, path: PathBuf, source: std::io::Error },
     #[error("cannot encode the figures")]
     Encode(#[source] serde_json::Error),
+    #[error("the baseline's files could not be made:\n{output}")]
+    Baseline { output: String },
 }
 
 /// All figures of one invocation; the JSON file has this shape.
@@ -51,7 +58,56 @@ pub enum BenchError {
 pub struct BootFigures {
     pub host: Host,
     pub sizes: SizeFigures,
-    pub runs: Vec<Run>,
+    pub pairs: Vec<Pair>,
+    /// Keelson's time to Ready by the baseline's.
+    pub ready_ratio: Spread,
+    /// The same of the processor seconds that QEMU used until then.
+    pub cpu_ratio: Spread,
+}
+
+impl BootFigures {
+    pub fn new(host: Host, sizes: SizeFigures) -> Self {
+        Self { host, sizes, pairs: vec![], ready_ratio: Spread::default(), cpu_ratio: Spread::default() }
+    }
+
+    pub fn add(&mut self, pair: Pair) {
+        self.pairs.push(pair);
+        self.ready_ratio = Spread::of(self.pairs.iter().map(Pair::ready_ratio).collect());
+        self.cpu_ratio = Spread::of(self.pairs.iter().map(Pair::cpu_ratio).collect());
+    }
+}
+
+/// A boot of Keelson and one of the baseline, one after the other.
+#[derive(Debug, Serialize)]
+pub struct Pair {
+    pub keelson: Run,
+    pub baseline: BaselineRun,
+}
+
+impl Pair {
+    pub fn ready_ratio(&self) -> f64 {
+        self.keelson.milestones.ready / self.baseline.ready
+    }
+
+    fn cpu_ratio(&self) -> f64 {
+        self.keelson.qemu_cpu_seconds / self.baseline.qemu_cpu_seconds
+    }
+}
+
+/// What repeated measurements say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize)]
+pub struct Spread {
+    pub median: f64,
+    pub lowest: f64,
+    pub highest: f64,
+}
+
+impl Spread {
+    fn of(mut values: Vec<f64>) -> Self {
+        values.sort_by(f64::total_cmp);
+        let at = |index: usize| values.get(index).copied().unwrap_or_default();
+        Self { median: at(values.len() / 2), lowest: at(0), highest: at(values.len().saturating_sub(1)) }
+    }
 }
 
 /// The machine that measured.
@@ -85,8 +141,8 @@ pub struct Run {
     pub processes: Vec<Process>,
     /// Processor seconds that QEMU itself used until Ready.
     pub qemu_cpu_seconds: f64,
-    /// Cores that QEMU used on average over the idle minute after DNS answered.
-    pub idle_cores: f64,
+    /// Cores that QEMU used on average over an idle minute after DNS answered; the last run measures it.
+    pub idle_cores: Option<f64>,
 }
 
 /// A supervised process at Ready.
@@ -98,18 +154,22 @@ pub struct Process {
     pub cpu_seconds: Option<f64>,
 }
 
-/// Boots `node`, which has not run yet, to its last milestone and measures it.
-pub fn measure_boot(node: &mut Node) -> Result<Run, BenchError> {
+/// Boots `node`, which has not run yet, to its last milestone and measures it; and then, if asked for, its idleness.
+pub fn measure_boot(node: &mut Node, idle: bool) -> Result<Run, BenchError> {
     let started = Instant::now();
     node.machine.start()?;
-    let milestones = milestones::observe(node, started)?;
-    let qemu_cpu_seconds = qemu_cpu(node).as_secs_f64();
+    let mut milestones = milestones::observe(node, started)?;
+    let qemu_cpu_seconds = qemu_cpu(&node.machine).as_secs_f64();
     let processes = processes(node)?;
-    let before = qemu_cpu(node);
-    wait::pause(IDLE_WINDOW);
-    let idle = qemu_cpu(node).saturating_sub(before);
-    let idle_cores = idle.as_secs_f64() / IDLE_WINDOW.as_secs_f64();
+    milestones.dns = milestones::observe_dns(node, started)?;
+    let idle_cores = idle.then(|| idle_cores(&node.machine));
     Ok(Run { milestones, processes, qemu_cpu_seconds, idle_cores })
+}
+
+fn idle_cores(machine: &Machine) -> f64 {
+    let before = qemu_cpu(machine);
+    wait::pause(IDLE_WINDOW);
+    qemu_cpu(machine).saturating_sub(before).as_secs_f64() / IDLE_WINDOW.as_secs_f64()
 }
 
 fn processes(node: &Node) -> Result<Vec<Process>, BenchError> {
@@ -131,9 +191,9 @@ fn process(name: &str, usage: &Value) -> Process {
 }
 
 /// User and system time of QEMU with all its threads (proc(5), fields 14 and 15 of stat, in ticks of 10 ms).
-fn qemu_cpu(node: &Node) -> Duration {
+fn qemu_cpu(machine: &Machine) -> Duration {
     const TICK: Duration = Duration::from_millis(10);
-    let stat = node.machine.process().and_then(|id| std::fs::read_to_string(format!("/proc/{id}/stat")).ok());
+    let stat = machine.process().and_then(|id| std::fs::read_to_string(format!("/proc/{id}/stat")).ok());
     let ticks = stat.as_deref().and_then(|text| text.rsplit_once(") ")).map_or(0, |(_, fields)| {
         fields.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u32>().ok()).sum()
     });
@@ -175,14 +235,26 @@ pub fn write(figures: &BootFigures, json: &Path) -> Result<(), BenchError> {
     };
     let text = serde_json::to_vec_pretty(figures).map_err(BenchError::Encode)?;
     std::fs::write(json, text).map_err(file("write", json))?;
-    let Some(run) = median_run(&figures.runs) else { return Ok(()) };
+    let runs: Vec<&Run> = figures.pairs.iter().map(|pair| &pair.keelson).collect();
+    let Some(run) = median_run(runs) else { return Ok(()) };
     let svg = json.with_extension("svg");
     std::fs::write(&svg, boot_chart(run)).map_err(file("write", &svg))
 }
 
 /// The run whose time to Ready is the median one.
-pub fn median_run(runs: &[Run]) -> Option<&Run> {
-    let mut order: Vec<&Run> = runs.iter().collect();
-    order.sort_by(|a, b| a.milestones.ready.total_cmp(&b.milestones.ready));
-    order.get(order.len() / 2).copied()
+fn median_run(mut runs: Vec<&Run>) -> Option<&Run> {
+    runs.sort_by(|a, b| a.milestones.ready.total_cmp(&b.milestones.ready));
+    runs.get(runs.len() / 2).copied()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_spread_names_the_middle_and_both_ends() {
+        let spread = Spread::of(vec![1.3, 0.9, 1.0]);
+        assert_eq!(spread, Spread { median: 1.0, lowest: 0.9, highest: 1.3 });
+        assert_eq!(Spread::of(vec![]), Spread::default());
+    }
 }

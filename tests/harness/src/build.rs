@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 pub mod allowlist;
-mod archive;
+pub(crate) mod archive;
 pub mod cache;
 pub mod contents;
 mod debian;
@@ -81,6 +81,8 @@ pub struct Image {
     pub etcdctl: PathBuf,
     /// The tests' workload image (`keelson.local/workload:1`) as an OCI archive.
     pub workload: PathBuf,
+    /// The program in [`Image::workload`].
+    pub workload_program: PathBuf,
     /// What the files weigh.
     pub sizes: Sizes,
 }
@@ -147,6 +149,7 @@ pub fn image(request: &BuildRequest, progress: &mut dyn Progress) -> Result<Imag
         etcd: go_program("etcd")?.join("etcd"),
         etcdctl: go_program("etcd")?.join("etcdctl"),
         workload,
+        workload_program: go_program("workload")?.join("workload"),
     };
     Ok(image)
 }

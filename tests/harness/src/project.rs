@@ -13,8 +13,8 @@ pub enum ProjectError {
     MachineName { name: String },
     #[error("cannot run cargo")]
     Cargo(#[source] std::io::Error),
-    #[error("building keelctl failed:\n{output}")]
-    Keelctl { output: String },
+    #[error("building {package} failed:\n{output}")]
+    Package { package: &'static str, output: String },
 }
 
 #[derive(Debug, Clone)]
@@ -85,16 +85,27 @@ impl Project {
 
     /// Builds the operator's command line for this host and returns its path.
     pub fn keelctl(&self) -> Result<PathBuf, ProjectError> {
+        self.program("keelctl")
+    }
+
+    /// Builds the program that makes the boot benchmark's baseline and returns its path.
+    pub fn baseline(&self) -> Result<PathBuf, ProjectError> {
+        self.program("keelson-baseline")
+    }
+
+    /// Builds a package whose program has the same name, for this host.
+    fn program(&self, package: &'static str) -> Result<PathBuf, ProjectError> {
         let output = Command::new("cargo")
             .current_dir(&self.checkout)
-            .args(["build", "--quiet", "--release", "--package", "keelctl"])
+            .args(["build", "--quiet", "--release", "--package", package])
             .env("CARGO_TARGET_DIR", &self.target)
             .output()
             .map_err(ProjectError::Cargo)?;
         if !output.status.success() {
-            return Err(ProjectError::Keelctl { output: String::from_utf8_lossy(&output.stderr).into_owned() });
+            let output = String::from_utf8_lossy(&output.stderr).into_owned();
+            return Err(ProjectError::Package { package, output });
         }
-        Ok(self.target.join("x86_64-unknown-linux-gnu/release/keelctl"))
+        Ok(self.target.join("x86_64-unknown-linux-gnu/release").join(package))
     }
 }
 

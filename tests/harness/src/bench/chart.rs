@@ -84,7 +84,7 @@ mod tests {
             },
             processes: vec![process("store", Some(2.0)), process("<odd>", Some(1.0)), process("unknown", None)],
             qemu_cpu_seconds: 0.0,
-            idle_cores: 0.0,
+            idle_cores: None,
         };
         let svg = boot_chart(&run);
         assert_eq!(svg.matches("<rect x=").count(), 9);

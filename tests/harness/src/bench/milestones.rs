@@ -5,7 +5,8 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::kubectl::{array_at, condition_holds};
+use crate::console::Console;
+use crate::kubectl::{Kubectl, array_at, condition_holds};
 use crate::node::Node;
 use crate::proxy::Proxy;
 use crate::wait;
@@ -45,17 +46,17 @@ impl Milestones {
     }
 }
 
+/// Watches a node of ours to Ready; [`Milestones::dns`] is left for [`observe_dns`].
 pub(super) fn observe(node: &Node, started: Instant) -> Result<Milestones, BenchError> {
-    let console = node.machine.console();
-    let seen =
-        |milestone, is_it: &dyn Fn(&str) -> bool| reach(milestone, started, || console.text().lines().any(is_it));
     let ready_line = |service: &'static str| {
         move |line: &str| {
             let mut words = line.split_whitespace().skip_while(|word| *word != service);
             words.next().is_some() && words.next().is_some_and(|word| word.trim_end_matches(':') == "ready")
         }
     };
-    let mut milestones = Milestones {
+    let console = node.machine.console();
+    let seen = |milestone, is_it: &dyn Fn(&str) -> bool| line_seen(&console, milestone, started, is_it);
+    let milestones = Milestones {
         kernel: seen("kernel", &|line| line.contains("Linux version"))?,
         init: seen("init", &|line| line.starts_with("keelson "))?,
         network: seen("network", &ready_line("network"))?,
@@ -65,17 +66,34 @@ pub(super) fn observe(node: &Node, started: Instant) -> Result<Milestones, Bench
     };
     node.pin_api()?;
     node.fetch_kubeconfig()?;
-    let proxy = Proxy::start(&node.kubectl())?;
+    Ok(Milestones { ready: observe_ready(&node.kubectl(), started)?, ..milestones })
+}
+
+/// Waits for a line on the console.
+pub(super) fn line_seen(
+    console: &Console,
+    milestone: &'static str,
+    started: Instant,
+    is_it: &dyn Fn(&str) -> bool,
+) -> Result<f64, BenchError> {
+    reach(milestone, started, || console.text().lines().any(is_it))
+}
+
+/// Waits until some node is Ready, as a client of the API server sees it.
+pub(super) fn observe_ready(kubectl: &Kubectl, started: Instant) -> Result<f64, BenchError> {
+    let proxy = Proxy::start(kubectl)?;
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(DEADLINE)).build().into();
     let url = format!("http://{}/api/v1/nodes", proxy.address());
-    milestones.ready = reach("ready", started, || {
+    reach("ready", started, || {
         let body = agent.get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
         let nodes: Value = body.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         array_at(&nodes, "/items").iter().any(|node| condition_holds(node, "Ready"))
-    })?;
+    })
+}
+
+pub(super) fn observe_dns(node: &Node, started: Instant) -> Result<f64, BenchError> {
     node.wait_dns()?;
-    milestones.dns = started.elapsed().as_secs_f64();
-    Ok(milestones)
+    Ok(started.elapsed().as_secs_f64())
 }
 
 fn reach(milestone: &'static str, started: Instant, mut look: impl FnMut() -> bool) -> Result<f64, BenchError> {

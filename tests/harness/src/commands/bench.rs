@@ -1,22 +1,23 @@
 //! `cargo vm bench`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
-use crate::bench::{self, BenchError, BootFigures};
+use crate::bench::baseline::Baseline;
+use crate::bench::{self, BenchError, BootFigures, Pair};
 use crate::build::Image;
 use crate::machine::{Machine, MachineError};
 use crate::node::{Node, Tools};
 use crate::project::{self, Project, ProjectError};
-use crate::qemu::Speed;
+use crate::qemu::{Hardware, Speed};
 use crate::report::Report;
 
 use super::up::{UpError, new_hardware};
 
 #[derive(Debug, Args)]
 pub(super) struct BenchBoot {
-    /// Boots to measure
+    /// Boots to measure, each beside one of the baseline
     #[arg(long, default_value_t = 5)]
     runs: u32,
     /// File for the figures; a chart goes beside it
@@ -54,19 +55,23 @@ pub(super) fn boot(options: &BenchBoot) -> Result<(), BenchCommandError> {
     let folder = project.target().join("bench");
     project::create_folder(&folder)?;
     let speed = Speed::measure(&image.kernel, &image.initramfs, &folder).map_err(UpError::from)?;
-    let mut figures = BootFigures {
-        host: bench::host(&format!("{:?}", speed.accelerator), project.checkout()),
-        sizes: bench::sizes(&image),
-        runs: vec![],
-    };
+    let baseline = Baseline::prepare(&project, &image, &folder)?;
+    let host = bench::host(&format!("{:?}", speed.accelerator), project.checkout());
+    let mut figures = BootFigures::new(host, bench::sizes(&image));
     for number in 1..=options.runs {
-        let run = one_run(&folder.join("machine"), &image, &tools, speed)?;
-        let [.., ready, dns] = run.milestones.values();
+        let last = number == options.runs;
+        let place = folder.join("machine");
+        let (hardware, keelson) = one_run(&place, &image, &tools, speed, last)?;
+        empty(&place)?;
+        let baseline = baseline.measure(&place, &hardware, speed)?;
+        let [.., ready, dns] = keelson.milestones.values();
+        let script = baseline.ready;
+        let pair = Pair { keelson, baseline };
+        let ratio = pair.ready_ratio();
         report.line(&format!(
-            "run {number}: Ready after {ready:.1} s, DNS after {dns:.1} s, idle {:.2} cores",
-            run.idle_cores
+            "run {number}: Ready after {ready:.1} s, the baseline after {script:.1} s (ratio {ratio:.2}); DNS after {dns:.1} s"
         ));
-        figures.runs.push(run);
+        figures.add(pair);
         // What was measured is not lost when a later run fails.
         bench::write(&figures, &options.json)?;
     }
@@ -76,19 +81,24 @@ pub(super) fn boot(options: &BenchBoot) -> Result<(), BenchCommandError> {
 
 /// A new machine each time: its first boot makes disk, identity and keys.
 fn one_run(
-    folder: &std::path::Path,
+    folder: &Path,
     image: &Image,
     tools: &Tools,
     speed: Speed,
-) -> Result<bench::Run, BenchCommandError> {
+    idle: bool,
+) -> Result<(Hardware, bench::Run), BenchCommandError> {
+    empty(folder)?;
+    let hardware = new_hardware(&super::Up::defaults(), folder, image, tools)?;
+    let mut node = Node::new(Machine::create(folder, hardware.clone(), speed)?, tools.clone());
+    let run = bench::measure_boot(&mut node, idle);
+    node.machine.cut_power()?;
+    Ok((hardware, run?))
+}
+
+fn empty(folder: &Path) -> Result<(), BenchCommandError> {
     if folder.exists() {
         std::fs::remove_dir_all(folder)
             .map_err(|source| BenchCommandError::Folder { path: folder.to_owned(), source })?;
     }
-    project::create_folder(folder)?;
-    let hardware = new_hardware(&super::Up::defaults(), folder, image, tools)?;
-    let mut node = Node::new(Machine::create(folder, hardware, speed)?, tools.clone());
-    let run = bench::measure_boot(&mut node);
-    node.machine.cut_power()?;
-    Ok(run?)
+    Ok(project::create_folder(folder)?)
 }
