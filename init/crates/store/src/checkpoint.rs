@@ -22,6 +22,7 @@
 //! - A checkpoint may be ahead of the log's end (followers apply before their log is flushed); recovery survives that.
 
 mod backend;
+mod defragment;
 mod rows;
 pub mod writer;
 
@@ -29,7 +30,7 @@ pub mod writer;
 mod tests;
 
 use std::io;
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use bytes::Bytes;
 use prost::Message;
@@ -87,6 +88,8 @@ pub enum CheckpointError {
     Foreign { found: u64, expected: u64 },
     #[error("the checkpoint's applied index cannot be decoded")]
     Applied(#[source] prost::DecodeError),
+    #[error("defragmenting needs {needed} bytes beside the checkpoint; the disk has {available} to spare")]
+    NoRoom { needed: u64, available: u64 },
     #[error(
         "the checkpoint is damaged: a row of table {table:?} does not match its checksum. This member must join as a new one"
     )]
@@ -114,11 +117,40 @@ pub struct Applied {
     pub membership_id: Option<LogId>,
 }
 
-/// The database. Cheap to share; readers see the commit that was last when they began.
+/// The database. Cheap to share; readers see the commit that was last when they began, also while the file is being replaced.
 #[derive(Debug)]
 pub struct Checkpoint {
+    open: RwLock<Arc<Open>>,
+}
+
+/// An open file of it.
+#[derive(Debug)]
+struct Open {
     database: Database,
     size: backend::Size,
+}
+
+impl Open {
+    fn new(file: Arc<dyn crate::disk::DiskFile>) -> Result<Self, CheckpointError> {
+        let (backend, size) = backend::Backend::new(file);
+        let database = Database::builder()
+            .set_cache_size(CACHE_BYTES)
+            .create_with_backend(backend)
+            .map_err(CheckpointError::database("open"))?;
+        Ok(Self { database, size })
+    }
+
+    fn begin(&self) -> Result<redb::WriteTransaction, CheckpointError> {
+        let mut transaction = self.database.begin_write().map_err(CheckpointError::database("write"))?;
+        let durable = transaction.set_durability(Durability::Immediate);
+        durable.map_err(|error| CheckpointError::Io { operation: "write", source: io::Error::other(error) })?;
+        transaction.set_quick_repair(true);
+        Ok(transaction)
+    }
+
+    fn read(&self) -> Result<redb::ReadTransaction, CheckpointError> {
+        self.database.begin_read().map_err(CheckpointError::database("read"))
+    }
 }
 
 impl Checkpoint {
@@ -131,15 +163,15 @@ impl Checkpoint {
             }
             Err(source) => return Err(CheckpointError::Io { operation: "open", source }),
         };
+        defragment::remove_leftover(disk).map_err(|source| CheckpointError::Io { operation: "clear up", source })?;
         disk.sync_directory().map_err(|source| CheckpointError::Io { operation: "make", source })?;
-        let (backend, size) = backend::Backend::new(file);
-        let database = Database::builder()
-            .set_cache_size(CACHE_BYTES)
-            .create_with_backend(backend)
-            .map_err(CheckpointError::database("open"))?;
-        let checkpoint = Self { database, size };
+        let checkpoint = Self { open: RwLock::new(Arc::new(Open::new(file)?)) };
         checkpoint.check_format(store_id)?;
         Ok(checkpoint)
+    }
+
+    fn open_file(&self) -> Arc<Open> {
+        Arc::clone(&self.open.read().unwrap_or_else(PoisonError::into_inner))
     }
 
     fn check_format(&self, store_id: u64) -> Result<(), CheckpointError> {
@@ -173,19 +205,13 @@ impl Checkpoint {
         format.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         format.extend_from_slice(&OLDEST_READER.to_le_bytes());
         format.extend_from_slice(&store_id.to_le_bytes());
-        let transaction = self.begin()?;
-        {
-            let mut meta = transaction.open_table(META).map_err(CheckpointError::database("write"))?;
-            meta.insert(KEY_FORMAT, format.as_slice()).map_err(CheckpointError::database("write"))?;
-        }
-        for table in Table::ALL {
-            transaction.open_table(table_definition(table)).map_err(CheckpointError::database("write"))?;
-        }
+        let transaction = self.open_file().begin()?;
+        start(&transaction, &format)?;
         transaction.commit().map_err(CheckpointError::database("commit"))
     }
 
     fn meta(&self, key: &str) -> Result<Option<Vec<u8>>, CheckpointError> {
-        let transaction = self.database.begin_read().map_err(CheckpointError::database("read"))?;
+        let transaction = self.open_file().read()?;
         let meta = match transaction.open_table(META) {
             Ok(meta) => meta,
             Err(redb::TableError::TableDoesNotExist(_)) => return Ok(None),
@@ -193,14 +219,6 @@ impl Checkpoint {
         };
         let value = meta.get(key).map_err(CheckpointError::database("read"))?;
         Ok(value.map(|value| value.value().to_vec()))
-    }
-
-    fn begin(&self) -> Result<redb::WriteTransaction, CheckpointError> {
-        let mut transaction = self.database.begin_write().map_err(CheckpointError::database("write"))?;
-        let durable = transaction.set_durability(Durability::Immediate);
-        durable.map_err(|error| CheckpointError::Io { operation: "write", source: io::Error::other(error) })?;
-        transaction.set_quick_repair(true);
-        Ok(transaction)
     }
 
     /// How far the rows are, and how many bytes they have.
@@ -211,14 +229,13 @@ impl Checkpoint {
 
     /// The rows of the last commit, with how far they are.
     pub fn rows(&self) -> Result<Rows, CheckpointError> {
-        let transaction = self.database.begin_read().map_err(CheckpointError::database("read"))?;
-        Rows::new(transaction)
+        Rows::new(self.open_file())
     }
 
     /// Commits what changed, durably, and returns how many bytes all rows have.
     pub fn commit(&self, delta: &Delta, applied: &Applied) -> Result<u64, CheckpointError> {
         let (_, before) = self.applied()?;
-        let transaction = self.begin()?;
+        let transaction = self.open_file().begin()?;
         let mut used = before;
         for chunk in delta.deletes.chunk_by(|(a, _), (b, _)| a == b) {
             let Some((table, _)) = chunk.first() else { continue };
@@ -252,7 +269,7 @@ impl Checkpoint {
         rows: &mut dyn Iterator<Item = Result<Row, LoadError>>,
         applied: &Applied,
     ) -> Result<u64, LoadError> {
-        let transaction = self.begin()?;
+        let transaction = self.open_file().begin()?;
         for table in Table::ALL {
             transaction
                 .delete_table(table_definition(table))
@@ -260,13 +277,21 @@ impl Checkpoint {
         }
         let mut used = 0;
         let mut value = Vec::new();
-        for row in rows {
-            let row = row?;
+        let mut rows = rows.peekable();
+        while let Some(first) = rows.peek() {
+            let Ok(Row { table, .. }) = first else { break };
+            let of_table = *table;
             let mut table =
-                transaction.open_table(table_definition(row.table)).map_err(CheckpointError::database("replace"))?;
-            rows::encode_value(&row, &mut value);
-            used += row_bytes(&row.key, &value);
-            table.insert(row.key.as_ref(), value.as_slice()).map_err(CheckpointError::database("replace"))?;
+                transaction.open_table(table_definition(of_table)).map_err(CheckpointError::database("replace"))?;
+            while let Some(row) = rows.next_if(|row| row.as_ref().is_ok_and(|row| row.table == of_table)) {
+                let row = row?;
+                rows::encode_value(&row, &mut value);
+                used += row_bytes(&row.key, &value);
+                table.insert(row.key.as_ref(), value.as_slice()).map_err(CheckpointError::database("replace"))?;
+            }
+        }
+        if let Some(Err(error)) = rows.next() {
+            return Err(error);
         }
         finish(transaction, applied, used)?;
         Ok(used)
@@ -274,8 +299,18 @@ impl Checkpoint {
 
     /// Size of the file.
     pub fn file_bytes(&self) -> u64 {
-        self.size.get()
+        self.open_file().size.get()
     }
+}
+
+/// The first things in a file: its format, and all tables.
+fn start(transaction: &redb::WriteTransaction, format: &[u8]) -> Result<(), CheckpointError> {
+    let mut meta = transaction.open_table(META).map_err(CheckpointError::database("write"))?;
+    meta.insert(KEY_FORMAT, format).map_err(CheckpointError::database("write"))?;
+    for table in Table::ALL {
+        transaction.open_table(table_definition(table)).map_err(CheckpointError::database("write"))?;
+    }
+    Ok(())
 }
 
 fn finish(transaction: redb::WriteTransaction, applied: &Applied, used: u64) -> Result<(), CheckpointError> {

@@ -5,6 +5,7 @@
 //! applied: an acknowledged entry was durable in the log, and the new entry is behind it.
 
 mod checkpoints;
+mod maintenance;
 mod reads;
 pub mod space;
 
@@ -35,6 +36,7 @@ use crate::random::Random;
 use crate::state::{LoadError, Replicated, Response};
 
 pub use checkpoints::Policy as CheckpointPolicy;
+pub use maintenance::MaintenanceError;
 pub use reads::ReadError;
 pub use space::Usage;
 

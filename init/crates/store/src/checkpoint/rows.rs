@@ -1,9 +1,11 @@
 //! Rows with their checksum, and reading them back in order.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction};
 
-use super::{Applied, CheckpointError, KEY_APPLIED, META, decode_applied, table_definition};
+use super::{Applied, CheckpointError, KEY_APPLIED, META, Open, decode_applied, table_definition};
 use crate::state::{LoadError, Row, Table};
 
 const CHECKSUM_LEN: usize = 4;
@@ -23,11 +25,15 @@ fn checksum(table: Table, key: &[u8], value: &[u8]) -> u32 {
     hasher.finalize()
 }
 
-fn decode(table: Table, key: &[u8], stored: &[u8]) -> Result<Row, CheckpointError> {
+/// Whether a stored value is what was written.
+pub(super) fn check(table: Table, key: &[u8], stored: &[u8]) -> Result<(), CheckpointError> {
     let (value, crc) = stored.split_last_chunk::<CHECKSUM_LEN>().ok_or(CheckpointError::Row { table })?;
-    if checksum(table, key, value) != u32::from_le_bytes(*crc) {
-        return Err(CheckpointError::Row { table });
-    }
+    if checksum(table, key, value) == u32::from_le_bytes(*crc) { Ok(()) } else { Err(CheckpointError::Row { table }) }
+}
+
+fn decode(table: Table, key: &[u8], stored: &[u8]) -> Result<Row, CheckpointError> {
+    check(table, key, stored)?;
+    let value = stored.split_last_chunk::<CHECKSUM_LEN>().map_or(stored, |(value, _)| value);
     Ok(Row { table, key: Bytes::copy_from_slice(key), value: Bytes::copy_from_slice(value) })
 }
 
@@ -37,6 +43,8 @@ pub struct Rows {
     transaction: ReadTransaction,
     tables: std::slice::Iter<'static, Table>,
     current: Option<(Table, TableRows)>,
+    /// The file may have been replaced since; it is closed with its last reader.
+    _open: Arc<Open>,
 }
 
 type TableRows = redb::Range<'static, &'static [u8], &'static [u8]>;
@@ -48,11 +56,12 @@ impl std::fmt::Debug for Rows {
 }
 
 impl Rows {
-    pub(super) fn new(transaction: ReadTransaction) -> Result<Self, CheckpointError> {
+    pub(super) fn new(open: Arc<Open>) -> Result<Self, CheckpointError> {
+        let transaction = open.read()?;
         let meta = transaction.open_table(META).map_err(CheckpointError::database("read"))?;
         let encoded = meta.get(KEY_APPLIED).map_err(CheckpointError::database("read"))?;
         let applied = encoded.map(|value| decode_applied(value.value())).transpose()?.unwrap_or_default().0;
-        Ok(Self { applied, transaction, tables: Table::ALL.iter(), current: None })
+        Ok(Self { applied, transaction, tables: Table::ALL.iter(), current: None, _open: open })
     }
 
     /// How far the rows are.

@@ -137,3 +137,55 @@ fn a_power_cut_leaves_a_whole_checkpoint() {
         assert!(states[oldest..].contains(&found), "seed {seed}: {:?}", found.0);
     }
 }
+
+/// Large values, all but the last of them removed again.
+fn with_gaps(disk: &FakeDisk) -> (Checkpoint, Row) {
+    let checkpoint = Checkpoint::open(disk, 1).unwrap();
+    let puts: Vec<Row> = (0..500).map(|key| row(key, &"x".repeat(8000))).collect();
+    let deletes = puts[..499].iter().map(|row| (row.table, row.key.clone())).collect();
+    let last = puts[499].clone();
+    checkpoint.commit(&Delta { puts, deletes: Vec::new() }, &applied(10)).unwrap();
+    checkpoint.commit(&Delta { puts: Vec::new(), deletes }, &applied(20)).unwrap();
+    (checkpoint, last)
+}
+
+#[test]
+fn defragmenting_gives_space_back_and_keeps_rows_and_readers() {
+    let disk = FakeDisk::new();
+    let (checkpoint, last) = with_gaps(&disk);
+    let before = checkpoint.file_bytes();
+    let mut reader = checkpoint.rows().unwrap();
+    checkpoint.defragment(&disk).unwrap();
+    assert!(checkpoint.file_bytes() < before / 4, "{} of {before}", checkpoint.file_bytes());
+    assert_eq!(rows(&checkpoint), std::slice::from_ref(&last));
+    assert_eq!(reader.next().unwrap().unwrap(), last, "of the file that is no more");
+    checkpoint.commit(&Delta { puts: vec![row(1000, "new")], deletes: Vec::new() }, &applied(30)).unwrap();
+    drop((reader, checkpoint));
+    let checkpoint = Checkpoint::open(&disk, 1).unwrap();
+    assert_eq!(rows(&checkpoint), [last, row(1000, "new")]);
+    assert_eq!(checkpoint.applied().unwrap().0, applied(30));
+}
+
+#[test]
+fn defragmenting_without_room_changes_nothing() {
+    let disk = FakeDisk::new();
+    let (checkpoint, last) = with_gaps(&disk);
+    disk.set_capacity(5 << 20);
+    assert!(matches!(checkpoint.defragment(&disk), Err(CheckpointError::NoRoom { available: 0, .. })));
+    assert_eq!(rows(&checkpoint), [last]);
+}
+
+#[test]
+fn a_power_cut_while_defragmenting_leaves_the_rows() {
+    for syncs in 0..12 {
+        let mut throws = Throws::new(syncs);
+        let disk = FakeDisk::new();
+        let (checkpoint, last) = with_gaps(&disk);
+        disk.fail_after_syncs(syncs);
+        drop(checkpoint.defragment(&disk));
+        let image = disk.crash(&mut throws);
+        let second = Checkpoint::open(&image, 1).unwrap();
+        assert_eq!((second.applied().unwrap().0, rows(&second)), (applied(20), vec![last]), "{syncs} syncs");
+        assert!(image.content("state.redb.copy").is_none());
+    }
+}

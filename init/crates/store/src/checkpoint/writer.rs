@@ -9,17 +9,19 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::{Applied, Checkpoint, CheckpointError};
+use crate::disk::Disk;
 use crate::histogram::Histogram;
 use crate::state::Delta;
 
 /// One is being committed, one waits: consensus builds one checkpoint at a time.
 const QUEUE: usize = 1;
 
-struct Job {
-    delta: Delta,
-    applied: Applied,
-    done: oneshot::Sender<Result<(), CheckpointError>>,
+enum Job {
+    Commit { delta: Delta, applied: Applied, done: Done },
+    Defragment { disk: Arc<dyn Disk>, done: Done },
 }
+
+type Done = oneshot::Sender<Result<(), CheckpointError>>;
 
 /// Commits deltas in the order they are handed over. Dropping it waits for the one that is under way.
 #[derive(Debug)]
@@ -42,7 +44,14 @@ impl Writer {
             let bytes_in_use = Arc::clone(&bytes_in_use);
             let commit_times = Arc::clone(&commit_times);
             std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
-                for Job { delta, applied, done } in queue {
+                for job in queue {
+                    let (delta, applied, done) = match job {
+                        Job::Commit { delta, applied, done } => (delta, applied, done),
+                        Job::Defragment { disk, done } => {
+                            drop(done.send(checkpoint.defragment(disk.as_ref())));
+                            continue;
+                        }
+                    };
                     let began = Instant::now();
                     let result = checkpoint.commit(&delta, &applied);
                     commit_times.observe(began.elapsed());
@@ -81,7 +90,16 @@ impl Writer {
         let (done, receiver) = oneshot::channel();
         if let Some(jobs) = &self.jobs {
             // An error means that the thread is gone; then the sender in the job is dropped, which the receiver sees.
-            drop(jobs.send(Job { delta, applied, done }));
+            drop(jobs.send(Job::Commit { delta, applied, done }));
+        }
+        receiver
+    }
+
+    /// Has the file copied without its gaps; commits wait meanwhile, and the log takes what they do not.
+    pub fn defragment(&self, disk: Arc<dyn Disk>) -> oneshot::Receiver<Result<(), CheckpointError>> {
+        let (done, receiver) = oneshot::channel();
+        if let Some(jobs) = &self.jobs {
+            drop(jobs.send(Job::Defragment { disk, done }));
         }
         receiver
     }

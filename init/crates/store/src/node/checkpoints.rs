@@ -55,7 +55,7 @@ pub(super) async fn run<S: Replicated>(policy: Policy, raft: Raft<S>, log: Log) 
 }
 
 /// Makes a checkpoint of what is applied now and waits until it is durable; None once consensus has stopped.
-async fn make<S: Replicated>(raft: &Raft<S>) -> Option<()> {
+pub(super) async fn make<S: Replicated>(raft: &Raft<S>) -> Option<()> {
     let applied = raft.metrics().borrow_watched().last_applied;
     raft.trigger().snapshot().await.ok()?;
     raft.watch_snapshot_progress().wait_until_ge(&applied).await.ok().map(|_| ())

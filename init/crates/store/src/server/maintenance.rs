@@ -15,6 +15,7 @@ use super::kv::unexpected;
 use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION, snapshot};
 use crate::command::Command;
 use crate::mvcc::hash::Hasher;
+use crate::node::MaintenanceError;
 use crate::state::{self, State};
 
 #[derive(Clone, Debug)]
@@ -68,6 +69,14 @@ impl Maintenance for MaintenanceService {
             let alarms = self.0.node.state().alarms().into_iter().filter(asked).collect();
             return Ok(Response::new(pb::AlarmResponse { header: self.0.header(), alarms }));
         }
+        if request.action == i32::from(AlarmAction::Deactivate) {
+            // What was deleted and compacted counts only with the next checkpoint; without it, the alarm would be raised at once again.
+            match self.0.node.checkpoint().await {
+                Ok(()) => {}
+                Err(MaintenanceError::Stopped) => return Err(Error::Stopped.into()),
+                Err(MaintenanceError::Checkpoint(error)) => return Err(Status::unknown(crate::logging::chain(&error))),
+            }
+        }
         match self.0.propose(Command::Alarm(request)).await? {
             state::Response::Alarm(mut response) => {
                 self.0.fill(&mut response.header);
@@ -107,9 +116,25 @@ impl Maintenance for MaintenanceService {
     }
 
     async fn defragment(&self, _: Request<pb::DefragmentRequest>) -> Result<Response<pb::DefragmentResponse>, Status> {
-        Err(Status::unimplemented(
-            "keelson-store: this release does not give freed space of its database back to the disk",
-        ))
+        let before = self.0.node.usage().database_bytes;
+        tracing::info!(database_bytes = before, "starting to defragment");
+        let began = std::time::Instant::now();
+        let result = self.0.node.defragment().await;
+        self.0.metrics.defragmentations.observe(began.elapsed());
+        match result {
+            Ok(()) => {
+                let after = self.0.node.usage().database_bytes;
+                tracing::info!(before, after, milliseconds = began.elapsed().as_millis(), "finished defragmenting");
+                // As etcd's, it has no header.
+                Ok(Response::new(pb::DefragmentResponse { header: None }))
+            }
+            Err(MaintenanceError::Stopped) => Err(Error::Stopped.into()),
+            Err(MaintenanceError::Checkpoint(error)) => {
+                let error = crate::logging::chain(&error);
+                tracing::error!(error, "defragmenting has failed; the database is as it was");
+                Err(Status::unknown(error))
+            }
+        }
     }
 
     /// Over the same rows as the other hash, at the newest revision: etcd's covers its file's other tables too, which are not

@@ -13,7 +13,7 @@ use tonic::Code;
 use tower::{Layer, Service};
 
 use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION};
-use crate::histogram::Snapshot;
+use crate::histogram::{Histogram, Snapshot};
 
 /// What is counted where it happens; the rest is read when it is asked for.
 #[derive(Debug, Default)]
@@ -21,6 +21,7 @@ pub(super) struct Metrics {
     pub(super) watch_streams: AtomicI64,
     pub(super) watchers: AtomicI64,
     pub(super) events: AtomicU64,
+    pub(super) defragmentations: Histogram,
     healthy: AtomicU64,
     unhealthy: AtomicU64,
     calls: Mutex<BTreeMap<String, Call>>,
@@ -228,6 +229,8 @@ pub(super) fn render(context: &Context) -> String {
     page.histogram("etcd_disk_backend_commit_duration_seconds", "Checkpoints.", &commit);
     key_space(&mut page, context);
     let metrics = &context.metrics;
+    let defragmentations = metrics.defragmentations.snapshot();
+    page.histogram("etcd_disk_backend_defrag_duration_seconds", "Defragmentations.", &defragmentations);
     let load = |value: &AtomicI64| value.load(Ordering::Relaxed);
     // All that are not in the index are behind, whether or not their streams know it yet.
     let slow = load(&metrics.watchers) - i64::try_from(node.state().hub().synced()).unwrap_or(0);

@@ -227,3 +227,61 @@ async fn health_is_told_in_every_form() {
         assert!(answer.starts_with(start) && answer.contains(body), "{path}: {answer}");
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn defragmenting_gives_the_space_of_what_was_compacted_back() {
+    let server = Server::keelson(&[]).await;
+    let clients = server.clients();
+    let mut maintenance = clients.maintenance.clone();
+    for key in 0..40 {
+        clients.put(&format!("k{key}"), &"x".repeat(500_000)).await;
+    }
+    maintenance.defragment(pb::DefragmentRequest {}).await.unwrap();
+    let full = maintenance.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert!(full.db_size > 20_000_000 && full.db_size_in_use > 20_000_000, "{full:?}");
+    let request = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    let deleted = clients.kv.clone().delete_range(request).await.unwrap().into_inner();
+    clients.compact(deleted.header.unwrap().revision).await;
+    let answer = maintenance.defragment(pb::DefragmentRequest {}).await.unwrap().into_inner();
+    assert!(answer.header.is_none(), "as etcd's");
+    let empty = maintenance.status(pb::StatusRequest {}).await.unwrap().into_inner();
+    assert!(empty.db_size < 2_000_000 && empty.db_size_in_use < 1_000_000, "{empty:?}");
+    clients.put("after", "v").await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_quota_is_left_as_etcds_manual_says() {
+    let server = Server::keelson(&["--quota-backend-bytes=8000000"]).await;
+    let clients = server.clients();
+    let Clients { mut kv, mut maintenance, .. } = clients.clone();
+    let put = |key: u32| pb::PutRequest {
+        key: format!("k{key}").into(),
+        value: vec![0; 500_000].into(),
+        ..Default::default()
+    };
+    let mut refused = None;
+    for key in 0..100 {
+        if let Err(status) = kv.put(put(key)).await {
+            refused = Some(status);
+            break;
+        }
+    }
+    let refused = refused.expect("the quota is smaller than what was written");
+    assert_eq!(refused.message(), "etcdserver: mvcc: database space exceeded");
+    crate::servers::wait_until("the alarm is raised", async || {
+        !maintenance.alarm(pb::AlarmRequest::default()).await.unwrap().get_ref().alarms.is_empty()
+    })
+    .await;
+    let Clients { mut maintenance, .. } = clients.clone();
+    // Compact, defragment, disarm.
+    let request = pb::DeleteRangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    let revision = kv.delete_range(request).await.unwrap().into_inner().header.unwrap().revision;
+    clients.compact(revision).await;
+    maintenance.defragment(pb::DefragmentRequest {}).await.unwrap();
+    let raised = maintenance.alarm(pb::AlarmRequest::default()).await.unwrap().into_inner().alarms;
+    for alarm in raised {
+        let disarm = pb::AlarmRequest { action: 2, member_id: alarm.member_id, alarm: alarm.alarm };
+        maintenance.alarm(disarm).await.unwrap();
+    }
+    crate::servers::wait_until("writes are taken again", async || kv.put(put(0)).await.is_ok()).await;
+}
