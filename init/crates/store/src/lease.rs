@@ -16,6 +16,8 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::state::{Row, Table};
+
 pub mod deadlines;
 pub mod keeper;
 
@@ -128,6 +130,15 @@ impl Leases {
         let id = LeaseId(i64::from_be_bytes(key.try_into().ok()?));
         self.by_id.insert(id, decode(record)?);
         Some(())
+    }
+}
+
+/// The row that a checkpoint and a snapshot hold of a lease.
+pub fn row(id: LeaseId, lease: &Lease) -> Row {
+    Row {
+        table: Table::Leases,
+        key: Bytes::copy_from_slice(&id.0.to_be_bytes()),
+        value: Bytes::copy_from_slice(&encode(lease)),
     }
 }
 

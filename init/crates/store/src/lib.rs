@@ -26,4 +26,5 @@ pub mod raft;
 pub mod random;
 pub mod server;
 pub mod state;
+pub mod tools;
 pub mod watch;

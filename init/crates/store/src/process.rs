@@ -15,7 +15,7 @@ use crate::node::{Config, Failure, Node, StartError};
 use crate::random::SystemRandom;
 use crate::server::{Server, ServerError};
 use crate::state::State;
-use crate::{logging, notify, raft};
+use crate::{logging, notify, raft, tools};
 
 /// Threads for clients and consensus: the store is bound by the disk long before it is by more of them.
 const MOST_WORKERS: usize = 8;
@@ -62,6 +62,10 @@ pub fn main(
     arguments: impl IntoIterator<Item = String>,
     environment: impl IntoIterator<Item = (String, String)>,
 ) -> ExitCode {
+    let mut arguments = arguments.into_iter().peekable();
+    if let Some(tool) = arguments.next_if(|first| tools::is_tool(first)) {
+        return tools::main(&tool, arguments);
+    }
     let environment: Vec<_> = environment.into_iter().collect();
     let notify_socket = environment.iter().find(|(name, _)| name == "NOTIFY_SOCKET").map(|(_, value)| value.clone());
     match start(arguments, environment, notify_socket.as_deref()) {

@@ -48,7 +48,7 @@ mod listener;
 mod maintenance;
 mod metrics;
 mod oversized;
-mod snapshot;
+pub(crate) mod snapshot;
 mod tls;
 pub mod validate;
 mod watch;
@@ -57,7 +57,7 @@ mod watch;
 /// requests for consistent reads from its cache.
 pub const ETCD_VERSION: &str = "3.7.3";
 /// The same as a cluster's and a storage's version.
-const ETCD_CLUSTER_VERSION: &str = "3.7.0";
+pub(crate) const ETCD_CLUSTER_VERSION: &str = "3.7.0";
 
 /// What a request may be larger than `max_request_bytes` by, for what is around it on the wire. etcd's value.
 const GRPC_OVERHEAD_BYTES: usize = 512 << 10;

@@ -22,7 +22,7 @@ use crate::command::Command;
 mod apply;
 mod store;
 
-pub use self::store::{Pin, State};
+pub use self::store::{Pin, Revisions, State};
 
 /// A committed command with its place in the log.
 #[derive(Clone, Debug)]

@@ -48,6 +48,17 @@ impl Revision {
         end.copy_from_slice(b"t");
         (key, if tombstone { 18 } else { 17 })
     }
+
+    /// Reads such a key; the second value is whether the row is a deletion.
+    pub fn from_etcd_key(key: &[u8]) -> Option<(Self, bool)> {
+        let (main, rest) = key.split_at_checked(8)?;
+        let (mark, rest) = rest.split_at_checked(1)?;
+        let (sub, end) = rest.split_at_checked(8)?;
+        let sub = u32::try_from(u64::from_be_bytes(sub.try_into().ok()?)).ok()?;
+        let revision = Self { main: i64::from_be_bytes(main.try_into().ok()?), sub };
+        let valid = mark == b"_" && (end.is_empty() || end == b"t") && revision.main >= 0;
+        valid.then_some((revision, !end.is_empty()))
+    }
 }
 
 impl fmt::Display for Revision {
@@ -80,5 +91,10 @@ mod tests {
         let (key, length) = Revision { main: 2, sub: 1 }.to_etcd_key(true);
         assert_eq!(&key[..length], b"\0\0\0\0\0\0\0\x02_\0\0\0\0\0\0\0\x01t");
         assert_eq!(Revision { main: 2, sub: 1 }.to_etcd_key(false).1, 17);
+        let revision = Revision { main: 2, sub: 1 };
+        assert_eq!(Revision::from_etcd_key(&key[..length]), Some((revision, true)));
+        assert_eq!(Revision::from_etcd_key(&key[..17]), Some((revision, false)));
+        assert_eq!(Revision::from_etcd_key(&key[..16]), None);
+        assert_eq!(Revision::from_etcd_key(b"\0\0\0\0\0\0\0\x02-\0\0\0\0\0\0\0\x01"), None);
     }
 }

@@ -28,9 +28,9 @@ use super::ETCD_CLUSTER_VERSION;
 use crate::mvcc::Revision;
 use crate::state::{Pin, Row, State, Table};
 
-const MAGIC: &[u8; 8] = b"KEELSNAP";
-const FORMAT: u32 = 1;
-const BLOCK: u64 = 512;
+pub(crate) const MAGIC: &[u8; 8] = b"KEELSNAP";
+pub(crate) const FORMAT: u32 = 1;
+pub(crate) const BLOCK: u64 = 512;
 /// Rows taken under one hold of the state's lock, and bytes in one answer.
 const SLICE_ROWS: usize = 512;
 const PIECE_BYTES: usize = 256 << 10;

@@ -95,6 +95,43 @@ impl Meta {
     }
 }
 
+/// What the meta table says of the key space, for tools that make or change a checkpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Revisions {
+    pub current: i64,
+    pub compacted: i64,
+}
+
+impl Default for Revisions {
+    /// Of an empty store.
+    fn default() -> Self {
+        let empty = Mvcc::default();
+        Self { current: empty.revision(), compacted: empty.compact_revision() }
+    }
+}
+
+impl Revisions {
+    /// The rows, by key ascending; those of alarms come before them.
+    pub fn rows(self) -> [Row; 2] {
+        let row = |key: &'static [u8], value: i64| Row {
+            table: Table::Meta,
+            key: Bytes::from_static(key),
+            value: Bytes::copy_from_slice(&value.to_be_bytes()),
+        };
+        [row(META_COMPACT_REVISION, self.compacted), row(META_REVISION, self.current)]
+    }
+
+    /// Takes a row's value, if it is one of these.
+    pub fn take(&mut self, row: &Row) {
+        let Ok(value) = row.value.as_ref().try_into().map(i64::from_be_bytes) else { return };
+        match row.key.as_ref() {
+            META_REVISION => self.current = value,
+            META_COMPACT_REVISION => self.compacted = value,
+            _ => {}
+        }
+    }
+}
+
 fn lease_key(id: LeaseId) -> Bytes {
     Bytes::copy_from_slice(&id.0.to_be_bytes())
 }

@@ -24,4 +24,5 @@ mod model;
 mod model_test;
 mod servers;
 mod tls;
+mod tools;
 mod watches;

@@ -68,9 +68,21 @@ impl Server {
         server
     }
 
+    /// On a data directory that something else makes first.
+    pub(crate) async fn keelson_on(prepare: impl FnOnce(&Path)) -> Self {
+        let directory = TempDir::new().unwrap();
+        prepare(&directory.path().join("data"));
+        let server = Self::spawn_in(directory, Path::new(env!("CARGO_BIN_EXE_keelson-store")), &[]);
+        server.ready().await;
+        server
+    }
+
     /// Starts without waiting: for servers that the plain client cannot reach.
     pub(crate) fn spawn(program: &Path, more: &[&str]) -> Self {
-        let directory = TempDir::new().unwrap();
+        Self::spawn_in(TempDir::new().unwrap(), program, more)
+    }
+
+    fn spawn_in(directory: TempDir, program: &Path, more: &[&str]) -> Self {
         let (port, peer) = (free_port(), free_port());
         let scheme = if more.iter().any(|flag| flag.starts_with("--cert-file")) { "https" } else { "http" };
         let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
@@ -90,6 +102,22 @@ impl Server {
     /// Kills it and starts it on the same data.
     pub(crate) async fn crash_and_restart(&mut self) {
         self.kill_and_spawn();
+        self.ready().await;
+    }
+
+    pub(crate) fn data_dir(&self) -> PathBuf {
+        self.directory.path().join("data")
+    }
+
+    /// Ends it at once; its data stays as long as the value.
+    pub(crate) fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    /// Starts it on what it left, or on what was put in its place.
+    pub(crate) async fn start_again(&mut self) {
+        self.child = run(&self.program, &self.arguments, self.directory.path());
         self.ready().await;
     }
 
