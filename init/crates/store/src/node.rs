@@ -169,7 +169,8 @@ impl<S: Replicated> Node<S> {
         let identity = Identity::load_or_create(disk.as_ref(), random.as_ref())?;
         let parts = open(&config, identity, &disk, &random, &state, Arc::clone(&fail)).await?;
         let Parts { log, checkpoint, machine } = parts;
-        let space = Arc::new(space::Space::new(&config, Arc::clone(&disk), checkpoint, log.clone()));
+        let backlog = Arc::new(Semaphore::new(BACKLOG_BYTES));
+        let space = space::Space::new(&config, Arc::clone(&disk), checkpoint, log.clone(), Arc::clone(&backlog));
         let raft_config = Arc::new(raft::config(config.timing).map_err(StartError::Config)?);
         let raft = Raft::new(identity.member_id, raft_config, Peers, LogStorage::new(log.clone()), machine)
             .await
@@ -178,9 +179,9 @@ impl<S: Replicated> Node<S> {
             identity,
             state,
             log,
-            space,
+            space: Arc::new(space),
             reads: Arc::default(),
-            backlog: Arc::new(Semaphore::new(BACKLOG_BYTES)),
+            backlog,
             // A batch must fit into a segment, with its header and whatever was in it before.
             largest_command: config.log_segment_size as usize / 4,
             request_timeout: config.request_timeout(),
@@ -277,6 +278,8 @@ impl<S: Replicated> Node<S> {
     /// Puts a command into the log and returns what applying it answered.
     pub async fn propose(&self, command: Command) -> Result<Response, ProposeError> {
         if self.space.exhausted() && space::grows(&command) {
+            // An alarm grows nothing, so this goes one level deep.
+            Box::pin(space::raise_alarm(self)).await;
             return Err(ProposeError::NoSpace);
         }
         let deadline = tokio::time::Instant::now() + self.request_timeout;
@@ -301,6 +304,7 @@ impl<S: Replicated> Node<S> {
         if size > self.largest_command {
             return Err(ProposeError::TooLarge);
         }
+        self.space.proposing(size);
         let share = u32::try_from(size).map_err(|_| ProposeError::TooLarge)?;
         let share = Arc::clone(&self.backlog).acquire_many_owned(share);
         let share = match tokio::time::timeout_at(deadline, share).await {
