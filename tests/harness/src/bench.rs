@@ -28,7 +28,7 @@ pub use chart::boot_chart;
 pub use milestones::{MILESTONES, Milestones};
 
 /// Fine enough for a boot of tens of seconds, coarse enough not to slow it.
-pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(50);
+pub(crate) const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// For how long the idle node is watched.
 const IDLE_WINDOW: Duration = Duration::from_mins(1);

@@ -112,7 +112,7 @@ impl Machine {
     /// The forwarded ports, if the machine is on the user network.
     pub fn ports(&self) -> Option<Ports> {
         match self.description.hardware.network {
-            Network::User(ports) => Some(ports),
+            Network::User(ports) | Network::Segment { ports, .. } => Some(ports),
             Network::Silent => None,
         }
     }
@@ -177,6 +177,16 @@ impl Machine {
     /// Presses the power button (ACPI).
     pub fn press_power_button(&self) -> Result<(), MachineError> {
         self.qmp("system_powerdown", &json!({})).map(drop)
+    }
+
+    /// Pulls the cable of the segment, or puts it back.
+    pub fn set_segment_link(&self, up: bool) -> Result<(), MachineError> {
+        self.qmp("set_link", &json!({"name": qemu::SEGMENT_LINK, "up": up})).map(drop)
+    }
+
+    /// Stops the machine's processors, or lets them go on.
+    pub fn pause(&self, paused: bool) -> Result<(), MachineError> {
+        self.qmp(if paused { "stop" } else { "cont" }, &json!({})).map(drop)
     }
 
     /// Ends QEMU at once, as a pulled plug does; the disks keep what they keep.

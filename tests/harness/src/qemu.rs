@@ -183,8 +183,49 @@ impl Disk {
 pub enum Network {
     /// QEMU's user network with its DHCP server, and ports of 127.0.0.1 that lead into the machine.
     User(Ports),
+    /// The same as the first link, and as the second one a segment that machines share.
+    Segment { ports: Ports, segment: Segment },
     /// A link on which nobody answers.
     Silent,
+}
+
+/// A machine's place on an Ethernet segment among machines of this host: frames travel as multicast on the loopback device,
+/// so nobody needs to be root. There is no DHCP server on it: who is there has a static address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Segment {
+    /// The UDP port that tells segments apart.
+    pub port: u16,
+    /// The machine's number on it, from 1 to 250.
+    pub number: u8,
+}
+
+/// The group of all segments: of the range for such purposes (RFC 2365, section 6.1).
+const SEGMENT_GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 64, 1);
+/// The device that QMP's `set_link` takes up and down.
+pub const SEGMENT_LINK: &str = "segment-link";
+
+impl Segment {
+    /// A segment that nobody uses now.
+    pub fn free() -> Result<u16, QemuError> {
+        Ports::free().map(|ports| ports.cluster)
+    }
+
+    pub fn address(self) -> Ipv4Addr {
+        Ipv4Addr::new(10, 75, 0, self.number)
+    }
+
+    /// The configuration words: the user network by DHCP, the segment by a static address.
+    pub fn words(self) -> String {
+        format!("ip=eth0:dhcp ip={}:::255.255.255.0::eth1:none", self.address())
+    }
+
+    /// What the document says: the other machines know this one by its address on the segment.
+    pub const DOCUMENT: &str =
+        "apiVersion: keelson.dev/v1alpha1\nkind: NodeConfiguration\nspec: {network: {nodeSubnets: [10.75.0.0/24]}}\n";
+
+    fn mac(self, link: u8) -> String {
+        format!("52:54:00:4b:{link:02x}:{:02x}", self.number)
+    }
 }
 
 /// Ports of 127.0.0.1 on the host.
@@ -267,15 +308,22 @@ fn arguments(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> 
         option("-drive", format!("if=none,id=disk{index},format=raw,readonly={read_only},file={file}"));
         option("-device", format!("virtio-blk-pci,drive=disk{index},serial={}", disk.serial));
     }
-    let network = match hardware.network {
-        Network::User(ports) => format!(
-            "user,id=net,hostfwd=tcp:127.0.0.1:{}-:6443,hostfwd=tcp:127.0.0.1:{}-:6400",
-            ports.kubernetes, ports.cluster
-        ),
-        Network::Silent => "hubport,id=net,hubid=0".to_owned(),
+    let user = |ports: Ports| {
+        let Ports { kubernetes, cluster } = ports;
+        format!("user,id=net,hostfwd=tcp:127.0.0.1:{kubernetes}-:6443,hostfwd=tcp:127.0.0.1:{cluster}-:6400")
+    };
+    let (network, mac) = match hardware.network {
+        Network::User(ports) => (user(ports), String::new()),
+        Network::Segment { ports, segment } => (user(ports), format!(",mac={}", segment.mac(0))),
+        Network::Silent => ("hubport,id=net,hubid=0".to_owned(), String::new()),
     };
     option("-netdev", network);
-    option("-device", "virtio-net-pci,netdev=net".to_owned());
+    option("-device", format!("virtio-net-pci,netdev=net{mac}"));
+    if let Network::Segment { segment, .. } = hardware.network {
+        let group = SocketAddr::from((SEGMENT_GROUP, segment.port));
+        option("-netdev", format!("socket,id=segment,mcast={group},localaddr=127.0.0.1"));
+        option("-device", format!("virtio-net-pci,id={SEGMENT_LINK},netdev=segment,mac={}", segment.mac(1)));
+    }
     // The log file has all that the console printed, whether or not somebody is attached to the socket.
     let (socket, log) = (folder.console_socket(), folder.console_log());
     option(

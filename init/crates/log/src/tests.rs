@@ -145,12 +145,18 @@ fn numbers(range: std::ops::Range<u32>) -> Vec<String> {
     range.map(|number| format!("line {number}")).collect()
 }
 
+/// keelson-log, and the writing end of the output of service "a".
+fn running_with_a_service(directory: &Path) -> (Running, OwnedFd) {
+    let log = Running::start(directory);
+    let (read, pipe) = rustix::pipe::pipe().expect("a pipe");
+    log.announce("a", &read);
+    (log, pipe)
+}
+
 #[test]
 fn a_tail_joins_files_and_memory_without_a_seam() {
     let directory = tempfile::tempdir().expect("a directory");
-    let log = Running::start(directory.path());
-    let (read, pipe) = rustix::pipe::pipe().expect("a pipe");
-    log.announce("a", &read);
+    let (log, pipe) = running_with_a_service(directory.path());
     // Lines are asked for while they are written and rotated; each answer must be a run of numbers without gap or repeat.
     for end in 1..=200 {
         write(&pipe, &format!("line {}\n", end - 1));
@@ -189,9 +195,7 @@ fn old_lines_survive_a_restart_and_new_ones_follow_them() {
 #[test]
 fn a_follower_gets_the_tail_and_then_each_line_as_it_comes() {
     let directory = tempfile::tempdir().expect("a directory");
-    let log = Running::start(directory.path());
-    let (read, pipe) = rustix::pipe::pipe().expect("a pipe");
-    log.announce("a", &read);
+    let (log, pipe) = running_with_a_service(directory.path());
     write(&pipe, "line 0\nline 1\nline 2\n");
     log.answer_ending_with("a", 9, "line 2");
     let mut lines = BufReader::new(log.query("a", 2, true)).lines().map(|line| text_of(&line.expect("a line")));
@@ -227,9 +231,7 @@ fn what_cannot_be_answered_is_told() {
 #[test]
 fn a_reader_that_does_not_read_holds_up_nobody() {
     let directory = tempfile::tempdir().expect("a directory");
-    let log = Running::start(directory.path());
-    let (read, pipe) = rustix::pipe::pipe().expect("a pipe");
-    log.announce("a", &read);
+    let (log, pipe) = running_with_a_service(directory.path());
     write(&pipe, "line 0\n");
     log.answer_ending_with("a", 9, "line 0");
     let slow = log.query("a", 9, true);
@@ -254,9 +256,7 @@ fn a_reader_that_does_not_read_holds_up_nobody() {
 #[test]
 fn the_number_of_queries_is_bounded_and_those_that_leave_make_room() {
     let directory = tempfile::tempdir().expect("a directory");
-    let log = Running::start(directory.path());
-    let (read, pipe) = rustix::pipe::pipe().expect("a pipe");
-    log.announce("a", &read);
+    let (log, pipe) = running_with_a_service(directory.path());
     write(&pipe, "line 0\n");
     log.answer_ending_with("a", 9, "line 0");
     let followers: Vec<_> = (0..QUERIES_MAX)

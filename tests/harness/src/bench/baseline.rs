@@ -105,8 +105,7 @@ fn observe(machine: &mut Machine, kubectl: &Kubectl) -> Result<BaselineRun, Benc
     let kernel = seen("kernel", "Linux version")?;
     let script = seen("script", "baseline: the script runs")?;
     let store = seen("store", "baseline: etcd serves")?;
-    let api_server = seen("api_server", "baseline: the API server is ready")?;
-    let ready = milestones::observe_ready(kubectl, started)?;
+    let (api_server, ready) = milestones::observe_api(kubectl, started)?;
     let qemu_cpu_seconds = qemu_cpu(machine).as_secs_f64();
     Ok(BaselineRun { kernel, script, store, api_server, ready, qemu_cpu_seconds })
 }

@@ -61,12 +61,12 @@ pub(super) fn observe(node: &Node, started: Instant) -> Result<Milestones, Bench
         init: seen("init", &|line| line.starts_with("keelson "))?,
         network: seen("network", &ready_line("network"))?,
         store: seen("store", &ready_line("store"))?,
-        api_server: seen("api_server", &ready_line("kube-apiserver"))?,
         ..Milestones::default()
     };
     node.pin_api()?;
     node.fetch_kubeconfig()?;
-    Ok(Milestones { ready: observe_ready(&node.kubectl(), started)?, ..milestones })
+    let (api_server, ready) = observe_api(&node.kubectl(), started)?;
+    Ok(Milestones { api_server, ready, ..milestones })
 }
 
 /// Waits for a line on the console.
@@ -79,16 +79,21 @@ pub(super) fn line_seen(
     reach(milestone, started, || console.text().lines().any(is_it))
 }
 
-/// Waits until some node is Ready, as a client of the API server sees it.
-pub(super) fn observe_ready(kubectl: &Kubectl, started: Instant) -> Result<f64, BenchError> {
+/// Waits until the API server says that it is ready, and then until some node is, both as a client sees it.
+pub(super) fn observe_api(kubectl: &Kubectl, started: Instant) -> Result<(f64, f64), BenchError> {
     let proxy = Proxy::start(kubectl)?;
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(DEADLINE)).build().into();
-    let url = format!("http://{}/api/v1/nodes", proxy.address());
-    reach("ready", started, || {
-        let body = agent.get(&url).call().and_then(|mut answer| answer.body_mut().read_to_string());
-        let nodes: Value = body.ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
+    let get = |path: &str| {
+        let answer = agent.get(format!("http://{}{path}", proxy.address())).call();
+        answer.and_then(|mut answer| answer.body_mut().read_to_string())
+    };
+    let api_server = reach("api_server", started, || get("/readyz").is_ok())?;
+    let ready = reach("ready", started, || {
+        let nodes: Value =
+            get("/api/v1/nodes").ok().and_then(|text| serde_json::from_str(&text).ok()).unwrap_or_default();
         array_at(&nodes, "/items").iter().any(|node| condition_holds(node, "Ready"))
-    })
+    })?;
+    Ok((api_server, ready))
 }
 
 pub(super) fn observe_dns(node: &Node, started: Instant) -> Result<f64, BenchError> {
