@@ -68,6 +68,10 @@ impl Encoded {
         &self.bytes
     }
 
+    pub fn command(&self) -> &Command {
+        &self.command
+    }
+
     pub fn into_command(self) -> Arc<Command> {
         self.command
     }

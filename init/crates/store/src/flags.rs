@@ -56,7 +56,7 @@ const FLAGS: &[Flag] = &[
     text("initial-advertise-peer-urls", "how other members reach this one (listen-peer-urls)"),
     text("initial-cluster", "the members of a new cluster, NAME=PEER-URL,… (this one alone)"),
     text("initial-cluster-state", "new or existing (new)"),
-    text("initial-cluster-token", "accepted for compatibility; ids are random"),
+    text("initial-cluster-token", "sets clusters apart that begin with the same list of members (etcd-cluster)"),
     text("listen-metrics-urls", "where /metrics and the health paths are served as well"),
     text("cert-file", "certificate for clients' connections"),
     text("key-file", "its key"),

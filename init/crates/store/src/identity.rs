@@ -4,13 +4,16 @@
 //!
 //! ```text
 //!  0  u64  magic "KEELSTOR"        16  u64  store id: names this directory's files     40  u8  1 once the log holds the first membership
-//!  8  u32  format version          24  u64  member id                                  41  7 zero bytes
-//! 12  u32  oldest version that     32  u64  cluster id                                 48  u32  CRC-32 of the bytes before
-//!          reads it
+//!  8  u32  format version          24  u64  member id
+//! 12  u32  oldest version that     32  u64  cluster id                                 41  u8  1 if it joined a cluster that was there
+//!          reads it                                                                    42  6 zero bytes
+//!                                                                                      48  u32  CRC-32 of the bytes before
 //! ```
 //!
-//! Upgrade rule: as the log's. The ids are random and never change: a member that lost its log or vote has to come back under a new one,
-//! so a directory that says it was in use and has no log is refused.
+//! Upgrade rule: as the log's. The ids never change: a member that lost its log or vote has to come back under a new one,
+//! so a directory that says it was in use and has no log is refused. The store id is random, and members tell it to each other: the
+//! ids of a cluster that is started from a list are made from that list, so a member that lost everything would come back under its old
+//! one, and is known by its store id not to be the same.
 
 use std::io;
 
@@ -33,6 +36,8 @@ pub struct Identity {
     pub cluster_id: u64,
     /// Whether consensus has begun on this directory.
     pub in_use: bool,
+    /// Whether the cluster was there before this member: it then never founds one.
+    pub joined: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -56,11 +61,19 @@ pub enum IdentityError {
 }
 
 impl Identity {
-    /// Reads the identity, or gives an empty directory one.
+    /// Reads the identity, or gives an empty directory random ids.
     pub fn load_or_create(disk: &dyn Disk, random: &dyn Random) -> Result<Self, IdentityError> {
+        match Self::load(disk)? {
+            Some(identity) => Ok(identity),
+            None => Self::create(disk, random, MemberId(nonzero(random)), nonzero(random), false),
+        }
+    }
+
+    /// Reads the identity; none if the directory is empty.
+    pub fn load(disk: &dyn Disk) -> Result<Option<Self>, IdentityError> {
         let io_error = |operation| move |source| IdentityError::Io { operation, source };
         if let Some(content) = disk::read_file(disk, FILE_NAME).map_err(io_error("read"))? {
-            return Self::decode(&content);
+            return Self::decode(&content).map(Some);
         }
         let mut names = disk.list().map_err(io_error("look for"))?;
         names.retain(|name| !TOLERATED.contains(&name.as_str()));
@@ -69,12 +82,18 @@ impl Identity {
             names.truncate(8);
             return Err(IdentityError::Foreign { names });
         }
-        let identity = Self {
-            store_id: nonzero(random),
-            member_id: MemberId(nonzero(random)),
-            cluster_id: nonzero(random),
-            in_use: false,
-        };
+        Ok(None)
+    }
+
+    /// Gives an empty directory an identity.
+    pub fn create(
+        disk: &dyn Disk,
+        random: &dyn Random,
+        member_id: MemberId,
+        cluster_id: u64,
+        joined: bool,
+    ) -> Result<Self, IdentityError> {
+        let identity = Self { store_id: nonzero(random), member_id, cluster_id, in_use: false, joined };
         identity.save(disk)?;
         Ok(identity)
     }
@@ -95,7 +114,8 @@ impl Identity {
         content.extend_from_slice(MAGIC);
         content.extend_from_slice(&FORMAT_VERSION.to_le_bytes());
         content.extend_from_slice(&OLDEST_READER.to_le_bytes());
-        for id in [self.store_id, self.member_id.0, self.cluster_id, u64::from(self.in_use)] {
+        let flags = u64::from(self.in_use) | u64::from(self.joined) << 8;
+        for id in [self.store_id, self.member_id.0, self.cluster_id, flags] {
             content.extend_from_slice(&id.to_le_bytes());
         }
         let crc = crc32fast::hash(&content);
@@ -117,8 +137,9 @@ impl Identity {
             return Err(IdentityError::Damaged);
         }
         let fields = (|| Some((u64_at(16)?, u64_at(24)?, u64_at(32)?, u64_at(40)?)))();
-        let (store_id, member_id, cluster_id, in_use) = fields.ok_or(IdentityError::Damaged)?;
-        Ok(Self { store_id, member_id: MemberId(member_id), cluster_id, in_use: in_use & 0xff != 0 })
+        let (store_id, member_id, cluster_id, flags) = fields.ok_or(IdentityError::Damaged)?;
+        let (in_use, joined) = (flags & 0xff != 0, flags & 0xff00 != 0);
+        Ok(Self { store_id, member_id: MemberId(member_id), cluster_id, in_use, joined })
     }
 }
 

@@ -16,10 +16,17 @@ use std::fmt;
 
 use bytes::Bytes;
 
+use crate::peer::{Answer, BoxFuture};
 use crate::state::{Row, Table};
 
 pub mod deadlines;
 pub mod keeper;
+
+/// What the leader answers for other members, which know nothing of deadlines.
+pub trait LeaseService: Send + Sync + fmt::Debug + 'static {
+    fn renew_here(&self, id: i64) -> BoxFuture<'_, Answer>;
+    fn time_to_live_here(&self, id: i64, keys: bool) -> BoxFuture<'_, Answer>;
+}
 
 /// etcd's bound: nine thousand million seconds.
 pub const MAX_TTL_SECONDS: i64 = 9_000_000_000;

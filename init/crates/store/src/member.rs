@@ -32,6 +32,17 @@ pub struct Member {
     pub name: String,
     pub peer_urls: Vec<String>,
     pub client_urls: Vec<String>,
+    /// Which data directory the member has, 0 until it has told. One that comes with another has lost what it promised under this id.
+    pub store_id: u64,
+    /// A learner that is to vote once it has caught up and the number of voters would stay odd.
+    pub wants_vote: bool,
+}
+
+impl Member {
+    /// A member that has not told where it serves clients has never been started, as in etcd.
+    pub fn has_started(&self) -> bool {
+        self.store_id != 0
+    }
 }
 
 /// Voters (two sets while a change is under way) and all members; one that is in no set learns.
@@ -52,9 +63,15 @@ impl Membership {
                 name: member.name.clone(),
                 peer_urls: member.peer_urls.clone(),
                 client_urls: member.client_urls.clone(),
+                store_id: member.store_id,
+                wants_vote: member.wants_vote,
             })
             .collect();
         MembershipRecord { voters, members }.encode_to_vec()
+    }
+
+    pub fn is_voter(&self, id: MemberId) -> bool {
+        self.voters.iter().any(|set| set.contains(&id))
     }
 
     pub fn decode(encoded: Bytes) -> Result<Self, prost::DecodeError> {
@@ -64,8 +81,8 @@ impl Membership {
             .members
             .into_iter()
             .map(|member| {
-                let MemberRecord { id, name, peer_urls, client_urls } = member;
-                (MemberId(id), Member { name, peer_urls, client_urls })
+                let MemberRecord { id, name, peer_urls, client_urls, store_id, wants_vote } = member;
+                (MemberId(id), Member { name, peer_urls, client_urls, store_id, wants_vote })
             })
             .collect();
         Ok(Self { voters, members })
@@ -96,6 +113,10 @@ struct MemberRecord {
     peer_urls: Vec<String>,
     #[prost(string, repeated, tag = "4")]
     client_urls: Vec<String>,
+    #[prost(fixed64, tag = "5")]
+    store_id: u64,
+    #[prost(bool, tag = "6")]
+    wants_vote: bool,
 }
 
 #[cfg(test)]
@@ -104,7 +125,13 @@ mod tests {
 
     #[test]
     fn joint_membership_survives_encoding() {
-        let member = Member { name: "a".into(), peer_urls: vec!["https://a:2380".into()], client_urls: vec![] };
+        let member = Member {
+            name: "a".into(),
+            peer_urls: vec!["https://a:2380".into()],
+            client_urls: vec![],
+            store_id: 9,
+            wants_vote: true,
+        };
         let membership = Membership {
             voters: vec![BTreeSet::from([MemberId(1)]), BTreeSet::from([MemberId(1), MemberId(u64::MAX)])],
             members: BTreeMap::from([(MemberId(1), member), (MemberId(u64::MAX), Member::default())]),

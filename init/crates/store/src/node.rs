@@ -2,38 +2,45 @@
 //!
 //! Recovery is the order of [`Node::start`]: the checkpoint's rows, then the log's entries up to what is known committed, then an election,
 //! and only when the entry that the election adds is applied does the node answer. By then everything that was ever acknowledged is
-//! applied: an acknowledged entry was durable in the log, and the new entry is behind it.
+//! applied: an acknowledged entry was durable in the log, and the new entry is behind it. With more members than one the same is asked of whoever leads.
 
+pub mod bootstrap;
+mod changes;
 mod checkpoints;
+mod forward;
 mod maintenance;
+mod open;
+mod peers;
 mod reads;
+mod receive;
 pub mod space;
+mod watching;
 
 #[cfg(test)]
 mod tests;
 
+use std::collections::BTreeMap;
 use std::io;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
-use openraft::errors::ClientWriteError;
 use tokio::sync::{Semaphore, watch};
 
-use crate::checkpoint::writer::Writer;
-use crate::checkpoint::{Checkpoint, CheckpointError};
-use crate::command::{Command, Encoded};
+use crate::checkpoint::CheckpointError;
 use crate::disk::Disk;
 use crate::histogram::Histogram;
 use crate::identity::{Identity, IdentityError};
+use crate::lease::LeaseService;
 use crate::log::{Log, OpenError};
 use crate::member::{Member, MemberId};
-use crate::raft::machine::Machine;
+use crate::peer::{Local, NoPeers, Transport};
 use crate::raft::network::Peers;
 use crate::raft::storage::LogStorage;
-use crate::raft::{self, Proposal, Raft, Timing, Waiter};
+use crate::raft::{self, Raft, Timing};
 use crate::random::Random;
-use crate::state::{LoadError, Replicated, Response};
+use crate::state::{LoadError, Replicated};
 
 pub use checkpoints::Policy as CheckpointPolicy;
 pub use maintenance::MaintenanceError;
@@ -44,8 +51,10 @@ pub use space::Usage;
 const BACKLOG_BYTES: usize = 64 << 20;
 /// How long a stop may wait for its checkpoint: the log has everything anyway.
 const STOP_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(10);
-/// How long the first election and the replay behind it may take before the start is given up.
-const RECOVERY_TIMEOUT: Duration = Duration::from_mins(2);
+/// How long a member may wait for others before it says so, and again.
+const TELL_INTERVAL: Duration = Duration::from_secs(30);
+/// Between two tries at what another leader, or the same one later, may do.
+const RETRY_PAUSE: Duration = Duration::from_millis(20);
 
 /// What a node is told.
 #[derive(Clone, Debug)]
@@ -58,6 +67,18 @@ pub struct Config {
     pub log_cache_bytes: usize,
     /// Free space below which writes that grow the store are refused.
     pub reserve_bytes: u64,
+    pub initial: Initial,
+}
+
+/// What a member whose log is empty does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Initial {
+    /// Founds a cluster of one.
+    Alone,
+    /// Founds a cluster with others, who do the same.
+    Found(BTreeMap<MemberId, Member>),
+    /// Waits for the leader of a cluster that it was added to.
+    Join,
 }
 
 impl Config {
@@ -71,6 +92,7 @@ impl Config {
             log_segment_size: log.segment_size,
             log_cache_bytes: log.cache_bytes,
             reserve_bytes: space::DEFAULT_RESERVE_BYTES,
+            initial: Initial::Alone,
         }
     }
 
@@ -103,8 +125,12 @@ pub enum StartError {
     Config(#[source] openraft::ConfigError),
     #[error("start consensus: {0}")]
     Raft(String),
+    #[error("tidy the data directory up")]
+    Disk(#[source] io::Error),
     #[error("set up threads")]
     Thread(#[source] io::Error),
+    #[error("consensus stopped before this member served")]
+    Stopped,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -144,6 +170,12 @@ pub struct Failure(pub String);
 #[derive(Debug)]
 pub struct Node<S: Replicated> {
     identity: Identity,
+    /// What this member says of itself.
+    member: Member,
+    initial: Initial,
+    disk: Arc<dyn Disk>,
+    transport: Arc<dyn Transport>,
+    timing: Timing,
     raft: Raft<S>,
     state: S,
     log: Log,
@@ -152,31 +184,59 @@ pub struct Node<S: Replicated> {
     backlog: Arc<Semaphore>,
     largest_command: usize,
     request_timeout: Duration,
+    /// When the leader was heard last.
+    heard: Mutex<Option<tokio::time::Instant>>,
+    /// One change of the members at a time.
+    changes: tokio::sync::Mutex<()>,
+    receiving: tokio::sync::Mutex<Option<receive::Receiving>>,
+    leases: OnceLock<Weak<dyn LeaseService>>,
+    fail: Arc<watch::Sender<Option<Failure>>>,
     failure: watch::Receiver<Option<Failure>>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
 }
 
 impl<S: Replicated> Node<S> {
-    /// Recovers the member from its disk and returns once it serves.
+    /// Recovers a member that has no others from its disk and returns once it serves.
     pub async fn start(
         config: Config,
         disk: Arc<dyn Disk>,
         random: Arc<dyn Random>,
         state: S,
     ) -> Result<Arc<Self>, StartError> {
+        let identity = Identity::load_or_create(disk.as_ref(), random.as_ref())?;
+        let node = Self::begin(config, identity, disk, random, state, Arc::new(NoPeers)).await?;
+        node.ready().await?;
+        Ok(node)
+    }
+
+    /// Recovers the member from its disk. It takes part in consensus from here on, and serves once it is [`Node::ready`].
+    pub async fn begin(
+        config: Config,
+        identity: Identity,
+        disk: Arc<dyn Disk>,
+        random: Arc<dyn Random>,
+        state: S,
+        transport: Arc<dyn Transport>,
+    ) -> Result<Arc<Self>, StartError> {
         let (fail, failure) = watch::channel(None);
         let fail = Arc::new(fail);
-        let identity = Identity::load_or_create(disk.as_ref(), random.as_ref())?;
-        let parts = open(&config, identity, &disk, &random, &state, Arc::clone(&fail)).await?;
-        let Parts { log, checkpoint, machine } = parts;
+        let parts = open::open(&config, identity, &disk, &random, &state, Arc::clone(&fail)).await?;
+        let open::Parts { log, checkpoint, machine } = parts;
         let backlog = Arc::new(Semaphore::new(BACKLOG_BYTES));
         let space = space::Space::new(&config, Arc::clone(&disk), checkpoint, log.clone(), Arc::clone(&backlog));
         let raft_config = Arc::new(raft::config(config.timing).map_err(StartError::Config)?);
-        let raft = Raft::new(identity.member_id, raft_config, Peers, LogStorage::new(log.clone()), machine)
+        let peers = Peers::new(Arc::clone(&transport), random, config.timing.election_timeout);
+        let raft = Raft::new(identity.member_id, raft_config, peers, LogStorage::new(log.clone()), machine)
             .await
             .map_err(|error| StartError::Raft(error.to_string()))?;
         let node = Arc::new(Self {
             identity,
+            request_timeout: config.request_timeout(),
+            member: Member { store_id: identity.store_id, ..config.member },
+            initial: config.initial,
+            disk,
+            transport,
+            timing: config.timing,
             state,
             log,
             space: Arc::new(space),
@@ -184,46 +244,95 @@ impl<S: Replicated> Node<S> {
             backlog,
             // A batch must fit into a segment, with its header and whatever was in it before.
             largest_command: config.log_segment_size as usize / 4,
-            request_timeout: config.request_timeout(),
+            heard: Mutex::default(),
+            changes: tokio::sync::Mutex::default(),
+            receiving: tokio::sync::Mutex::default(),
+            leases: OnceLock::new(),
             raft,
+            fail,
             failure,
             tasks: Mutex::default(),
         });
-        node.join_cluster(&config, disk.as_ref()).await?;
-        node.spawn_tasks(&config, fail);
+        node.spawn_tasks(config.checkpoints);
         Ok(node)
     }
 
-    /// Becomes the first member of a new cluster, or takes up its place again.
-    async fn join_cluster(&self, config: &Config, disk: &dyn Disk) -> Result<(), StartError> {
+    /// Returns once this member's state holds all that was ever acknowledged. With others this may take as long as it takes
+    /// until enough of them are there.
+    pub async fn ready(self: &Arc<Self>) -> Result<(), StartError> {
         let failed = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
-        if self.log.marks().last.is_none() {
-            let members = raft::first_members(self.identity.member_id, config.member.clone());
+        if self.log.marks().last.is_none()
+            && !self.identity.joined
+            && let Some(members) = self.founders()
+        {
             self.raft.initialize(members).await.map_err(|error| failed(&error))?;
         }
         if !self.identity.in_use {
+            self.raft
+                .wait(None)
+                .metrics(|metrics| metrics.last_log_index.is_some(), "the first entry")
+                .await
+                .map_err(|error| failed(&error))?;
             let mut identity = self.identity;
-            identity.mark_in_use(disk)?;
+            identity.mark_in_use(self.disk.as_ref())?;
         }
         if self.raft.voter_ids().eq([self.identity.member_id]) {
             // Nobody else can lead; there is nothing to wait for.
             self.raft.trigger().elect(false).await.map_err(|error| failed(&error))?;
         }
-        let leads = |metrics: &openraft::RaftMetrics<raft::TypeConfig>| metrics.current_leader.is_some();
-        let wait = self.raft.wait(Some(RECOVERY_TIMEOUT));
-        wait.metrics(leads, "a leader").await.map_err(|error| failed(&error))?;
-        self.raft.wait_for_recovery(Some(RECOVERY_TIMEOUT)).await.map_err(|error| failed(&error))?;
-        Ok(())
+        let mut told = tokio::time::Instant::now();
+        loop {
+            match self.read_index().await {
+                Ok(()) => return Ok(()),
+                Err(ReadError::Stopped) => return Err(StartError::Stopped),
+                Err(error) if told.elapsed() >= TELL_INTERVAL => {
+                    told = tokio::time::Instant::now();
+                    tracing::warn!(%error, "not serving yet: too few members of the cluster can be reached");
+                }
+                Err(_) => tokio::time::sleep(RETRY_PAUSE).await,
+            }
+        }
     }
 
-    fn spawn_tasks(self: &Arc<Self>, config: &Config, fail: Arc<watch::Sender<Option<Failure>>>) {
+    fn founders(&self) -> Option<BTreeMap<MemberId, Member>> {
+        let id = self.identity.member_id;
+        match &self.initial {
+            Initial::Alone => Some(BTreeMap::from([(id, self.member.clone())])),
+            // The same list on each of them, or they would found different clusters: nothing in it that only one knows.
+            Initial::Found(members) if members.contains_key(&id) => Some(members.clone()),
+            Initial::Found(_) | Initial::Join => None,
+        }
+    }
+
+    fn spawn_tasks(self: &Arc<Self>, checkpoints: CheckpointPolicy) {
         let tasks = vec![
-            tokio::spawn(Arc::clone(&self.reads).run(self.raft.clone())),
-            tokio::spawn(checkpoints::run(config.checkpoints, self.raft.clone(), self.log.clone())),
+            tokio::spawn(reads::Rounds::run(Arc::clone(&self.reads), Arc::downgrade(self))),
+            tokio::spawn(checkpoints::run(checkpoints, self.raft.clone(), self.log.clone())),
             tokio::spawn(space::watch(Arc::downgrade(self))),
-            tokio::spawn(watch_consensus(self.raft.clone(), fail)),
+            tokio::spawn(watch_consensus(self.raft.clone(), Arc::clone(&self.fail))),
+            tokio::spawn(watching::follow_members(self.raft.clone(), Arc::clone(&self.transport))),
+            tokio::spawn(watching::watch_removal(Arc::downgrade(self))),
+            tokio::spawn(changes::publish(Arc::downgrade(self))),
+            tokio::spawn(changes::tend(Arc::downgrade(self))),
         ];
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
+    }
+
+    /// Says who answers for leases when this member leads.
+    pub fn set_leases(&self, leases: Weak<dyn LeaseService>) {
+        // The first stays.
+        _ = self.leases.set(leases);
+    }
+
+    /// Whom this member is to others.
+    pub fn local(&self) -> Local {
+        let Identity { cluster_id, member_id, store_id, .. } = self.identity;
+        Local { cluster_id, member_id, store_id }
+    }
+
+    /// The size of the largest entry.
+    pub fn largest_command(&self) -> usize {
+        self.largest_command
     }
 
     pub fn member_id(&self) -> MemberId {
@@ -242,14 +351,28 @@ impl<S: Replicated> Node<S> {
     pub fn status(&self) -> Status {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
+        let leader = metrics.current_leader.filter(|leader| self.is_fresh(*leader, &metrics));
         Status {
-            leader: metrics.current_leader,
+            leader,
             term: metrics.current_term,
             index: metrics.last_log_index.unwrap_or(0),
             applied: metrics.last_applied.as_ref().map_or(0, |id| id.index),
-            is_leader: metrics.current_leader == Some(self.identity.member_id),
+            is_leader: leader == Some(self.identity.member_id),
             is_learner: !metrics.membership_config.voter_ids().any(|id| id == self.identity.member_id),
         }
+    }
+
+    /// Consensus keeps naming the last leader, also on a member that is cut off: for a leader, ask when a quorum answered last; for
+    /// another, when the leader was heard last.
+    fn is_fresh(&self, leader: MemberId, metrics: &openraft::RaftMetrics<raft::TypeConfig>) -> bool {
+        // When a follower that hears nothing has certainly begun an election.
+        let limit = 2 * self.timing.election_timeout;
+        if leader == self.identity.member_id {
+            let alone = metrics.membership_config.voter_ids().eq([leader]);
+            return alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < limit);
+        }
+        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
+        heard.is_some_and(|at| at.elapsed() < limit)
     }
 
     /// Members by id, each with whether it learns only.
@@ -275,56 +398,6 @@ impl<S: Replicated> Node<S> {
         self.space.usage()
     }
 
-    /// Puts a command into the log and returns what applying it answered.
-    pub async fn propose(&self, command: Command) -> Result<Response, ProposeError> {
-        if self.space.exhausted() && space::grows(&command) {
-            // An alarm grows nothing, so this goes one level deep.
-            Box::pin(space::raise_alarm(self)).await;
-            return Err(ProposeError::NoSpace);
-        }
-        let deadline = tokio::time::Instant::now() + self.request_timeout;
-        let waiter = self.enqueue(command, deadline).await?;
-        match tokio::time::timeout_at(deadline, waiter).await {
-            Ok(Ok(Ok(written))) => Ok(written.data),
-            Ok(Ok(Err(ClientWriteError::ForwardToLeader(_)))) => Err(ProposeError::NoLeader),
-            // In the second case another leader may have committed it, or not.
-            Err(_) | Ok(Ok(Err(_))) => Err(ProposeError::Timeout),
-            Ok(Err(_)) => Err(ProposeError::Stopped),
-        }
-    }
-
-    async fn enqueue(
-        &self,
-        command: Command,
-        deadline: tokio::time::Instant,
-    ) -> Result<tokio::sync::oneshot::Receiver<openraft::raft::ClientWriteResult<raft::TypeConfig>>, ProposeError> {
-        // What we encoded decodes; were it not so, no member could apply it.
-        let command = Encoded::new(&command).map_err(|_| ProposeError::TooLarge)?;
-        let size = command.bytes().len();
-        if size > self.largest_command {
-            return Err(ProposeError::TooLarge);
-        }
-        self.space.proposing(size);
-        let share = u32::try_from(size).map_err(|_| ProposeError::TooLarge)?;
-        let share = Arc::clone(&self.backlog).acquire_many_owned(share);
-        let share = match tokio::time::timeout_at(deadline, share).await {
-            Ok(share) => share.map_err(|_| ProposeError::Stopped)?,
-            Err(_) => return Err(ProposeError::TooManyRequests),
-        };
-        let (waiter, receiver) = Waiter::new(Some(share));
-        let sent = self.raft.client_write_ff(Proposal(command), Some(waiter)).await;
-        sent.map_err(|_| ProposeError::Stopped)?;
-        Ok(receiver)
-    }
-
-    /// Returns once this member's state holds all that was acknowledged before the call.
-    pub async fn read_index(&self) -> Result<(), ReadError> {
-        match tokio::time::timeout(self.request_timeout, self.reads.join()).await {
-            Ok(result) => result,
-            Err(_) => Err(ReadError::Timeout),
-        }
-    }
-
     /// Waits until the node can go on no longer.
     pub async fn failed(&self) -> Failure {
         let mut failure = self.failure.clone();
@@ -336,6 +409,7 @@ impl<S: Replicated> Node<S> {
 
     /// Stops with a checkpoint, so that the next start has little to replay.
     pub async fn stop(&self) {
+        self.hand_over().await;
         self.backlog.close();
         checkpoints::last(&self.raft, STOP_CHECKPOINT_TIMEOUT).await;
         if let Err(error) = self.raft.shutdown().await {
@@ -359,54 +433,6 @@ impl<S: Replicated> Drop for Node<S> {
             task.abort();
         }
     }
-}
-
-struct Parts<S> {
-    log: Log,
-    checkpoint: Arc<Writer>,
-    machine: Machine<S>,
-}
-
-/// Opens what is on disk. It reads much and blocks, so it runs where that is allowed.
-async fn open<S: Replicated>(
-    config: &Config,
-    identity: Identity,
-    disk: &Arc<dyn Disk>,
-    random: &Arc<dyn Random>,
-    state: &S,
-    fail: Arc<watch::Sender<Option<Failure>>>,
-) -> Result<Parts<S>, StartError> {
-    let options = crate::log::Options {
-        segment_size: config.log_segment_size,
-        cache_bytes: config.log_cache_bytes,
-        store_id: identity.store_id,
-    };
-    let (disk, random, state) = (Arc::clone(disk), Arc::clone(random), state.clone());
-    let opened = tokio::task::spawn_blocking(move || {
-        let checkpoint = Arc::new(Checkpoint::open(disk.as_ref(), identity.store_id)?);
-        let mut rows = checkpoint.rows()?;
-        let applied = rows.applied().clone();
-        state.load(&mut rows)?;
-        drop(rows);
-        let on_failure = move |error: &io::Error| {
-            report(&fail, format!("the log cannot be written: {error}"));
-        };
-        let log = Log::open(disk, &random, options, Box::new(on_failure)).map_err(StartError::Log)?;
-        let marks = log.marks();
-        if identity.in_use && marks.last.is_none() {
-            return Err(StartError::LogLost);
-        }
-        if let Some(purged) = marks.purged {
-            let checkpoint = applied.last.map_or(0, |id| id.index);
-            if checkpoint < purged.index {
-                return Err(StartError::Hole { checkpoint, purged: purged.index });
-            }
-        }
-        let checkpoint = Arc::new(Writer::start(checkpoint)?);
-        let machine = Machine::new(state, Arc::clone(&checkpoint), &applied).map_err(StartError::Thread)?;
-        Ok(Parts { log, checkpoint, machine })
-    });
-    opened.await.map_err(|error| StartError::Thread(io::Error::other(error)))?
 }
 
 /// The first failure is the cause; what follows from it is not told.

@@ -9,12 +9,18 @@ use std::time::Duration;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::data_dir::{DataDir, DataDirError};
+use crate::disk::Disk;
 use crate::flags::{self, Settings, SettingsError, Words, WordsError};
+use crate::listener::ListenError;
 use crate::member::Member;
-use crate::node::{Config, Failure, Node, StartError};
+use crate::node::bootstrap::{BootstrapError, Plan};
+use crate::node::{Config, Failure, Initial, Node, StartError};
+use crate::peer::links::{Dialer, Links};
+use crate::peer::{self, Handler};
 use crate::random::SystemRandom;
 use crate::server::{Server, ServerError};
 use crate::state::State;
+use crate::tls::TlsError;
 use crate::{logging, notify, raft, tools};
 
 /// Threads for clients and consensus: the store is bound by the disk long before it is by more of them.
@@ -40,6 +46,12 @@ enum Error {
     DataDir(#[from] DataDirError),
     #[error("start the member")]
     Start(#[source] StartError),
+    #[error("begin")]
+    Bootstrap(#[source] BootstrapError),
+    #[error("TLS for other members")]
+    PeerTls(#[source] TlsError),
+    #[error("serve other members")]
+    PeerServer(#[source] ListenError),
     #[error("serve")]
     Server(#[source] ServerError),
     #[error("wait for signals")]
@@ -125,9 +137,21 @@ async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Err
         "starting the member"
     );
     let began = std::time::Instant::now();
-    let disk: Arc<dyn crate::disk::Disk> = Arc::<crate::disk::HostDisk>::clone(&data_dir.disk);
-    let state = State::default();
-    let node = Node::start(node_config(settings), disk, Arc::new(SystemRandom), state).await.map_err(Error::Start)?;
+    let disk: Arc<dyn Disk> = Arc::<crate::disk::HostDisk>::clone(&data_dir.disk);
+    // Other members may be waited for, for as long as it takes.
+    let start = async {
+        let (node, peers) = begin(settings, disk).await?;
+        tokio::select! {
+            ready = node.ready() => ready.map_err(Error::Start)?,
+            failure = node.failed() => return Err(Error::Failed(failure)),
+        }
+        Ok::<_, Error>((node, peers))
+    };
+    let (node, _peers) = tokio::select! {
+        started = start => started?,
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+    };
     let status = node.status();
     tracing::info!(
         member_id = %node.member_id(),
@@ -172,12 +196,52 @@ fn tell(result: std::io::Result<()>) {
     }
 }
 
-fn node_config(settings: &Settings) -> Config {
-    let mut config = Config::new(Member {
-        name: settings.name.clone(),
-        peer_urls: settings.advertise_peer_urls.clone(),
-        client_urls: settings.advertise_client_urls.clone(),
-    });
+/// The peer port, as long as it lives.
+#[derive(Debug)]
+struct Peers(tokio::task::JoinHandle<()>);
+
+impl Drop for Peers {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Takes part in consensus from here on.
+async fn begin(settings: &Settings, disk: Arc<dyn Disk>) -> Result<(Arc<Node<State>>, Peers), Error> {
+    let plan = plan(settings);
+    let random = Arc::new(SystemRandom);
+    let dialer = Arc::new(Dialer::new(settings.peer_tls.as_ref()).map_err(Error::PeerTls)?);
+    let (identity, initial) = plan.identity(disk.as_ref(), random.as_ref(), &dialer).await.map_err(Error::Bootstrap)?;
+    let local =
+        peer::Local { cluster_id: identity.cluster_id, member_id: identity.member_id, store_id: identity.store_id };
+    // Not before: who asks this member who it is while it does not know would wait for an answer.
+    let bound = peer::server::Server::bind(&settings.listen_peer, settings.peer_tls.as_ref());
+    let server = bound.await.map_err(Error::PeerServer)?;
+    let links = Arc::new(Links::new(local, dialer, settings.election_timeout * 2));
+    let config = node_config(settings, plan.member, initial);
+    let node = Node::begin(config, identity, disk, random, State::default(), links).await.map_err(Error::Start)?;
+    let handler: Arc<dyn Handler> = Arc::<Node<State>>::clone(&node);
+    let serving = tokio::spawn(server.serve(handler, node.largest_command()));
+    Ok((node, Peers(serving)))
+}
+
+fn plan(settings: &Settings) -> Plan {
+    Plan {
+        member: Member {
+            name: settings.name.clone(),
+            peer_urls: settings.advertise_peer_urls.clone(),
+            client_urls: settings.advertise_client_urls.clone(),
+            ..Member::default()
+        },
+        cluster: settings.initial_cluster.clone(),
+        token: settings.initial_cluster_token.clone(),
+        join: settings.join,
+    }
+}
+
+fn node_config(settings: &Settings, member: Member, initial: Initial) -> Config {
+    let mut config = Config::new(member);
+    config.initial = initial;
     config.timing =
         raft::Timing { heartbeat_interval: settings.heartbeat_interval, election_timeout: settings.election_timeout };
     config.quota_bytes = settings.quota_bytes;

@@ -20,7 +20,6 @@ pub(crate) mod model;
 #[cfg(test)]
 mod tests;
 
-use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -131,24 +130,19 @@ pub fn config(timing: Timing) -> Result<openraft::Config, openraft::ConfigError>
     .validate()
 }
 
-/// The configuration of a new cluster.
-pub(crate) fn first_members(id: MemberId, member: Member) -> BTreeMap<MemberId, Member> {
-    BTreeMap::from([(id, member)])
-}
-
-fn to_log_id(id: &LogIdOf<TypeConfig>) -> log::LogId {
+pub(crate) fn to_log_id(id: &LogIdOf<TypeConfig>) -> log::LogId {
     log::LogId { term: id.leader_id.term, index: id.index }
 }
 
-fn from_log_id(id: log::LogId) -> LogIdOf<TypeConfig> {
+pub(crate) fn from_log_id(id: log::LogId) -> LogIdOf<TypeConfig> {
     openraft::LogId { leader_id: CommittedLeaderId::new(id.term), index: id.index }
 }
 
-fn to_vote(vote: &VoteOf<TypeConfig>) -> Vote {
+pub(crate) fn to_vote(vote: &VoteOf<TypeConfig>) -> Vote {
     Vote { term: vote.leader_id.term, member: vote.leader_id.voted_for, committed: vote.committed }
 }
 
-fn from_vote(vote: Vote) -> VoteOf<TypeConfig> {
+pub(crate) fn from_vote(vote: Vote) -> VoteOf<TypeConfig> {
     if vote.committed {
         openraft::impls::Vote::new_committed(vote.term, vote.member)
     } else {
@@ -182,7 +176,7 @@ fn to_entry(entry: EntryOf<TypeConfig>) -> log::Entry {
     log::Entry { id: to_log_id(&entry.log_id), payload }
 }
 
-fn from_entry(entry: log::Entry) -> std::io::Result<EntryOf<TypeConfig>> {
+pub(crate) fn from_entry(entry: log::Entry) -> std::io::Result<EntryOf<TypeConfig>> {
     let payload = match entry.payload {
         log::Payload::Blank => EntryPayload::Blank,
         log::Payload::Command(command) => EntryPayload::Normal(Proposal(command)),
@@ -193,7 +187,10 @@ fn from_entry(entry: log::Entry) -> std::io::Result<EntryOf<TypeConfig>> {
     Ok(openraft::impls::Entry { log_id: from_log_id(entry.id), payload })
 }
 
-fn from_stored(id: Option<log::LogId>, membership: &Membership) -> std::io::Result<StoredMembershipOf<TypeConfig>> {
+pub(crate) fn from_stored(
+    id: Option<log::LogId>,
+    membership: &Membership,
+) -> std::io::Result<StoredMembershipOf<TypeConfig>> {
     let membership = from_membership(membership).map_err(std::io::Error::other)?;
     Ok(StoredMembershipOf::<TypeConfig>::new(id.map(from_log_id), membership))
 }

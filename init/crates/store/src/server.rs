@@ -24,13 +24,11 @@ use tonic::service::{InterceptorLayer, Routes};
 use tower::util::MapResponseLayer;
 
 use self::errors::Error;
-pub use self::listener::ListenError;
-use self::listener::Listener;
 use self::metrics::Metrics;
-pub use self::tls::TlsError;
 use crate::command::Command;
 use crate::flags::{Endpoint, Settings, TlsFiles};
 use crate::lease::keeper::Keeper;
+use crate::listener::{ListenError, Listener};
 use crate::node::Node;
 use crate::random::{Random, SystemRandom};
 use crate::state::{Response, State};
@@ -44,12 +42,10 @@ mod health;
 mod http;
 mod kv;
 mod lease;
-mod listener;
 mod maintenance;
 mod metrics;
 mod oversized;
 pub(crate) mod snapshot;
-mod tls;
 pub mod validate;
 mod watch;
 
@@ -78,8 +74,6 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum ServerError {
     #[error(transparent)]
     Listen(#[from] ListenError),
-    #[error(transparent)]
-    Tls(#[from] TlsError),
 }
 
 /// Bounds of what is served.
@@ -113,7 +107,7 @@ impl Limits {
 #[derive(Debug)]
 pub struct Context {
     node: Arc<Node<State>>,
-    leases: Keeper,
+    leases: Arc<Keeper>,
     limits: Limits,
     random: Arc<dyn Random>,
     metrics: Metrics,
@@ -124,8 +118,11 @@ pub struct Context {
 
 impl Context {
     pub fn new(node: Arc<Node<State>>, limits: Limits) -> Self {
+        let leases = Arc::new(Keeper::new(Arc::clone(&node), limits.election_timeout));
+        let service = Arc::downgrade(&leases);
+        node.set_leases(service);
         Self {
-            leases: Keeper::new(Arc::clone(&node), limits.election_timeout),
+            leases,
             node,
             limits,
             random: Arc::new(SystemRandom),

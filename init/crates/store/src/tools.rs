@@ -203,6 +203,7 @@ fn restore_snapshot(arguments: impl Iterator<Item = String>) -> Result<(), Error
         name: name.to_owned(),
         peer_urls: list(peers),
         client_urls: list(arguments.text("advertise-client-urls").unwrap_or_default()),
+        ..Member::default()
     };
     let path = Path::new(arguments.position(0)?);
     let file = SnapshotFile::open(path)?;

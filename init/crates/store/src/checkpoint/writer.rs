@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -11,14 +11,29 @@ use tokio::sync::oneshot;
 use super::{Applied, Checkpoint, CheckpointError};
 use crate::disk::Disk;
 use crate::histogram::Histogram;
-use crate::state::Delta;
+use crate::state::{Delta, LoadError, Row};
 
 /// One is being committed, one waits: consensus builds one checkpoint at a time.
 const QUEUE: usize = 1;
 
+/// All rows of a snapshot.
+pub type SnapshotRows = Box<dyn Iterator<Item = Result<Row, LoadError>> + Send>;
+
 enum Job {
-    Commit { delta: Delta, applied: Applied, done: Done },
+    Commit { delta: Delta, applied: Applied, epoch: Epoch, done: Done },
+    Replace { rows: SnapshotRows, applied: Applied, epoch: Epoch, done: oneshot::Sender<Result<(), LoadError>> },
     Defragment { disk: Arc<dyn Disk>, done: Done },
+}
+
+/// How often all rows were replaced. A delta is of the rows that it was taken from: handed over after they were replaced, it is dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Epoch(u64);
+
+impl Epoch {
+    #[must_use]
+    pub fn next(self) -> Self {
+        Self(self.0 + 1)
+    }
 }
 
 type Done = oneshot::Sender<Result<(), CheckpointError>>;
@@ -33,36 +48,59 @@ pub struct Writer {
     commit_times: Arc<Histogram>,
 }
 
+/// What the thread works with.
+struct Committer {
+    checkpoint: Arc<Checkpoint>,
+    bytes_in_use: Arc<AtomicU64>,
+    commit_times: Arc<Histogram>,
+    epoch: Epoch,
+}
+
+impl Committer {
+    fn run(mut self, queue: Receiver<Job>) {
+        for job in queue {
+            // Nobody waits any more when the process stops.
+            match job {
+                Job::Commit { delta, applied, epoch, done } => drop(done.send(self.commit(delta, &applied, epoch))),
+                Job::Replace { rows, applied, epoch, done } => drop(done.send(self.replace(rows, &applied, epoch))),
+                Job::Defragment { disk, done } => drop(done.send(self.checkpoint.defragment(disk.as_ref()))),
+            }
+        }
+    }
+
+    fn commit(&self, delta: Delta, applied: &Applied, epoch: Epoch) -> Result<(), CheckpointError> {
+        if epoch != self.epoch {
+            return Ok(());
+        }
+        let began = Instant::now();
+        let result = self.checkpoint.commit(&delta, applied);
+        self.commit_times.observe(began.elapsed());
+        // Freed here, not in the task that waits: a delta may be large.
+        drop(delta);
+        result.map(|used| self.bytes_in_use.store(used, Ordering::Relaxed))
+    }
+
+    fn replace(&mut self, mut rows: SnapshotRows, applied: &Applied, epoch: Epoch) -> Result<(), LoadError> {
+        self.epoch = epoch;
+        let used = self.checkpoint.replace(rows.as_mut(), applied)?;
+        self.bytes_in_use.store(used, Ordering::Relaxed);
+        Ok(())
+    }
+}
+
 impl Writer {
     pub fn start(checkpoint: Arc<Checkpoint>) -> Result<Self, CheckpointError> {
         let (_, used) = checkpoint.applied()?;
         let bytes_in_use = Arc::new(AtomicU64::new(used));
         let commit_times = Arc::new(Histogram::default());
         let (jobs, queue) = sync_channel::<Job>(QUEUE);
-        let thread = {
-            let checkpoint = Arc::clone(&checkpoint);
-            let bytes_in_use = Arc::clone(&bytes_in_use);
-            let commit_times = Arc::clone(&commit_times);
-            std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || {
-                for job in queue {
-                    let (delta, applied, done) = match job {
-                        Job::Commit { delta, applied, done } => (delta, applied, done),
-                        Job::Defragment { disk, done } => {
-                            drop(done.send(checkpoint.defragment(disk.as_ref())));
-                            continue;
-                        }
-                    };
-                    let began = Instant::now();
-                    let result = checkpoint.commit(&delta, &applied);
-                    commit_times.observe(began.elapsed());
-                    // Freed here, not in the task that waits: a delta may be large.
-                    drop(delta);
-                    let result = result.map(|used| bytes_in_use.store(used, Ordering::Relaxed));
-                    // Nobody waits any more when the process stops.
-                    drop(done.send(result));
-                }
-            })
+        let committer = Committer {
+            checkpoint: Arc::clone(&checkpoint),
+            bytes_in_use: Arc::clone(&bytes_in_use),
+            commit_times: Arc::clone(&commit_times),
+            epoch: Epoch::default(),
         };
+        let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || committer.run(queue));
         let thread = thread.map_err(|source| CheckpointError::Io { operation: "start the thread of", source })?;
         Ok(Self { checkpoint, jobs: Some(jobs), thread: Some(thread), bytes_in_use, commit_times })
     }
@@ -81,27 +119,42 @@ impl Writer {
         &self.commit_times
     }
 
-    pub fn set_bytes_in_use(&self, bytes: u64) {
-        self.bytes_in_use.store(bytes, Ordering::Relaxed);
+    /// Hands a delta over; the receiver is told when it is durable.
+    pub fn commit(
+        &self,
+        delta: Delta,
+        applied: Applied,
+        epoch: Epoch,
+    ) -> oneshot::Receiver<Result<(), CheckpointError>> {
+        let (done, receiver) = oneshot::channel();
+        self.submit(Job::Commit { delta, applied, epoch, done });
+        receiver
     }
 
-    /// Hands a delta over; the receiver is told when it is durable.
-    pub fn commit(&self, delta: Delta, applied: Applied) -> oneshot::Receiver<Result<(), CheckpointError>> {
+    /// Replaces all rows, after what was handed over before; `epoch` is that of the new rows.
+    pub fn replace(
+        &self,
+        rows: SnapshotRows,
+        applied: Applied,
+        epoch: Epoch,
+    ) -> oneshot::Receiver<Result<(), LoadError>> {
         let (done, receiver) = oneshot::channel();
-        if let Some(jobs) = &self.jobs {
-            // An error means that the thread is gone; then the sender in the job is dropped, which the receiver sees.
-            drop(jobs.send(Job::Commit { delta, applied, done }));
-        }
+        self.submit(Job::Replace { rows, applied, epoch, done });
         receiver
     }
 
     /// Has the file copied without its gaps; commits wait meanwhile, and the log takes what they do not.
     pub fn defragment(&self, disk: Arc<dyn Disk>) -> oneshot::Receiver<Result<(), CheckpointError>> {
         let (done, receiver) = oneshot::channel();
-        if let Some(jobs) = &self.jobs {
-            drop(jobs.send(Job::Defragment { disk, done }));
-        }
+        self.submit(Job::Defragment { disk, done });
         receiver
+    }
+
+    fn submit(&self, job: Job) {
+        if let Some(jobs) = &self.jobs {
+            // An error means that the thread is gone; then the sender in the job is dropped, which the receiver sees.
+            drop(jobs.send(job));
+        }
     }
 }
 

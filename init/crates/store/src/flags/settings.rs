@@ -13,6 +13,13 @@ pub struct Endpoint {
     pub address: Address,
 }
 
+impl Endpoint {
+    /// From a URL such as `https://10.0.0.1:2380`.
+    pub fn parse(url: &str) -> Option<Self> {
+        parse_url(url)
+    }
+}
+
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Address {
     Tcp { host: String, port: u16 },
@@ -45,6 +52,11 @@ pub struct Settings {
     pub advertise_client_urls: Vec<String>,
     pub listen_peer: Vec<Endpoint>,
     pub advertise_peer_urls: Vec<String>,
+    /// Names and peer URLs of the members that the cluster begins with, or of those that are there already.
+    pub initial_cluster: Vec<(String, Vec<String>)>,
+    pub initial_cluster_token: String,
+    /// Whether the cluster is there already.
+    pub join: bool,
     pub listen_metrics: Vec<Endpoint>,
     pub client_tls: Option<TlsFiles>,
     pub peer_tls: Option<TlsFiles>,
@@ -71,12 +83,14 @@ pub enum SettingsError {
     NoCertificate { flag: &'static str, missing: &'static str },
     #[error("--advertise-client-urls must be given when --listen-client-urls is")]
     Advertise,
-    #[error("--initial-cluster names {count} members: this release runs one")]
-    Members { count: usize },
     #[error("--initial-cluster does not name this member, {name}")]
     NotAMember { name: String },
-    #[error("--initial-cluster-state=existing: this release cannot join a cluster")]
-    Existing,
+    #[error(
+        "--initial-cluster gives {name} other peer URLs ({listed}) than --initial-advertise-peer-urls ({advertised})"
+    )]
+    OtherPeerUrls { name: String, listed: String, advertised: String },
+    #[error("--initial-cluster-state=existing: --initial-cluster names no other member to join")]
+    NobodyToJoin,
     #[error("--election-timeout must be at least five times --heartbeat-interval and at most 50 s")]
     Election,
 }
@@ -96,6 +110,7 @@ impl Settings {
             take.tls(["peer-cert-file", "peer-key-file", "peer-client-cert-auth", "peer-trusted-ca-file"])?;
         let client_urls = take.list("listen-client-urls").unwrap_or_else(|| vec!["http://localhost:2379".to_owned()]);
         let peer_urls = take.list("listen-peer-urls").unwrap_or_else(|| vec!["http://localhost:2380".to_owned()]);
+        let advertise_peer_urls = take.list("initial-advertise-peer-urls").unwrap_or_else(|| peer_urls.clone());
         // etcd insists as well: an address one listens on is often none that others can reach.
         if take.words.get("listen-client-urls").is_some() && take.words.get("advertise-client-urls").is_none() {
             return Err(SettingsError::Advertise);
@@ -105,7 +120,10 @@ impl Settings {
             listen_client: take.endpoints("listen-client-urls", &client_urls, client_tls.as_ref(), "cert-file")?,
             advertise_client_urls: take.list("advertise-client-urls").unwrap_or(client_urls),
             listen_peer: take.endpoints("listen-peer-urls", &peer_urls, peer_tls.as_ref(), "peer-cert-file")?,
-            advertise_peer_urls: take.list("initial-advertise-peer-urls").unwrap_or(peer_urls),
+            initial_cluster: take.initial_cluster(&name, &advertise_peer_urls)?,
+            initial_cluster_token: take.text("initial-cluster-token").unwrap_or("etcd-cluster").to_owned(),
+            join: take.joins()?,
+            advertise_peer_urls,
             listen_metrics: take.endpoints(
                 "listen-metrics-urls",
                 &take.list("listen-metrics-urls").unwrap_or_default(),
@@ -133,7 +151,7 @@ impl Settings {
             log_level: take.log_level()?,
             name,
         };
-        settings.check_cluster(&take)?;
+        settings.check_cluster()?;
         let longest = Duration::from_secs(50);
         if settings.election_timeout < 5 * settings.heartbeat_interval || settings.election_timeout > longest {
             return Err(SettingsError::Election);
@@ -141,18 +159,22 @@ impl Settings {
         Ok(settings)
     }
 
-    fn check_cluster(&self, take: &Take<'_>) -> Result<(), SettingsError> {
-        if take.text("initial-cluster-state").is_some_and(|state| state == "existing") {
-            return Err(SettingsError::Existing);
-        }
-        let Some(members) = take.list("initial-cluster") else { return Ok(()) };
-        let mut names: Vec<&str> = members.iter().filter_map(|member| Some(member.split_once('=')?.0)).collect();
-        names.dedup();
-        if names.len() > 1 {
-            return Err(SettingsError::Members { count: names.len() });
-        }
-        if names != [self.name.as_str()] {
+    /// etcd's rules: this member is in the list, under the URLs that it tells others.
+    fn check_cluster(&self) -> Result<(), SettingsError> {
+        let Some((_, listed)) = self.initial_cluster.iter().find(|(name, _)| *name == self.name) else {
             return Err(SettingsError::NotAMember { name: self.name.clone() });
+        };
+        let sorted = |urls: &[String]| {
+            let mut urls = urls.to_vec();
+            urls.sort_unstable();
+            urls.join(",")
+        };
+        let (listed, advertised) = (sorted(listed), sorted(&self.advertise_peer_urls));
+        if listed != advertised {
+            return Err(SettingsError::OtherPeerUrls { name: self.name.clone(), listed, advertised });
+        }
+        if self.join && self.initial_cluster.len() == 1 {
+            return Err(SettingsError::NobodyToJoin);
         }
         Ok(())
     }
@@ -269,6 +291,37 @@ impl Take<'_> {
             Ok(endpoint)
         };
         urls.iter().map(parse).collect()
+    }
+
+    /// Members by name, each with all URLs it is listed with; this one alone if none are.
+    fn initial_cluster(&self, name: &str, urls: &[String]) -> Result<Vec<(String, Vec<String>)>, SettingsError> {
+        let Some(word) = self.word("initial-cluster") else { return Ok(vec![(name.to_owned(), urls.to_vec())]) };
+        let mut members = std::collections::BTreeMap::<String, Vec<String>>::new();
+        for item in word.value.split(',').map(str::trim).filter(|item| !item.is_empty()) {
+            match item.split_once('=') {
+                Some((name, url)) if !name.is_empty() && parse_url(url).is_some() => {
+                    members.entry(name.to_owned()).or_default().push(url.to_owned());
+                }
+                _ => {
+                    return Err(Self::wrong(
+                        word,
+                        "list of members such as a=https://10.0.0.1:2380,b=https://10.0.0.2:2380",
+                    ));
+                }
+            }
+        }
+        Ok(members.into_iter().collect())
+    }
+
+    fn joins(&self) -> Result<bool, SettingsError> {
+        match self.word("initial-cluster-state") {
+            None => Ok(false),
+            Some(word) => match word.value.as_str() {
+                "new" => Ok(false),
+                "existing" => Ok(true),
+                _ => Err(Self::wrong(word, "state of a cluster: new or existing")),
+            },
+        }
     }
 
     fn auto_compaction(&self) -> Result<AutoCompaction, SettingsError> {

@@ -117,9 +117,11 @@ fn values_that_mean_nothing_are_refused_with_their_source() {
         (&["--cert-file=a", "--key-file=b", "--client-cert-auth"], "--client-cert-auth needs --trusted-ca-file"),
         (&["--heartbeat-interval=500"], "--election-timeout"),
         (&["--auto-compaction-retention=soon"], "auto-compaction-retention"),
-        (&["--initial-cluster=a=http://x:1,b=http://y:1", "--name=a"], "names 2 members"),
+        (&["--initial-cluster=a=http://x:1,b=http://y:1", "--name=a"], "other peer URLs (http://x:1)"),
+        (&["--initial-cluster=a"], "list of members"),
         (&["--initial-cluster=b=http://y:1", "--name=a"], "does not name this member, a"),
-        (&["--initial-cluster-state=existing"], "cannot join"),
+        (&["--initial-cluster-state=existing"], "names no other member"),
+        (&["--initial-cluster-state=old"], "new or existing"),
         (&["--log-level=loud"], "log level"),
     ] {
         let error = settings(arguments).unwrap_err().to_string();

@@ -1,14 +1,22 @@
-//! The leader's care for leases: it knows when each runs out, renews, and proposes the revocation of those that did.
+//! The leader's care for leases: it knows when each runs out, renews, and proposes the revocation of those that did. Other members
+//! ask it.
+//!
+//! Deadlines belong to a term of leadership. A member that lost it and found it again starts them anew, since another leader may have renewed
+//! leases meanwhile, and what it proposes because a lease has run out is only good for the term in which it saw that.
 
-use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use keelson_etcd_api::etcdserverpb as pb;
+use tokio::time::Instant;
 
-use super::LeaseId;
+use super::{LeaseId, LeaseService};
 use crate::command::Command;
 use crate::node::{Node, ProposeError, ReadError};
+use crate::peer::{Answer, BoxFuture, Failure, Request};
 use crate::state::{Rejection, Response, State};
+
+pub use crate::peer::TimeToLive;
 
 /// Revocations proposed at once. Each is a log entry; a thousand leases that end together are a few batches.
 const REVOKE_BATCH: usize = 128;
@@ -23,14 +31,6 @@ pub enum KeepError {
     Propose(#[from] ProposeError),
 }
 
-/// What a lease has left.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TimeToLive {
-    pub remaining_seconds: i64,
-    pub granted_seconds: i64,
-    pub keys: Vec<bytes::Bytes>,
-}
-
 #[derive(Debug)]
 pub struct Keeper {
     node: Arc<Node<State>>,
@@ -38,11 +38,13 @@ pub struct Keeper {
     origin: Instant,
     /// What a new leader adds to every lease: an old one may have answered keep-alives until it was replaced.
     grace: Duration,
+    /// The term that the deadlines are of.
+    armed: Mutex<Option<u64>>,
 }
 
 impl Keeper {
     pub fn new(node: Arc<Node<State>>, election_timeout: Duration) -> Self {
-        Self { node, origin: Instant::now(), grace: election_timeout }
+        Self { node, origin: Instant::now(), grace: election_timeout, armed: Mutex::default() }
     }
 
     fn now(&self) -> Duration {
@@ -51,16 +53,10 @@ impl Keeper {
 
     /// Watches deadlines, for ever.
     pub async fn run(&self) {
-        let mut leads = false;
         loop {
-            let status = self.node.status();
-            if status.is_leader != leads {
-                leads = status.is_leader;
-                self.take_over(leads);
-            }
-            if leads {
+            if let Some(term) = self.arm() {
                 self.begin_granted();
-                self.revoke_due().await;
+                self.revoke_due(term).await;
             } else {
                 // Whoever takes over gives every lease a deadline.
                 drop(self.node.state().take_granted_leases());
@@ -70,6 +66,17 @@ impl Keeper {
             // Either reason to look again is as good as the other.
             let _ = tokio::time::timeout(wait, self.node.state().lease_granted()).await;
         }
+    }
+
+    /// The term in which this member leads, with deadlines of that term; none if it does not.
+    fn arm(&self) -> Option<u64> {
+        let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
+        let term = self.node.leads_in();
+        if *armed != term {
+            *armed = term;
+            self.take_over(term.is_some());
+        }
+        term
     }
 
     fn take_over(&self, leads: bool) {
@@ -97,16 +104,17 @@ impl Keeper {
         }
     }
 
-    async fn revoke_due(&self) {
+    async fn revoke_due(&self, term: u64) {
         let due = {
             let mut deadlines = self.node.state().deadlines();
             deadlines.due(self.now(), REVOKE_BATCH)
         };
-        futures::future::join_all(due.into_iter().map(|id| self.revoke(id))).await;
+        futures::future::join_all(due.into_iter().map(|id| self.revoke(id, term))).await;
     }
 
-    async fn revoke(&self, id: LeaseId) {
-        match self.node.propose(Command::LeaseRevoke(pb::LeaseRevokeRequest { id: id.0 })).await {
+    async fn revoke(&self, id: LeaseId, term: u64) {
+        let revoke = Command::LeaseRevoke(pb::LeaseRevokeRequest { id: id.0 });
+        match self.node.propose_in_term(revoke, term).await {
             Ok(Response::Rejected(Rejection::LeaseNotFound)) => self.node.state().deadlines().remove(id),
             Ok(_) => tracing::debug!(lease = %id, "lease has run out"),
             // It is due again later.
@@ -116,8 +124,30 @@ impl Keeper {
 
     /// Renews a lease and returns its TTL; none if there is no such lease (any more).
     pub async fn renew(&self, id: LeaseId) -> Result<Option<i64>, KeepError> {
+        loop {
+            if let Some(term) = self.arm() {
+                match self.renew_in(id, term).await {
+                    // It led when it began.
+                    Err(KeepError::Propose(ProposeError::NoLeader)) => {}
+                    result => return result,
+                }
+            }
+            match self.node.ask_leader(Request::Renew(id.0)).await {
+                Some(Answer::Renewed { ttl }) => return Ok(ttl),
+                // This member has come to lead.
+                Some(Answer::Failed(Failure::NotLeader(_))) => {}
+                Some(Answer::Failed(failure)) => return Err(KeepError::Propose(failure.into())),
+                _ => return Err(KeepError::Read(ReadError::Timeout)),
+            }
+        }
+    }
+
+    async fn renew_in(&self, id: LeaseId, term: u64) -> Result<Option<i64>, KeepError> {
         // This member leads, and knows every lease that was granted before the keep-alive came.
         self.node.read_index().await?;
+        if self.arm() != Some(term) {
+            return Err(KeepError::Propose(ProposeError::NoLeader));
+        }
         let state = self.node.state();
         let Some((ttl, checkpointed)) =
             state.read(|mvcc, _| mvcc.leases.get(id).map(|lease| (lease.ttl_seconds, lease.remaining_seconds > 0)))
@@ -127,7 +157,7 @@ impl Keeper {
         if checkpointed {
             let checkpoint = pb::LeaseCheckpoint { id: id.0, remaining_ttl: 0 };
             let request = pb::LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
-            self.node.propose(Command::LeaseCheckpoint(request)).await?;
+            self.node.propose_in_term(Command::LeaseCheckpoint(request), term).await?;
         }
         if self.extend(id, ttl) {
             // Revoked meanwhile: the deadline just set goes when it is due.
@@ -135,7 +165,7 @@ impl Keeper {
             return Ok(exists.then_some(ttl));
         }
         // It has run out, and its end may be on its way through the log: see it through before saying so.
-        self.node.propose(Command::LeaseRevoke(pb::LeaseRevokeRequest { id: id.0 })).await?;
+        self.node.propose_in_term(Command::LeaseRevoke(pb::LeaseRevokeRequest { id: id.0 }), term).await?;
         Ok(None)
     }
 
@@ -153,17 +183,59 @@ impl Keeper {
 
     /// What a lease has left; none if there is no such lease.
     pub async fn time_to_live(&self, id: LeaseId, keys: bool) -> Result<Option<TimeToLive>, KeepError> {
-        self.node.read_index().await?;
+        loop {
+            if self.arm().is_some() {
+                self.node.read_index().await?;
+                return Ok(self.time_left(id, keys));
+            }
+            match self.node.ask_leader(Request::TimeToLive { id: id.0, keys }).await {
+                Some(Answer::TimeToLive(left)) => return Ok(left),
+                Some(Answer::Failed(Failure::NotLeader(_))) => {}
+                _ => return Err(KeepError::Read(ReadError::Timeout)),
+            }
+        }
+    }
+
+    fn time_left(&self, id: LeaseId, keys: bool) -> Option<TimeToLive> {
         let state = self.node.state();
-        let lease = state.read(|mvcc, _| mvcc.leases.get(id).cloned());
-        let Some(lease) = lease else { return Ok(None) };
+        let lease = state.read(|mvcc, _| mvcc.leases.get(id).cloned())?;
         let deadline = state.deadlines().get(id);
         let remaining = deadline.map_or(lease.time_to_live(), |deadline| whole_seconds(deadline, self.now()));
-        Ok(Some(TimeToLive {
+        Some(TimeToLive {
             remaining_seconds: remaining,
             granted_seconds: lease.ttl_seconds,
             keys: if keys { lease.keys.into_iter().collect() } else { Vec::new() },
-        }))
+        })
+    }
+}
+
+impl LeaseService for Keeper {
+    fn renew_here(&self, id: i64) -> BoxFuture<'_, Answer> {
+        Box::pin(async move {
+            let Some(term) = self.arm() else { return Answer::Failed(Failure::NotLeader(None)) };
+            match self.renew_in(LeaseId(id), term).await {
+                Ok(ttl) => Answer::Renewed { ttl },
+                Err(error) => Answer::Failed(error.into()),
+            }
+        })
+    }
+
+    fn time_to_live_here(&self, id: i64, keys: bool) -> BoxFuture<'_, Answer> {
+        Box::pin(async move {
+            match self.node.read_index().await {
+                Ok(()) => Answer::TimeToLive(self.time_left(LeaseId(id), keys)),
+                Err(error) => Answer::Failed(error.into()),
+            }
+        })
+    }
+}
+
+impl From<KeepError> for Failure {
+    fn from(error: KeepError) -> Self {
+        match error {
+            KeepError::Read(error) => error.into(),
+            KeepError::Propose(error) => error.into(),
+        }
     }
 }
 

@@ -1,15 +1,20 @@
 //! Linearizable reads: one round with the quorum for all who wait.
 //!
 //! A read may only join a round that starts after the read arrived, or it could miss a write that was acknowledged in between. So
-//! those who arrive while a round is under way wait for the next.
+//! those who arrive while a round is under way wait for the next. On a member that does not lead, a round is a question to the leader, which
+//! takes it into a round of its own; then the member waits until it has itself applied what the answer names.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use openraft::ReadPolicy;
 use openraft::errors::RaftError;
 use tokio::sync::{Notify, oneshot};
+use tokio::time::Instant;
 
-use crate::raft::Raft;
+use super::{Node, RETRY_PAUSE};
+use crate::log::LogId;
+use crate::peer::{Answer, CallError, Failure, Lane, Request};
+use crate::raft::{from_log_id, to_log_id};
 use crate::state::Replicated;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -22,7 +27,7 @@ pub enum ReadError {
     Stopped,
 }
 
-type Waiting = oneshot::Sender<Result<(), ReadError>>;
+type Waiting = oneshot::Sender<Result<LogId, ReadError>>;
 
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
@@ -31,31 +36,88 @@ pub(super) struct Rounds {
 }
 
 impl Rounds {
-    /// Waits for the next round to end.
-    pub(super) async fn join(&self) -> Result<(), ReadError> {
+    /// Waits for the next round to end: the entry up to which a read must see.
+    async fn join(&self) -> Result<LogId, ReadError> {
         let (sender, receiver) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).push(sender);
         self.arrived.notify_one();
         receiver.await.unwrap_or(Err(ReadError::Stopped))
     }
 
-    /// Holds rounds for ever.
-    pub(super) async fn run<S: Replicated>(self: Arc<Self>, raft: Raft<S>) {
+    /// Holds rounds as long as the node lives.
+    pub(super) async fn run<S: Replicated>(self: Arc<Self>, node: Weak<Node<S>>) {
         loop {
             self.arrived.notified().await;
             let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
             if waiting.is_empty() {
                 continue;
             }
-            let result = match raft.ensure_linearizable(ReadPolicy::ReadIndex).await {
-                Ok(_) => Ok(()),
-                Err(RaftError::APIError(_)) => Err(ReadError::NoLeader),
-                Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
-            };
+            let Some(node) = node.upgrade() else { return };
+            let result = node.hold_round().await;
             for reader in waiting {
                 // A reader that gave up is not there any more.
                 _ = reader.send(result);
             }
+        }
+    }
+}
+
+impl<S: Replicated> Node<S> {
+    /// Returns once this member's state holds all that was acknowledged before the call.
+    pub async fn read_index(&self) -> Result<(), ReadError> {
+        let read = async {
+            let mark = self.reads.join().await?;
+            self.applied(mark).await
+        };
+        tokio::time::timeout(self.request_timeout, read).await.unwrap_or(Err(ReadError::Timeout))
+    }
+
+    /// The entry up to which a read that arrives now must see. For a leader, on behalf of others.
+    pub(super) async fn read_mark(&self) -> Result<LogId, ReadError> {
+        let leads = self.leader() == Some(self.identity.member_id);
+        if !leads {
+            return Err(ReadError::NoLeader);
+        }
+        tokio::time::timeout(self.request_timeout, self.reads.join()).await.unwrap_or(Err(ReadError::Timeout))
+    }
+
+    /// Waits until this member has applied an entry.
+    pub(super) async fn applied(&self, mark: LogId) -> Result<(), ReadError> {
+        let mark = Some(from_log_id(mark));
+        let mut progress = self.raft.watch_apply_progress();
+        progress.wait_until_ge(&mark).await.map(|_| ()).map_err(|_| ReadError::Stopped)
+    }
+
+    /// Leadership may be lost, or be found again, before the readers' time is over: so a round tries for as long.
+    async fn hold_round(&self) -> Result<LogId, ReadError> {
+        let deadline = Instant::now() + self.request_timeout;
+        loop {
+            let left = deadline.saturating_duration_since(Instant::now());
+            let error = match self.leader() {
+                Some(leader) if leader == self.identity.member_id => match self.confirm().await {
+                    Err(ReadError::NoLeader) => ReadError::NoLeader,
+                    result => return result,
+                },
+                Some(leader) => match self.transport.call(leader, Lane::Forward, Request::ReadIndex, left).await {
+                    Ok(Answer::ReadIndex(mark)) => return Ok(mark),
+                    Ok(Answer::Failed(Failure::Timeout)) | Err(CallError::Lost { .. }) => ReadError::Timeout,
+                    Ok(_) | Err(CallError::NotSent { .. } | CallError::Refused { .. }) => ReadError::NoLeader,
+                },
+                None => ReadError::NoLeader,
+            };
+            if left.is_zero() {
+                return Err(error);
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Confirms with a quorum that this member leads.
+    async fn confirm(&self) -> Result<LogId, ReadError> {
+        match self.raft.get_read_log_id(ReadPolicy::ReadIndex).await {
+            Ok((mark, _)) => Ok(to_log_id(mark.log_id())),
+            Err(RaftError::APIError(_)) => Err(ReadError::NoLeader),
+            Err(RaftError::Fatal(_)) => Err(ReadError::Stopped),
         }
     }
 }

@@ -6,9 +6,11 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use bytes::Bytes;
 
 use super::*;
+use crate::checkpoint::Checkpoint;
 use crate::disk::fake::{FakeDisk, Throws};
 use crate::raft::model::Model;
 use crate::random::SystemRandom;
+use crate::state::Response;
 
 fn config() -> Config {
     let member = Member { name: "test".to_owned(), ..Member::default() };

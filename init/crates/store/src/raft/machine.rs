@@ -13,13 +13,32 @@ use openraft::type_config::alias::{LogIdOf, SnapshotMetaOf, SnapshotOf, StoredMe
 use openraft::{OptionalSend, StoredMembership};
 
 use super::{Proposal, TypeConfig, from_log_id, from_stored, to_log_id, to_membership};
-use crate::checkpoint::writer::Writer;
+use crate::checkpoint::writer::{Epoch, Writer};
 use crate::checkpoint::{Applied, Rows};
 use crate::log;
-use crate::state::{Committed, Delta, Replicated, Response};
+use crate::peer::spool::Spool;
+use crate::state::{Committed, Delta, LoadError, Replicated, Response, Row};
 
 /// Commands applied under one lock of the state: enough to share its cost, few enough that a read does not wait long.
 const APPLY_BATCH: usize = 256;
+
+/// The rows of a snapshot: of the own checkpoint, or received from another member.
+#[derive(Debug)]
+pub enum SnapshotRows {
+    Checkpoint(Box<Rows>),
+    Received(Spool),
+}
+
+impl Iterator for SnapshotRows {
+    type Item = Result<Row, LoadError>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        match self {
+            Self::Checkpoint(rows) => rows.next(),
+            Self::Received(spool) => spool.next(),
+        }
+    }
+}
 
 #[derive(Debug)]
 pub struct Machine<S> {
@@ -27,13 +46,15 @@ pub struct Machine<S> {
     checkpoint: Arc<Writer>,
     last: Option<log::LogId>,
     membership: StoredMembershipOf<TypeConfig>,
+    /// Of the rows that the state belongs to.
+    epoch: Epoch,
 }
 
 impl<S: Replicated> Machine<S> {
     /// A machine over a state that was loaded from `applied`'s rows.
     pub fn new(state: S, checkpoint: Arc<Writer>, applied: &Applied) -> io::Result<Self> {
         let membership = from_stored(applied.membership_id, &applied.membership)?;
-        Ok(Self { state, checkpoint, last: applied.last, membership })
+        Ok(Self { state, checkpoint, last: applied.last, membership, epoch: Epoch::default() })
     }
 
     fn applied(&self) -> Applied {
@@ -52,7 +73,8 @@ impl<S: Replicated> Machine<S> {
     }
 
     fn builder(&self) -> Builder {
-        Builder { job: Some((self.state.take_delta(), self.applied())), checkpoint: Arc::clone(&self.checkpoint) }
+        let job = Some((self.state.take_delta(), self.applied()));
+        Builder { job, epoch: self.epoch, checkpoint: Arc::clone(&self.checkpoint) }
     }
 }
 
@@ -81,7 +103,7 @@ impl Batch {
 }
 
 impl<S: Replicated> RaftStateMachine<TypeConfig> for Machine<S> {
-    type SnapshotData = Rows;
+    type SnapshotData = SnapshotRows;
     type SnapshotBuilder = Builder;
 
     async fn applied_state(&mut self) -> io::Result<(Option<LogIdOf<TypeConfig>>, StoredMembershipOf<TypeConfig>)> {
@@ -132,33 +154,34 @@ impl<S: Replicated> RaftStateMachine<TypeConfig> for Machine<S> {
         self.builder()
     }
 
-    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<TypeConfig>, mut snapshot: Rows) -> io::Result<()> {
+    async fn install_snapshot(&mut self, meta: &SnapshotMetaOf<TypeConfig>, snapshot: SnapshotRows) -> io::Result<()> {
         let applied = Applied {
             last: meta.last_log_id.as_ref().map(to_log_id),
             membership: to_membership(meta.last_membership.membership()),
             membership_id: meta.last_membership.log_id().as_ref().map(to_log_id),
         };
+        // A checkpoint of the old state that is still on its way is dropped, whichever of the two comes first.
+        self.epoch = self.epoch.next();
+        let replaced = self.checkpoint.replace(Box::new(snapshot), applied.clone(), self.epoch);
+        replaced.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         let checkpoint = Arc::clone(self.checkpoint.checkpoint());
         let state = self.state.clone();
-        let (used, applied) = tokio::task::spawn_blocking(move || {
-            let used = checkpoint.replace(&mut snapshot, &applied).map_err(io::Error::other)?;
-            state.load(&mut checkpoint.rows().map_err(io::Error::other)?).map_err(io::Error::other)?;
-            io::Result::Ok((used, applied))
+        tokio::task::spawn_blocking(move || {
+            state.load(&mut checkpoint.rows().map_err(io::Error::other)?).map_err(io::Error::other)
         })
         .await
         .map_err(io::Error::other)??;
-        self.checkpoint.set_bytes_in_use(used);
         self.last = applied.last;
         self.membership = meta.last_membership.clone();
         Ok(())
     }
 
-    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, Rows>>> {
+    async fn get_current_snapshot(&mut self) -> io::Result<Option<SnapshotOf<TypeConfig, SnapshotRows>>> {
         let rows = self.checkpoint.checkpoint().rows().map_err(io::Error::other)?;
         if rows.applied().last.is_none() {
             return Ok(None);
         }
-        Ok(Some(Snapshot { meta: Self::meta(rows.applied())?, snapshot: rows }))
+        Ok(Some(Snapshot { meta: Self::meta(rows.applied())?, snapshot: SnapshotRows::Checkpoint(Box::new(rows)) }))
     }
 }
 
@@ -166,16 +189,17 @@ impl<S: Replicated> RaftStateMachine<TypeConfig> for Machine<S> {
 #[derive(Debug)]
 pub struct Builder {
     job: Option<(Delta, Applied)>,
+    epoch: Epoch,
     checkpoint: Arc<Writer>,
 }
 
 impl RaftSnapshotBuilder<TypeConfig> for Builder {
-    type SnapshotData = Rows;
+    type SnapshotData = SnapshotRows;
 
-    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, Rows>> {
+    async fn build_snapshot(&mut self) -> io::Result<SnapshotOf<TypeConfig, SnapshotRows>> {
         // A delta is taken once: were it lost here, the state on disk would have a hole. openraft calls this once.
         let (delta, applied) = self.job.take().ok_or_else(|| io::Error::other("this checkpoint was built before"))?;
-        let committed = self.checkpoint.commit(delta, applied.clone());
+        let committed = self.checkpoint.commit(delta, applied, self.epoch);
         committed.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         let rows = self.checkpoint.checkpoint().rows().map_err(io::Error::other)?;
         // The meta is of the rows that go with it.
@@ -183,6 +207,6 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
             last_log_id: rows.applied().last.map(from_log_id),
             last_membership: from_stored(rows.applied().membership_id, &rows.applied().membership)?,
         };
-        Ok(Snapshot { meta, snapshot: rows })
+        Ok(Snapshot { meta, snapshot: SnapshotRows::Checkpoint(Box::new(rows)) })
     }
 }

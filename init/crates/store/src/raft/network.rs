@@ -1,80 +1,241 @@
 //! The other members, as openraft's network.
 //!
-//! One member has none, and openraft makes no client until the membership names another. The port that peers will use, its
-//! messages and their limits belong to replication and are not here yet; until they are, a client made for a member answers every
-//! call with "unreachable". That is the truth, and safe: in particular pre-vote is refused, where openraft's default would grant it.
+//! openraft's time limits are those of a heartbeat. They are kept for heartbeats (openraft gives up by itself); the log's entries may take a
+//! follower longer to make durable, and a snapshot is limited by progress: each piece has a time limit, the whole has none.
 
 use std::io;
+use std::sync::Arc;
+use std::time::Duration;
 
 use openraft::OptionalSend;
-use openraft::errors::{RPCError, ReplicationClosed, StreamingError, Unreachable};
+use openraft::errors::{NetworkError, RPCError, ReplicationClosed, StreamingError, Unreachable};
 use openraft::network::{RPCOption, RaftNetworkFactory, RaftNetworkV2};
-use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, VoteRequest, VoteResponse};
+use openraft::raft::{
+    AppendEntriesRequest, AppendEntriesResponse, SnapshotResponse, TransferLeaderError, TransferLeaderRequest,
+    TransferLeaderResponse, VoteRequest, VoteResponse,
+};
 use openraft::type_config::alias::{SnapshotOf, VoteOf};
 
-use super::TypeConfig;
-use crate::checkpoint::Rows;
+use super::machine::SnapshotRows;
+use super::{TypeConfig, from_log_id, from_vote, to_entry, to_log_id, to_membership, to_vote};
 use crate::member::{Member, MemberId};
+use crate::peer::{
+    self, Answer, Append, Ballot, CallError, Failure, Lane, Request, SnapshotBegin, Transfer, Transport,
+};
+use crate::random::Random;
+use crate::state::Row;
+
+/// About the size of a snapshot's pieces.
+const PIECE_BYTES: usize = 256 << 10;
+/// What a follower may take to make entries, or a piece of a snapshot, durable before it is taken for dead.
+const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Makes clients for other members.
-#[derive(Clone, Copy, Debug, Default)]
-pub struct Peers;
+#[derive(Clone, Debug)]
+pub struct Peers {
+    transport: Arc<dyn Transport>,
+    random: Arc<dyn Random>,
+    election_timeout: Duration,
+}
+
+impl Peers {
+    pub fn new(transport: Arc<dyn Transport>, random: Arc<dyn Random>, election_timeout: Duration) -> Self {
+        Self { transport, random, election_timeout }
+    }
+
+    fn peer(&self, target: MemberId, lane: Lane) -> Peer {
+        Peer { peers: self.clone(), target, lane }
+    }
+}
 
 impl RaftNetworkFactory<TypeConfig> for Peers {
     type Network = Peer;
 
     async fn new_client(&mut self, target: MemberId, _member: &Member) -> Peer {
-        Peer { target }
+        self.peer(target, Lane::Log)
+    }
+
+    async fn new_heartbeat_client(&mut self, target: MemberId, _member: &Member) -> Peer {
+        self.peer(target, Lane::Control)
+    }
+
+    async fn new_snapshot_client(&mut self, target: MemberId, _member: &Member) -> Peer {
+        self.peer(target, Lane::Snapshot)
     }
 }
 
 /// Another member.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Peer {
+    peers: Peers,
     target: MemberId,
+    lane: Lane,
 }
 
-impl Peer {
-    fn unreachable(self) -> Unreachable<TypeConfig> {
-        let text = format!("this release does not replicate; member {} cannot be reached", self.target);
-        Unreachable::new(&io::Error::new(io::ErrorKind::Unsupported, text))
+fn failed(error: &CallError) -> RPCError<TypeConfig> {
+    match error {
+        // It may be a while: try again after a pause.
+        CallError::NotSent { .. } | CallError::Refused { .. } => Unreachable::new(error).into(),
+        CallError::Lost { .. } => NetworkError::new(error).into(),
     }
 }
 
+fn unexpected(answer: &Answer) -> RPCError<TypeConfig> {
+    let text = match answer {
+        Answer::Failed(failure) => failure.to_string(),
+        _ => "it answered something else".to_owned(),
+    };
+    Unreachable::new(&io::Error::other(text)).into()
+}
+
+impl Peer {
+    async fn call(&self, lane: Lane, request: Request, timeout: Duration) -> Result<Answer, RPCError<TypeConfig>> {
+        self.peers.transport.call(self.target, lane, request, timeout).await.map_err(|error| failed(&error))
+    }
+
+    async fn ballot(
+        &self,
+        rpc: VoteRequest<TypeConfig>,
+        request: fn(Ballot) -> Request,
+    ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let ballot = Ballot {
+            vote: to_vote(&rpc.vote),
+            last: rpc.last_log_id.as_ref().map(to_log_id),
+            leadership_transfer: rpc.leadership_transfer,
+        };
+        match self.call(Lane::Control, request(ballot), self.peers.election_timeout).await? {
+            Answer::Voted { vote, granted, last } => {
+                Ok(VoteResponse::new(from_vote(vote), last.map(from_log_id), granted))
+            }
+            other => Err(unexpected(&other)),
+        }
+    }
+
+    async fn send_snapshot(
+        &self,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotRows>,
+    ) -> Result<SnapshotResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let transfer = self.peers.random.next_u64();
+        let begin = SnapshotBegin {
+            transfer,
+            vote: to_vote(&vote),
+            last: snapshot.meta.last_log_id.as_ref().map(to_log_id),
+            membership: to_membership(snapshot.meta.last_membership.membership()),
+            membership_id: snapshot.meta.last_membership.log_id().as_ref().map(to_log_id),
+        };
+        self.snapshot_call(Request::SnapshotBegin(begin)).await?;
+        let mut rows = snapshot.snapshot;
+        for sequence in 0.. {
+            let (piece, rest) = next_piece(rows).await.map_err(|error| Unreachable::new(&error))?;
+            rows = rest;
+            if piece.is_empty() {
+                break;
+            }
+            let piece = peer::SnapshotRows { transfer, sequence, rows: piece };
+            self.snapshot_call(Request::SnapshotRows(piece)).await?;
+        }
+        loop {
+            if let Answer::Installed { vote } = self.snapshot_call(Request::SnapshotEnd(transfer)).await? {
+                return Ok(SnapshotResponse::new(from_vote(vote)));
+            }
+        }
+    }
+
+    async fn snapshot_call(&self, request: Request) -> Result<Answer, RPCError<TypeConfig>> {
+        match self.call(Lane::Snapshot, request, PROGRESS_TIMEOUT).await? {
+            answer @ (Answer::Done | Answer::Installing | Answer::Installed { .. }) => Ok(answer),
+            other => Err(unexpected(&other)),
+        }
+    }
+}
+
+/// Rows of about the size of a piece, none at the end, and those that are left. Reading them may wait for the disk.
+async fn next_piece(mut rows: SnapshotRows) -> io::Result<(Vec<Row>, SnapshotRows)> {
+    tokio::task::spawn_blocking(move || {
+        let mut piece = Vec::new();
+        let mut bytes = 0;
+        while bytes < PIECE_BYTES
+            && let Some(row) = rows.next()
+        {
+            let row = row.map_err(io::Error::other)?;
+            bytes += row.key.len() + row.value.len();
+            piece.push(row);
+        }
+        Ok((piece, rows))
+    })
+    .await
+    .map_err(io::Error::other)?
+}
+
 impl RaftNetworkV2<TypeConfig> for Peer {
-    type SnapshotData = Rows;
+    type SnapshotData = SnapshotRows;
 
     async fn append_entries(
         &mut self,
-        _rpc: AppendEntriesRequest<TypeConfig>,
+        rpc: AppendEntriesRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<AppendEntriesResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        let append = Append {
+            vote: to_vote(&rpc.vote),
+            previous: rpc.prev_log_id.as_ref().map(to_log_id),
+            committed: rpc.leader_commit.as_ref().map(to_log_id),
+            entries: rpc.entries.into_iter().map(to_entry).collect(),
+        };
+        match self.call(self.lane, Request::Append(append), PROGRESS_TIMEOUT).await? {
+            Answer::Appended => Ok(AppendEntriesResponse::Success),
+            Answer::Conflict => Ok(AppendEntriesResponse::Conflict),
+            Answer::HigherVote(vote) => Ok(AppendEntriesResponse::HigherVote(from_vote(vote))),
+            other => Err(unexpected(&other)),
+        }
     }
 
     async fn vote(
         &mut self,
-        _rpc: VoteRequest<TypeConfig>,
+        rpc: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        self.ballot(rpc, Request::Vote).await
     }
 
     async fn pre_vote(
         &mut self,
-        _rpc: VoteRequest<TypeConfig>,
+        rpc: VoteRequest<TypeConfig>,
         _option: RPCOption,
     ) -> Result<VoteResponse<TypeConfig>, RPCError<TypeConfig>> {
-        Err(self.unreachable().into())
+        self.ballot(rpc, Request::PreVote).await
     }
 
     async fn full_snapshot(
         &mut self,
-        _vote: VoteOf<TypeConfig>,
-        _snapshot: SnapshotOf<TypeConfig, Rows>,
-        _cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
+        vote: VoteOf<TypeConfig>,
+        snapshot: SnapshotOf<TypeConfig, SnapshotRows>,
+        cancel: impl Future<Output = ReplicationClosed> + OptionalSend + 'static,
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
-        Err(self.unreachable().into())
+        tokio::select! {
+            closed = cancel => Err(closed.into()),
+            sent = self.send_snapshot(vote, snapshot) => Ok(sent?),
+        }
+    }
+
+    async fn transfer_leader(
+        &mut self,
+        request: TransferLeaderRequest<TypeConfig>,
+        _option: RPCOption,
+    ) -> Result<TransferLeaderResponse<TypeConfig>, RPCError<TypeConfig>> {
+        let transfer = Transfer {
+            from: to_vote(request.from_leader()),
+            to: *request.to_node_id(),
+            last: request.last_log_id().map(to_log_id),
+        };
+        match self.call(Lane::Control, Request::Transfer(transfer), self.peers.election_timeout * 2).await? {
+            Answer::Done => Ok(Ok(())),
+            // Not carried out: whoever asked for it sees that leadership stays.
+            Answer::Failed(Failure::NotUnderstood) | Answer::HigherVote(_) => {
+                Ok(Err(TransferLeaderError::LogNotFlushed { expected: None, actual: None }))
+            }
+            other => Err(unexpected(&other)),
+        }
     }
 }

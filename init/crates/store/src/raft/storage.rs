@@ -12,9 +12,8 @@ use tokio::sync::oneshot;
 use super::{TypeConfig, from_entry, from_log_id, from_vote, to_entry, to_log_id, to_vote};
 use crate::log::{Completion, Log};
 
-/// One `AppendEntries` holds about this much, and always at least one entry. gRPC's default limit of a message is 4 MiB, and the largest
-/// entry is half a log segment.
-const REPLICATION_BYTES: usize = 1 << 20;
+/// One `AppendEntries` holds about this much, and always at least one entry.
+pub(crate) const REPLICATION_BYTES: usize = 1 << 20;
 
 /// Cheap to clone; each clone can read.
 #[derive(Clone, Debug)]

@@ -1,5 +1,4 @@
-//! The Cluster service. This release runs one member: the list is true, and a change that would need a second one is refused
-//! by saying so, behind etcd's own checks of the request.
+//! The Cluster service. How members are changed, and where that differs from etcd, is said in `node::changes`.
 
 use std::sync::Arc;
 
@@ -9,26 +8,27 @@ use tonic::{Request, Response, Status};
 
 use super::Context;
 use super::errors::Error;
+use crate::member::{Member, MemberId, Membership};
+use crate::peer::Change;
 
 #[derive(Clone, Debug)]
 pub(super) struct ClusterService(pub(super) Arc<Context>);
 
-const ONE_MEMBER: &str = "keelson-store: this release runs one member; its membership cannot be changed";
+fn member((id, member, is_learner): (MemberId, Member, bool)) -> pb::Member {
+    pb::Member {
+        id: id.0,
+        name: member.name,
+        peer_ur_ls: member.peer_urls,
+        client_ur_ls: member.client_urls,
+        is_learner,
+    }
+}
 
 impl ClusterService {
-    fn members(&self) -> Vec<pb::Member> {
-        let member = |(id, member, is_learner): (crate::member::MemberId, crate::member::Member, bool)| pb::Member {
-            id: id.0,
-            name: member.name,
-            peer_ur_ls: member.peer_urls,
-            client_ur_ls: member.client_urls,
-            is_learner,
-        };
-        self.0.node.members().into_iter().map(member).collect()
-    }
-
-    fn find(&self, id: u64) -> Result<pb::Member, Error> {
-        self.members().into_iter().find(|member| member.id == id).ok_or(Error::MemberNotFound)
+    async fn change(&self, change: Change) -> Result<Vec<pb::Member>, Error> {
+        let Membership { voters, members } = self.0.node.change(change).await?.membership;
+        let votes = |id: &MemberId| voters.iter().any(|set| set.contains(id));
+        Ok(members.into_iter().map(|(id, record)| member((id, record, !votes(&id)))).collect())
     }
 
     /// etcd's headers of this service carry no revision.
@@ -59,26 +59,36 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberAddRequest>,
     ) -> Result<Response<pb::MemberAddResponse>, Status> {
-        if !valid_urls(&request.into_inner().peer_ur_ls) {
+        let request = request.into_inner();
+        if !valid_urls(&request.peer_ur_ls) {
             return Err(Error::MemberBadUrls.into());
         }
-        Err(Status::unimplemented(ONE_MEMBER))
+        let id = MemberId(self.0.random.next_u64().max(1));
+        let change = Change::Add { peer_urls: request.peer_ur_ls, learner: request.is_learner, id };
+        let members = self.change(change).await?;
+        let member = members.iter().find(|member| member.id == id.0).cloned();
+        Ok(Response::new(pb::MemberAddResponse { header: self.header(), member, members }))
     }
 
     async fn member_remove(
         &self,
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        self.find(request.into_inner().id)?;
-        Err(Status::unimplemented(ONE_MEMBER))
+        let members = self.change(Change::Remove(MemberId(request.into_inner().id))).await?;
+        Ok(Response::new(pb::MemberRemoveResponse { header: self.header(), members }))
     }
 
     async fn member_update(
         &self,
         request: Request<pb::MemberUpdateRequest>,
     ) -> Result<Response<pb::MemberUpdateResponse>, Status> {
-        self.find(request.into_inner().id)?;
-        Err(Status::unimplemented(ONE_MEMBER))
+        let request = request.into_inner();
+        if !valid_urls(&request.peer_ur_ls) {
+            return Err(Error::MemberBadUrls.into());
+        }
+        let change = Change::Update { id: MemberId(request.id), peer_urls: request.peer_ur_ls };
+        let members = self.change(change).await?;
+        Ok(Response::new(pb::MemberUpdateResponse { header: self.header(), members }))
     }
 
     async fn member_list(
@@ -88,17 +98,18 @@ impl Cluster for ClusterService {
         if request.into_inner().linearizable {
             self.0.node.read_index().await.map_err(Error::from)?;
         }
-        Ok(Response::new(pb::MemberListResponse { header: self.header(), members: self.members() }))
+        Ok(Response::new(pb::MemberListResponse {
+            header: self.header(),
+            members: self.0.node.members().into_iter().map(member).collect(),
+        }))
     }
 
     async fn member_promote(
         &self,
         request: Request<pb::MemberPromoteRequest>,
     ) -> Result<Response<pb::MemberPromoteResponse>, Status> {
-        if self.find(request.into_inner().id)?.is_learner {
-            return Err(Status::unimplemented(ONE_MEMBER));
-        }
-        Err(Error::MemberNotLearner.into())
+        let members = self.change(Change::Promote(MemberId(request.into_inner().id))).await?;
+        Ok(Response::new(pb::MemberPromoteResponse { header: self.header(), members }))
     }
 }
 

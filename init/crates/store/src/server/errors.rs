@@ -3,6 +3,7 @@
 use tonic::{Code, Status};
 
 use crate::node::{ProposeError, ReadError};
+use crate::peer::{ChangeError, Failure};
 use crate::state::Rejection;
 
 /// What a request is refused with.
@@ -42,6 +43,20 @@ pub enum Error {
     MemberNotFound,
     #[error("etcdserver: can only promote a learner member")]
     MemberNotLearner,
+    #[error("etcdserver: member ID already exist")]
+    MemberExist,
+    #[error("etcdserver: Peer URLs already exists")]
+    PeerUrlExist,
+    #[error("etcdserver: re-configuration failed due to not enough started members")]
+    MemberNotEnoughStarted,
+    #[error("etcdserver: can only promote a learner member which is in sync with leader")]
+    LearnerNotReady,
+    #[error("etcdserver: too many learner members in cluster")]
+    TooManyLearners,
+    #[error("etcdserver: unhealthy cluster")]
+    Unhealthy,
+    #[error("etcdserver: request timed out, leader transfer took too long")]
+    TimeoutLeaderTransfer,
     #[error("etcdserver: request is too large")]
     RequestTooLarge,
     #[error("etcdserver: too many requests")]
@@ -91,6 +106,11 @@ impl Error {
             Self::LeaseNotFound | Self::MemberNotFound => Code::NotFound,
             Self::LeaseExists
             | Self::MemberNotLearner
+            | Self::MemberExist
+            | Self::PeerUrlExist
+            | Self::MemberNotEnoughStarted
+            | Self::LearnerNotReady
+            | Self::TooManyLearners
             | Self::NotLeader
             | Self::BadLeaderTransferee
             | Self::RootUserNotExist
@@ -98,7 +118,9 @@ impl Error {
             | Self::RoleNotFound
             | Self::AuthNotEnabled => Code::FailedPrecondition,
             Self::WatchCanceled => Code::Cancelled,
-            Self::NoLeader | Self::Stopped | Self::Timeout => Code::Unavailable,
+            Self::NoLeader | Self::Stopped | Self::Timeout | Self::Unhealthy | Self::TimeoutLeaderTransfer => {
+                Code::Unavailable
+            }
             Self::Corrupt => Code::DataLoss,
         }
     }
@@ -133,6 +155,36 @@ impl From<ProposeError> for Error {
             ProposeError::TooLarge => Self::RequestTooLarge,
             ProposeError::TooManyRequests => Self::TooManyRequests,
             ProposeError::Stopped => Self::Stopped,
+        }
+    }
+}
+
+impl From<ChangeError> for Error {
+    fn from(error: ChangeError) -> Self {
+        match error {
+            ChangeError::NotFound => Self::MemberNotFound,
+            ChangeError::Exists => Self::MemberExist,
+            ChangeError::PeerUrlsExist => Self::PeerUrlExist,
+            ChangeError::NotLearner => Self::MemberNotLearner,
+            ChangeError::LearnerNotReady => Self::LearnerNotReady,
+            ChangeError::TooManyLearners => Self::TooManyLearners,
+            ChangeError::NotEnoughStarted => Self::MemberNotEnoughStarted,
+            ChangeError::Unhealthy => Self::Unhealthy,
+            ChangeError::Timeout => Self::Timeout,
+            ChangeError::NoLeader => Self::NoLeader,
+            ChangeError::Stopped => Self::Stopped,
+        }
+    }
+}
+
+/// Of a transfer of leadership.
+impl From<Failure> for Error {
+    fn from(failure: Failure) -> Self {
+        match failure {
+            Failure::NotLeader(_) => Self::NotLeader,
+            Failure::BadTransferee => Self::BadLeaderTransferee,
+            Failure::Stopped => Self::Stopped,
+            _ => Self::TimeoutLeaderTransfer,
         }
     }
 }

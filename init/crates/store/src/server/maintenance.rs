@@ -14,6 +14,7 @@ use super::errors::Error;
 use super::kv::unexpected;
 use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION, snapshot};
 use crate::command::Command;
+use crate::member::MemberId;
 use crate::mvcc::hash::Hasher;
 use crate::node::MaintenanceError;
 use crate::state::{self, State};
@@ -159,13 +160,8 @@ impl Maintenance for MaintenanceService {
         &self,
         request: Request<pb::MoveLeaderRequest>,
     ) -> Result<Response<pb::MoveLeaderResponse>, Status> {
-        if !self.0.node.status().is_leader {
-            return Err(Error::NotLeader.into());
-        }
-        // With one member, it is the only one that can lead.
-        if request.into_inner().target_id != self.0.node.member_id().0 {
-            return Err(Error::BadLeaderTransferee.into());
-        }
+        let target = MemberId(request.into_inner().target_id);
+        self.0.node.move_leader(target).await.map_err(Error::from)?;
         Ok(Response::new(pb::MoveLeaderResponse { header: None }))
     }
 

@@ -124,6 +124,7 @@ pub(super) fn write(
     let random: Arc<dyn Random> = Arc::new(SystemRandom);
     let mut identity = Identity::load_or_create(disk.as_ref(), random.as_ref()).map_err(RestoreError::Identity)?;
     write_log(&disk, &random, identity, at)?;
+    let member = Member { store_id: identity.store_id, wants_vote: false, ..member };
     let membership = Membership {
         voters: vec![BTreeSet::from([identity.member_id])],
         members: BTreeMap::from([(identity.member_id, member)]),

@@ -37,6 +37,7 @@ impl Store {
             .arg(format!("--data-dir={}", data_dir.display()))
             .arg(format!("--listen-client-urls={url}"))
             .arg(format!("--advertise-client-urls={url}"))
+            .arg(format!("--listen-peer-urls=http://127.0.0.1:{}", free_port()))
             .args(more)
             .envs(environment.iter().copied())
             .stderr(Stdio::piped())

@@ -1,4 +1,4 @@
-//! TLS of the listeners, with certificates that are replaced while it runs.
+//! TLS of clients' and members' connections, with certificates that are replaced while it runs.
 //!
 //! Leaf certificates live for days and are renewed in place by whoever wrote them. Each new connection is offered what the
 //! files hold then; a look at them is due at most once a second. What cannot be loaded is reported, and the last
@@ -11,10 +11,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::server::WebPkiClientVerifier;
-use rustls::{RootCertStore, ServerConfig};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
-use tokio_rustls::TlsAcceptor;
 
 use crate::flags::TlsFiles;
 
@@ -57,37 +56,58 @@ pub enum TlsError {
     },
     #[error("protocol versions")]
     Versions(#[source] rustls::Error),
+    #[error(
+        "members are reached over TLS, and no authority is named that could verify them: give --peer-trusted-ca-file"
+    )]
+    NoAuthority,
 }
 
 /// A TLS configuration that follows its files.
 #[derive(Debug)]
-pub(super) struct ReloadingTls {
+pub(crate) struct Reloading<C> {
     files: TlsFiles,
-    current: Mutex<Current>,
+    load: Load<C>,
+    current: Mutex<Current<C>>,
 }
 
+type Load<C> = fn(&TlsFiles) -> Result<Arc<C>, TlsError>;
+
 #[derive(Debug)]
-struct Current {
-    config: Arc<ServerConfig>,
+struct Current<C> {
+    config: Arc<C>,
     times: Vec<Option<SystemTime>>,
     looked: Instant,
 }
 
-impl ReloadingTls {
-    pub(super) fn load(files: &TlsFiles) -> Result<Self, TlsError> {
+impl Reloading<ServerConfig> {
+    /// For a listener.
+    pub(crate) fn server(files: &TlsFiles) -> Result<Self, TlsError> {
+        Self::load(files, server_config)
+    }
+}
+
+impl Reloading<ClientConfig> {
+    /// For connections to other members, under the same certificate.
+    pub(crate) fn client(files: &TlsFiles) -> Result<Self, TlsError> {
+        Self::load(files, client_config)
+    }
+}
+
+impl<C> Reloading<C> {
+    fn load(files: &TlsFiles, load: Load<C>) -> Result<Self, TlsError> {
         // Times first: a replacement while loading is then noticed later.
         let times = times(files);
         let current = Current { config: load(files)?, times, looked: Instant::now() };
-        Ok(Self { files: files.clone(), current: Mutex::new(current) })
+        Ok(Self { files: files.clone(), load, current: Mutex::new(current) })
     }
 
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
+    pub(crate) fn current(&self) -> Arc<C> {
         let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
         if current.looked.elapsed() >= LOOK_INTERVAL {
             current.looked = Instant::now();
             let times = times(&self.files);
             if times != current.times {
-                match load(&self.files) {
+                match (self.load)(&self.files) {
                     Ok(config) => {
                         tracing::info!(cert = %self.files.cert.display(), "certificate loaded");
                         current.config = config;
@@ -103,7 +123,7 @@ impl ReloadingTls {
                 }
             }
         }
-        TlsAcceptor::from(Arc::clone(&current.config))
+        Arc::clone(&current.config)
     }
 }
 
@@ -113,11 +133,8 @@ fn times(files: &TlsFiles) -> Vec<Option<SystemTime>> {
     paths.into_iter().map(time).collect()
 }
 
-fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
+fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let chain = certificates(&files.cert)?;
-    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
-        .map_err(|source| TlsError::Pem { path: files.key.clone(), source })?;
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Versions)?;
@@ -125,19 +142,49 @@ fn load(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let builder = match &files.trusted_ca {
         None => builder.with_no_client_auth(),
         Some(path) => {
-            let mut roots = RootCertStore::empty();
-            for certificate in certificates(path)? {
-                roots.add(certificate).map_err(|source| TlsError::Authority { path: path.clone(), source })?;
-            }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            let roots = Arc::new(authorities(path)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
             let verifier = verifier.map_err(|source| TlsError::Verifier { path: path.clone(), source })?;
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let pair = |source| TlsError::Pair { cert: files.cert.clone(), key: files.key.clone(), source };
-    let mut config = builder.with_single_cert(chain, key).map_err(pair)?;
+    let (chain, key) = pair(files)?;
+    let mut config = builder.with_single_cert(chain, key).map_err(|source| unusable(files, source))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
+    let roots = authorities(files.trusted_ca.as_ref().ok_or(TlsError::NoAuthority)?)?;
+    let (chain, key) = pair(files)?;
+    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsError::Versions)?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(chain, key)
+        .map_err(|source| unusable(files, source))?;
+    Ok(Arc::new(config))
+}
+
+fn authorities(path: &Path) -> Result<RootCertStore, TlsError> {
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|source| TlsError::Authority { path: path.to_owned(), source })?;
+    }
+    Ok(roots)
+}
+
+type Pair = (Vec<CertificateDer<'static>>, PrivateKeyDer<'static>);
+
+fn pair(files: &TlsFiles) -> Result<Pair, TlsError> {
+    let chain = certificates(&files.cert)?;
+    let key = PrivateKeyDer::from_pem_slice(&read(&files.key)?)
+        .map_err(|source| TlsError::Pem { path: files.key.clone(), source })?;
+    Ok((chain, key))
+}
+
+fn unusable(files: &TlsFiles, source: rustls::Error) -> TlsError {
+    TlsError::Pair { cert: files.cert.clone(), key: files.key.clone(), source }
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, TlsError> {

@@ -11,15 +11,17 @@ use std::task::{self, Poll};
 use std::time::Duration;
 
 use futures::stream::Stream;
+use rustls::ServerConfig;
+use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
 use tokio::sync::{Semaphore, mpsc};
+use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use super::ServerError;
-use super::tls::ReloadingTls;
 use crate::flags::{Address, Endpoint, TlsFiles};
+use crate::tls::{Reloading, TlsError};
 
 /// TLS handshakes under way on one listener.
 const MAX_HANDSHAKES: usize = 256;
@@ -35,14 +37,16 @@ pub enum ListenError {
         #[source]
         source: io::Error,
     },
+    #[error(transparent)]
+    Tls(#[from] TlsError),
 }
 
 /// A bound socket.
 #[derive(Debug)]
-pub(super) struct Listener {
+pub(crate) struct Listener {
     name: String,
     socket: Socket,
-    tls: Option<Arc<ReloadingTls>>,
+    tls: Option<Arc<Reloading<ServerConfig>>>,
 }
 
 #[derive(Debug)]
@@ -52,7 +56,7 @@ enum Socket {
 }
 
 impl Listener {
-    pub(super) async fn bind(endpoint: &Endpoint, tls: Option<&TlsFiles>) -> Result<Self, ServerError> {
+    pub(crate) async fn bind(endpoint: &Endpoint, tls: Option<&TlsFiles>) -> Result<Self, ListenError> {
         let name = match &endpoint.address {
             Address::Tcp { host, port } => format!("{host}:{port}"),
             Address::Unix(path) => path.display().to_string(),
@@ -65,24 +69,24 @@ impl Listener {
             Address::Unix(path) => {
                 // One that a former process left cannot be bound to again.
                 match std::fs::remove_file(path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error).into()),
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(failed(error)),
                     _ => {}
                 }
                 Socket::Unix(UnixListener::bind(path).map_err(failed)?)
             }
         };
         let tls = match tls.filter(|_| endpoint.tls) {
-            Some(files) => Some(Arc::new(ReloadingTls::load(files)?)),
+            Some(files) => Some(Arc::new(Reloading::server(files)?)),
             None => None,
         };
         Ok(Self { name, socket, tls })
     }
 
-    pub(super) fn name(&self) -> &str {
+    pub(crate) fn name(&self) -> &str {
         &self.name
     }
 
-    pub(super) fn address(&self) -> Option<SocketAddr> {
+    pub(crate) fn address(&self) -> Option<SocketAddr> {
         match &self.socket {
             Socket::Tcp(listener) => listener.local_addr().ok(),
             Socket::Unix(_) => None,
@@ -90,7 +94,7 @@ impl Listener {
     }
 
     /// Connections, ready to be spoken on.
-    pub(super) fn incoming(self) -> impl Stream<Item = io::Result<Connection>> {
+    pub(crate) fn incoming(self) -> impl Stream<Item = io::Result<Connection>> {
         let (ready, connections) = mpsc::channel(1);
         tokio::spawn(self.accept(ready));
         futures::stream::unfold(connections, |mut connections| async move {
@@ -136,10 +140,11 @@ impl Listener {
     }
 }
 
-async fn handshake(tls: &ReloadingTls, raw: Connection) -> io::Result<Connection> {
+async fn handshake(tls: &Reloading<ServerConfig>, raw: Connection) -> io::Result<Connection> {
+    let acceptor = TlsAcceptor::from(tls.current());
     match raw {
-        Connection::Tcp(stream) => Ok(Connection::TcpTls(Box::new(tls.acceptor().accept(stream).await?))),
-        Connection::Unix(stream) => Ok(Connection::UnixTls(Box::new(tls.acceptor().accept(stream).await?))),
+        Connection::Tcp(stream) => Ok(Connection::TcpTls(Box::new(acceptor.accept(stream).await?))),
+        Connection::Unix(stream) => Ok(Connection::UnixTls(Box::new(acceptor.accept(stream).await?))),
         other => Ok(other),
     }
 }
@@ -159,11 +164,23 @@ impl Socket {
 
 /// A connection of any kind.
 #[derive(Debug)]
-pub(super) enum Connection {
+pub(crate) enum Connection {
     Tcp(TcpStream),
     Unix(UnixStream),
     TcpTls(Box<TlsStream<TcpStream>>),
     UnixTls(Box<TlsStream<UnixStream>>),
+}
+
+impl Connection {
+    /// The certificate that the other side has shown and proved, if it had to.
+    pub(crate) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
+        let session = match self {
+            Self::Tcp(_) | Self::Unix(_) => return None,
+            Self::TcpTls(stream) => stream.get_ref().1,
+            Self::UnixTls(stream) => stream.get_ref().1,
+        };
+        session.peer_certificates()?.first()
+    }
 }
 
 impl Connected for Connection {

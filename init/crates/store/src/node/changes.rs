@@ -1,0 +1,293 @@
+//! Changes of the members.
+//!
+//! The leader makes them, one at a time, and other members forward them. A new member learns first, also where a voter was asked for: a voter that
+//! is not there yet would count towards a quorum that it cannot help to reach, and etcd's way (a voter at once) stops a cluster of one until the second is up. It is
+//! promoted by itself, once it has caught up and only so that the number of voters stays odd: two voters survive no more failures than
+//! one, and need both. Who is promoted by name votes at once, as in etcd.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
+
+use openraft::Instant as _;
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
+use openraft::{ChangeMembers, RaftMetrics};
+use tokio::time::Instant;
+
+use super::{Node, RETRY_PAUSE};
+use crate::member::{Member, MemberId, Membership};
+use crate::peer::{Answer, CallError, Change, ChangeError, ClusterInfo, Failure, Request};
+use crate::raft::{TypeConfig, to_membership};
+use crate::state::Replicated;
+
+/// More voters make each write slower, and survive failures that nobody has.
+const MOST_VOTERS: usize = 5;
+const MOST_LEARNERS: usize = 16;
+/// Entries that a learner may be behind to be promoted by itself.
+const CAUGHT_UP_ENTRIES: u64 = 1000;
+/// How often the leader looks whether a learner is to be promoted.
+const TEND_INTERVAL: Duration = Duration::from_millis(500);
+
+type Metrics = RaftMetrics<TypeConfig>;
+
+impl<S: Replicated> Node<S> {
+    /// Changes the members and returns what they are then.
+    pub async fn change(&self, change: Change) -> Result<ClusterInfo, ChangeError> {
+        let deadline = self.deadline();
+        loop {
+            match self.leader() {
+                Some(leader) if leader != self.identity.member_id => {
+                    match self.call_leader(leader, Request::Change(change.clone()), deadline).await {
+                        Ok(Answer::Cluster(info)) => return Ok(info),
+                        Ok(Answer::ChangeFailed(error)) => return Err(error),
+                        Ok(Answer::Failed(Failure::NotLeader(_)))
+                        | Err(CallError::NotSent { .. } | CallError::Refused { .. }) => {}
+                        Ok(_) | Err(CallError::Lost { .. }) => return Err(ChangeError::Timeout),
+                    }
+                }
+                Some(_) => match self.change_here(change.clone()).await {
+                    Err(ChangeError::NoLeader) => {}
+                    result => return result,
+                },
+                None => {}
+            }
+            if Instant::now() >= deadline {
+                return Err(ChangeError::NoLeader);
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    pub(super) async fn change_here(&self, change: Change) -> Result<ClusterInfo, ChangeError> {
+        let deadline = self.deadline();
+        let within = async {
+            let _one_at_a_time = self.changes.lock().await;
+            let step = {
+                let metrics = self.raft.metrics();
+                let metrics = metrics.borrow_watched();
+                self.plan(change, &metrics)?
+            };
+            let info = self.cluster_info();
+            match step {
+                // What is published elsewhere may be behind the change that was just made.
+                Some(step) => Ok(ClusterInfo { membership: self.make(step).await?, ..info }),
+                None => Ok(info),
+            }
+        };
+        tokio::time::timeout_at(deadline, within).await.unwrap_or(Err(ChangeError::Timeout))
+    }
+
+    /// Returns the members after the change.
+    async fn make(&self, step: ChangeMembers<MemberId, Member>) -> Result<Membership, ChangeError> {
+        loop {
+            match self.raft.change_membership(step.clone(), false).await {
+                Ok(changed) => {
+                    let membership = changed.membership.as_ref().map(to_membership);
+                    return Ok(membership.unwrap_or_else(|| self.cluster_info().membership));
+                }
+                Err(RaftError::APIError(ClientWriteError::ForwardToLeader(_))) => return Err(ChangeError::NoLeader),
+                // Left by a leader before this one. It ends without us, or by the next step of `tend`.
+                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(
+                    ChangeMembershipError::InProgress(_) | ChangeMembershipError::UncommittedLeaderLog(_),
+                ))) => tokio::time::sleep(RETRY_PAUSE).await,
+                Err(RaftError::APIError(ClientWriteError::ChangeMembershipError(error))) => {
+                    tracing::warn!(%error, "a change of the members");
+                    return Err(ChangeError::Unhealthy);
+                }
+                Err(RaftError::APIError(_)) => return Err(ChangeError::Timeout),
+                Err(RaftError::Fatal(_)) => return Err(ChangeError::Stopped),
+            }
+        }
+    }
+
+    /// What is to be done for a change, with etcd's checks; none if it is so already.
+    fn plan(&self, change: Change, metrics: &Metrics) -> Result<Option<ChangeMembers<MemberId, Member>>, ChangeError> {
+        let membership = metrics.membership_config.membership();
+        let member = |id: &MemberId| membership.get_node(id).cloned().ok_or(ChangeError::NotFound);
+        let votes = |id: &MemberId| membership.voter_ids().any(|voter| voter == *id);
+        let taken = |urls: &[String], but: Option<MemberId>| {
+            let others = membership.nodes().filter(|(id, _)| Some(**id) != but);
+            others.into_iter().any(|(_, member)| member.peer_urls.iter().any(|url| urls.contains(url)))
+        };
+        Ok(Some(match change {
+            Change::Add { peer_urls, learner, id } => {
+                if membership.get_node(&id).is_some() {
+                    return Err(ChangeError::Exists);
+                }
+                if taken(&peer_urls, None) {
+                    return Err(ChangeError::PeerUrlsExist);
+                }
+                if membership.learner_ids().count() >= MOST_LEARNERS {
+                    return Err(ChangeError::TooManyLearners);
+                }
+                let member = Member { peer_urls, wants_vote: !learner, ..Member::default() };
+                ChangeMembers::AddNodes(BTreeMap::from([(id, member)]))
+            }
+            Change::Remove(id) => {
+                member(&id)?;
+                if votes(&id) {
+                    self.may_remove(id, metrics)?;
+                    ChangeMembers::RemoveVoters(BTreeSet::from([id]))
+                } else {
+                    ChangeMembers::RemoveNodes(BTreeSet::from([id]))
+                }
+            }
+            Change::Promote(id) => {
+                member(&id)?;
+                if votes(&id) {
+                    return Err(ChangeError::NotLearner);
+                }
+                if !in_sync(id, metrics) {
+                    return Err(ChangeError::LearnerNotReady);
+                }
+                ChangeMembers::AddVoterIds(BTreeSet::from([id]))
+            }
+            Change::Update { id, peer_urls } => {
+                let old = member(&id)?;
+                if taken(&peer_urls, Some(id)) {
+                    return Err(ChangeError::PeerUrlsExist);
+                }
+                ChangeMembers::SetNodes(BTreeMap::from([(id, Member { peer_urls, ..old })]))
+            }
+            Change::Publish { id, name, client_urls, store_id } => {
+                let old = member(&id)?;
+                let new = Member { name, client_urls, store_id, ..old.clone() };
+                if old.has_started() && old.store_id != store_id {
+                    return Err(ChangeError::Exists);
+                }
+                if new == old {
+                    return Ok(None);
+                }
+                ChangeMembers::SetNodes(BTreeMap::from([(id, new)]))
+            }
+        }))
+    }
+
+    /// etcd's check: those that stay must have a quorum of what is left, and be there.
+    fn may_remove(&self, id: MemberId, metrics: &Metrics) -> Result<(), ChangeError> {
+        let membership = metrics.membership_config.membership();
+        let left: Vec<MemberId> = membership.voter_ids().filter(|voter| *voter != id).collect();
+        let started = left.iter().filter(|id| membership.get_node(id).is_some_and(Member::has_started)).count();
+        let quorum = left.len() / 2 + 1;
+        if started < quorum {
+            return Err(ChangeError::NotEnoughStarted);
+        }
+        let reached = left.iter().filter(|id| self.is_reached(**id, metrics)).count();
+        if reached < quorum { Err(ChangeError::Unhealthy) } else { Ok(()) }
+    }
+
+    fn is_reached(&self, id: MemberId, metrics: &Metrics) -> bool {
+        let limit = 2 * self.timing.election_timeout;
+        let acked = metrics.heartbeat.as_ref().and_then(|acks| acks.get(&id).copied().flatten());
+        id == self.identity.member_id || acked.is_some_and(|at| at.elapsed() < limit)
+    }
+
+    /// Which learners are to be promoted now, if any: caught up, and as many as make the number of voters the largest odd one.
+    fn promotions(&self, metrics: &Metrics) -> BTreeSet<MemberId> {
+        let membership = metrics.membership_config.membership();
+        let last = metrics.last_log_index.unwrap_or(0);
+        let matched = |id: &MemberId| {
+            let progress = metrics.replication.as_ref().and_then(|progress| progress.get(id).copied().flatten());
+            progress.map(|id| id.index)
+        };
+        let learners: BTreeSet<MemberId> = membership.learner_ids().collect();
+        let mut candidates: Vec<MemberId> = membership
+            .nodes()
+            .filter(|(id, member)| learners.contains(id) && member.wants_vote && member.has_started())
+            .filter(|(id, _)| matched(id).is_some_and(|index| last.saturating_sub(index) <= CAUGHT_UP_ENTRIES))
+            .filter(|(id, _)| self.is_reached(**id, metrics))
+            .map(|(id, _)| *id)
+            .collect();
+        let voters = membership.voter_ids().count();
+        let most = (voters + candidates.len()).min(MOST_VOTERS);
+        let odd = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
+        candidates.truncate(odd.saturating_sub(voters));
+        candidates.into_iter().collect()
+    }
+
+    /// Moves leadership to a voter. etcd's member does so only if it leads.
+    pub async fn move_leader(&self, target: MemberId) -> Result<(), Failure> {
+        if self.leads_in().is_none() {
+            return Err(Failure::NotLeader(self.leader()));
+        }
+        if self.raft.voter_ids().all(|id| id != target) {
+            return Err(Failure::BadTransferee);
+        }
+        if target == self.identity.member_id {
+            return Ok(());
+        }
+        if self.transfer(target, self.request_timeout).await { Ok(()) } else { Err(Failure::TransferTimeout) }
+    }
+}
+
+/// etcd's measure for a learner that is promoted by name: nine tenths of the leader's log.
+fn in_sync(id: MemberId, metrics: &Metrics) -> bool {
+    let matched = metrics.replication.as_ref().and_then(|progress| progress.get(&id).copied().flatten());
+    let last = metrics.last_log_index.unwrap_or(0);
+    matched.is_some_and(|matched| matched.index.saturating_mul(10) >= last.saturating_mul(9))
+}
+
+/// Tells the cluster what only this member knows of itself, once it can.
+pub(super) async fn publish<S: Replicated>(node: Weak<Node<S>>) {
+    loop {
+        let Some(node) = node.upgrade() else { return };
+        let id = node.identity.member_id;
+        let own = &node.member;
+        let known = node.members().into_iter().find(|(member, ..)| *member == id);
+        let is_known = known.is_some_and(|(_, member, _)| {
+            member.name == own.name && member.client_urls == own.client_urls && member.store_id == own.store_id
+        });
+        if is_known {
+            return;
+        }
+        let change = Change::Publish {
+            id,
+            name: own.name.clone(),
+            client_urls: own.client_urls.clone(),
+            store_id: own.store_id,
+        };
+        match node.change(change).await {
+            Ok(_) | Err(ChangeError::Stopped) => return,
+            Err(error) => tracing::debug!(%error, "this member cannot be published yet"),
+        }
+        let pause = node.timing.election_timeout;
+        drop(node);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+/// What a leader does for the members by itself.
+pub(super) async fn tend<S: Replicated>(node: Weak<Node<S>>) {
+    loop {
+        tokio::time::sleep(TEND_INTERVAL).await;
+        let Some(node) = node.upgrade() else { return };
+        if node.leads_in().is_some() {
+            node.tend().await;
+        }
+    }
+}
+
+impl<S: Replicated> Node<S> {
+    async fn tend(self: Arc<Self>) {
+        let (joint, promoted) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
+            (joint, if joint { BTreeSet::new() } else { self.promotions(&metrics) })
+        };
+        if !joint && promoted.is_empty() {
+            return;
+        }
+        let Ok(_one_at_a_time) = self.changes.try_lock() else { return };
+        // With nobody to add, this only ends a joint change whose leader did not.
+        let step = ChangeMembers::AddVoterIds(promoted.clone());
+        let made = tokio::time::timeout(self.request_timeout, self.raft.change_membership(step, false)).await;
+        match made {
+            Ok(Ok(_)) if !promoted.is_empty() => tracing::info!(members = ?promoted, "promoted to voters"),
+            Ok(Ok(_)) => {}
+            Ok(Err(error)) => tracing::debug!(%error, "a change of the members"),
+            Err(_) => tracing::warn!("a change of the members does not come to an end: too few of them answer"),
+        }
+    }
+}

@@ -1,0 +1,67 @@
+//! What is on disk, opened and checked against each other.
+
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::watch;
+
+use super::{Config, Failure, StartError, report};
+use crate::checkpoint::Checkpoint;
+use crate::checkpoint::writer::Writer;
+use crate::disk::Disk;
+use crate::identity::Identity;
+use crate::log::Log;
+use crate::peer::spool::Spool;
+use crate::raft::machine::Machine;
+use crate::random::Random;
+use crate::state::Replicated;
+
+/// What a node is made of below consensus.
+pub(super) struct Parts<S> {
+    pub(super) log: Log,
+    pub(super) checkpoint: Arc<Writer>,
+    pub(super) machine: Machine<S>,
+}
+
+/// Opens what is on disk. It reads much and blocks, so it runs where that is allowed.
+pub(super) async fn open<S: Replicated>(
+    config: &Config,
+    identity: Identity,
+    disk: &Arc<dyn Disk>,
+    random: &Arc<dyn Random>,
+    state: &S,
+    fail: Arc<watch::Sender<Option<Failure>>>,
+) -> Result<Parts<S>, StartError> {
+    let options = crate::log::Options {
+        segment_size: config.log_segment_size,
+        cache_bytes: config.log_cache_bytes,
+        store_id: identity.store_id,
+    };
+    let (disk, random, state) = (Arc::clone(disk), Arc::clone(random), state.clone());
+    let opened = tokio::task::spawn_blocking(move || {
+        Spool::clean(disk.as_ref()).map_err(StartError::Disk)?;
+        let checkpoint = Arc::new(Checkpoint::open(disk.as_ref(), identity.store_id)?);
+        let mut rows = checkpoint.rows()?;
+        let applied = rows.applied().clone();
+        state.load(&mut rows)?;
+        drop(rows);
+        let on_failure = move |error: &io::Error| {
+            report(&fail, format!("the log cannot be written: {error}"));
+        };
+        let log = Log::open(disk, &random, options, Box::new(on_failure)).map_err(StartError::Log)?;
+        let marks = log.marks();
+        if identity.in_use && marks.last.is_none() {
+            return Err(StartError::LogLost);
+        }
+        if let Some(purged) = marks.purged {
+            let checkpoint = applied.last.map_or(0, |id| id.index);
+            if checkpoint < purged.index {
+                return Err(StartError::Hole { checkpoint, purged: purged.index });
+            }
+        }
+        let checkpoint = Arc::new(Writer::start(checkpoint)?);
+        let machine = Machine::new(state, Arc::clone(&checkpoint), &applied).map_err(StartError::Thread)?;
+        Ok(Parts { log, checkpoint, machine })
+    });
+    opened.await.map_err(|error| StartError::Thread(io::Error::other(error)))?
+}

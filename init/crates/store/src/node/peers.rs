@@ -1,0 +1,194 @@
+//! What other members ask of this one.
+
+use std::sync::{Arc, PoisonError};
+
+use openraft::async_runtime::watch::WatchReceiver;
+use openraft::raft::{AppendEntriesRequest, AppendEntriesResponse, TransferLeaderRequest, VoteRequest, VoteResponse};
+use rustls::client::verify_server_name;
+use rustls::server::ParsedCertificate;
+use rustls_pki_types::{CertificateDer, ServerName};
+
+use super::Node;
+use super::forward::Proposed;
+use crate::command::Encoded;
+use crate::flags::{Address, Endpoint};
+use crate::lease::LeaseService;
+use crate::member::{Member, MemberId};
+use crate::peer::{
+    Answer, Append, Ballot, BoxFuture, ClusterInfo, Failure, Handler, Hello, Local, Refusal, Request, Transfer,
+};
+use crate::raft::{TypeConfig, from_entry, from_log_id, from_vote, to_log_id, to_membership, to_vote};
+use crate::state::Replicated;
+
+impl<S: Replicated> Handler for Node<S> {
+    fn local(&self) -> Local {
+        Self::local(self)
+    }
+
+    fn admit(&self, hello: &Hello, certificate: Option<&CertificateDer<'_>>) -> Result<(), Refusal> {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        // One that is not known may be newer than what this member knows; consensus judges what it says.
+        let Some(member) = metrics.membership_config.membership().get_node(&hello.from.member_id) else {
+            return Ok(());
+        };
+        if member.has_started() && member.store_id != hello.from.store_id {
+            return Err(Refusal::Reborn);
+        }
+        match certificate {
+            Some(certificate) if !is_named(certificate, member) => Err(Refusal::Certificate),
+            _ => Ok(()),
+        }
+    }
+
+    fn handle(self: Arc<Self>, _from: MemberId, request: Request) -> BoxFuture<'static, Answer> {
+        Box::pin(async move {
+            match request {
+                Request::Append(append) => self.append(append).await,
+                Request::Vote(ballot) => self.vote(ballot, false).await,
+                Request::PreVote(ballot) => self.vote(ballot, true).await,
+                Request::Transfer(transfer) => self.accept_transfer(transfer).await,
+                Request::SnapshotBegin(begin) => self.begin_snapshot(begin).await,
+                Request::SnapshotRows(rows) => self.receive_rows(rows).await,
+                Request::SnapshotEnd(transfer) => self.end_snapshot(transfer).await,
+                Request::Propose(command) => self.propose_for(command).await,
+                Request::ReadIndex => match self.read_mark().await {
+                    Ok(mark) => Answer::ReadIndex(mark),
+                    Err(error) => Answer::Failed(error.into()),
+                },
+                Request::Change(change) => match self.leads_in() {
+                    None => Answer::Failed(Failure::NotLeader(self.leader())),
+                    Some(_) => match self.change_here(change).await {
+                        Ok(info) => Answer::Cluster(info),
+                        Err(error) => Answer::ChangeFailed(error),
+                    },
+                },
+                Request::MoveLeader(target) => match self.move_leader(target).await {
+                    Ok(()) => Answer::Done,
+                    Err(failure) => Answer::Failed(failure),
+                },
+                Request::Renew(id) => self.renew_for(id).await,
+                Request::TimeToLive { id, keys } => self.time_to_live_for(id, keys).await,
+                Request::ClusterInfo => Answer::Cluster(self.cluster_info()),
+            }
+        })
+    }
+}
+
+/// Whether a certificate names a host of the member's peer URLs.
+fn is_named(certificate: &CertificateDer<'_>, member: &Member) -> bool {
+    let Ok(certificate) = ParsedCertificate::try_from(certificate) else { return false };
+    let mut over_tls = member.peer_urls.iter().filter_map(|url| Endpoint::parse(url)).filter(|url| url.tls);
+    over_tls.any(|url| {
+        let host = match url.address {
+            Address::Tcp { host, .. } => host,
+            Address::Unix(_) => "localhost".to_owned(),
+        };
+        ServerName::try_from(host).is_ok_and(|name| verify_server_name(&certificate, &name).is_ok())
+    })
+}
+
+impl<S: Replicated> Node<S> {
+    async fn append(&self, append: Append) -> Answer {
+        let entries = append.entries.into_iter().map(from_entry).collect::<std::io::Result<_>>();
+        let Ok(entries) = entries else { return Answer::Failed(Failure::NotUnderstood) };
+        let request = AppendEntriesRequest::<TypeConfig> {
+            vote: from_vote(append.vote),
+            prev_log_id: append.previous.map(from_log_id),
+            leader_commit: append.committed.map(from_log_id),
+            entries,
+        };
+        match self.raft.append_entries(request).await {
+            Ok(AppendEntriesResponse::Success | AppendEntriesResponse::PartialSuccess(_)) => {
+                self.hear_leader();
+                Answer::Appended
+            }
+            Ok(AppendEntriesResponse::Conflict) => {
+                self.hear_leader();
+                Answer::Conflict
+            }
+            Ok(AppendEntriesResponse::HigherVote(vote)) => Answer::HigherVote(to_vote(&vote)),
+            Err(_) => Answer::Failed(Failure::Stopped),
+        }
+    }
+
+    pub(super) fn hear_leader(&self) {
+        *self.heard.lock().unwrap_or_else(PoisonError::into_inner) = Some(tokio::time::Instant::now());
+    }
+
+    async fn vote(&self, ballot: Ballot, pre_vote: bool) -> Answer {
+        let mut request = VoteRequest::<TypeConfig>::new(from_vote(ballot.vote), ballot.last.map(from_log_id));
+        request.leadership_transfer = ballot.leadership_transfer;
+        let voted = if pre_vote { self.raft.pre_vote(request).await } else { self.raft.vote(request).await };
+        match voted {
+            Ok(VoteResponse { vote, vote_granted, last_log_id }) => {
+                Answer::Voted { vote: to_vote(&vote), granted: vote_granted, last: last_log_id.as_ref().map(to_log_id) }
+            }
+            Err(_) => Answer::Failed(Failure::Stopped),
+        }
+    }
+
+    async fn accept_transfer(&self, transfer: Transfer) -> Answer {
+        let last = transfer.last.map(from_log_id);
+        let request = TransferLeaderRequest::new(from_vote(transfer.from), transfer.to, last);
+        match self.raft.handle_transfer_leader(request).await {
+            Ok(Ok(())) => Answer::Done,
+            Ok(Err(_)) => Answer::Failed(Failure::NotUnderstood),
+            Err(_) => Answer::Failed(Failure::Stopped),
+        }
+    }
+
+    async fn propose_for(&self, command: Encoded) -> Answer {
+        if self.leads_in().is_none() {
+            return Answer::Failed(Failure::NotLeader(self.leader()));
+        }
+        if self.space.exhausted() && super::space::grows(command.command()) {
+            Box::pin(super::space::raise_alarm(self)).await;
+            return Answer::Failed(Failure::NoSpace);
+        }
+        if command.bytes().len() > self.largest_command {
+            return Answer::Failed(Failure::TooLarge);
+        }
+        match self.propose_here(command, self.deadline(), None).await {
+            Ok(Proposed::Done(at, response)) => Answer::Proposed { at, response },
+            Ok(Proposed::NotLeader) => Answer::Failed(Failure::NotLeader(self.leader())),
+            Err(error) => Answer::Failed(error.into()),
+        }
+    }
+
+    fn lease_service(&self) -> Result<Arc<dyn LeaseService>, Answer> {
+        if self.leads_in().is_none() {
+            return Err(Answer::Failed(Failure::NotLeader(self.leader())));
+        }
+        // A leader that does not serve yet has none: whoever asked tries again.
+        self.leases.get().and_then(std::sync::Weak::upgrade).ok_or(Answer::Failed(Failure::NotLeader(None)))
+    }
+
+    async fn renew_for(&self, id: i64) -> Answer {
+        match self.lease_service() {
+            Ok(leases) => leases.renew_here(id).await,
+            Err(answer) => answer,
+        }
+    }
+
+    async fn time_to_live_for(&self, id: i64, keys: bool) -> Answer {
+        match self.lease_service() {
+            Ok(leases) => leases.time_to_live_here(id, keys).await,
+            Err(answer) => answer,
+        }
+    }
+
+    /// The committed membership, as far as this member knows.
+    pub fn cluster_info(&self) -> ClusterInfo {
+        let leader = self.status().leader;
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let committed = &metrics.committed_membership_config;
+        ClusterInfo {
+            cluster_id: self.identity.cluster_id,
+            membership: to_membership(committed.membership()),
+            membership_id: committed.log_id().as_ref().map(to_log_id),
+            leader,
+        }
+    }
+}

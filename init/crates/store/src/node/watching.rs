@@ -1,0 +1,91 @@
+//! What a member watches besides its own work: who the members are, and whether it is still one.
+
+use std::sync::{Arc, Weak};
+
+use openraft::async_runtime::watch::WatchReceiver;
+
+use super::{Node, report};
+use crate::peer::{Answer, CallError, Lane, Refusal, Request, Transport};
+use crate::raft::{Raft, to_log_id, to_membership};
+use crate::state::Replicated;
+
+const REMOVED: &str = "this member was removed from the cluster, and stops. To let the machine join again, empty the data directory and add it as a new member";
+
+/// Tells the transport where members are, at each change.
+pub(super) async fn follow_members<S: Replicated>(raft: Raft<S>, transport: Arc<dyn Transport>) {
+    let mut metrics = raft.server_metrics();
+    let mut known = None;
+    loop {
+        let membership = to_membership(metrics.borrow_watched().membership_config.membership());
+        if known.as_ref() != Some(&membership) {
+            transport.set_members(membership.members.clone().into_iter().collect());
+            known = Some(membership);
+        }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// A member that was removed may never be sent the entry that says so: the others stop speaking to it. So one that hears of no leader asks them.
+pub(super) async fn watch_removal<S: Replicated>(node: Weak<Node<S>>) {
+    loop {
+        let Some(node) = node.upgrade() else { return };
+        let pause = node.timing.election_timeout;
+        if let Some(reason) = node.is_out().await {
+            report(&node.fail, reason.to_owned());
+            return;
+        }
+        drop(node);
+        tokio::time::sleep(pause).await;
+    }
+}
+
+impl<S: Replicated> Node<S> {
+    /// Why this member must not go on, if so.
+    async fn is_out(&self) -> Option<&'static str> {
+        let own = self.identity.member_id;
+        let (known, others, removed) = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            let effective = &metrics.membership_config;
+            let committed = &metrics.committed_membership_config;
+            // It leads on for a moment, to hand over; that it led is named as the leader for longer.
+            let leads = metrics.state == openraft::ServerState::Leader;
+            let is_in = |membership: &openraft::Membership<_, _>| membership.get_node(&own).is_some();
+            let removed = committed.log_id().is_some()
+                && !is_in(committed.membership())
+                && !is_in(effective.membership())
+                && !leads;
+            let known = effective.log_id().as_ref().map(to_log_id);
+            let others: Vec<_> = effective.membership().nodes().map(|(id, _)| *id).filter(|id| *id != own).collect();
+            (known, others, removed)
+        };
+        if removed {
+            return Some(REMOVED);
+        }
+        if self.status().leader.is_some() {
+            return None;
+        }
+        for other in others {
+            let asked = self.transport.call(other, Lane::Control, Request::ClusterInfo, self.timing.election_timeout);
+            match asked.await {
+                Ok(Answer::Cluster(info)) => {
+                    // What is committed behind what this member knows, and does not have it.
+                    let newer = known.is_some() && info.membership_id > known;
+                    if newer && !info.membership.members.contains_key(&own) {
+                        return Some(REMOVED);
+                    }
+                }
+                Err(CallError::Refused { refusal: Refusal::Reborn, .. }) => {
+                    return Some(
+                        "this member's id is known with another data directory, whose promises are lost here. Remove the member, empty the \
+                         data directory and add it as a new member",
+                    );
+                }
+                _ => {}
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,179 @@
+//! The connections to all other members.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
+
+use rustls::ClientConfig;
+use tokio::time::Instant;
+
+use super::link::{ConnectError, Link};
+use super::{Answer, BoxFuture, CallError, ClusterInfo, Hello, Lane, Local, Request, Transport};
+use crate::flags::TlsFiles;
+use crate::member::{Member, MemberId};
+use crate::tls::{Reloading, TlsError};
+
+/// TCP and TLS handshakes and the hello; less if the call has less time.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Refusals are told once, and again after this time.
+const TELL_INTERVAL: Duration = Duration::from_secs(30);
+
+/// What connections to members need besides the member.
+#[derive(Debug)]
+pub struct Dialer {
+    tls: Option<Reloading<ClientConfig>>,
+}
+
+impl Dialer {
+    pub fn new(tls: Option<&TlsFiles>) -> Result<Self, TlsError> {
+        // Without an authority no member can be verified. One that runs alone may still have a certificate to listen with.
+        let tls = tls.filter(|files| files.trusted_ca.is_some()).map(Reloading::client).transpose()?;
+        Ok(Self { tls })
+    }
+
+    /// What the member at these URLs says of its cluster, asked by one that may be no member yet.
+    pub async fn cluster_info(
+        &self,
+        urls: &[String],
+        from: Local,
+        timeout: Duration,
+    ) -> Result<ClusterInfo, CallError> {
+        let hello = Hello { from, target: MemberId(0), lane: Lane::Join };
+        let link = connect(self.tls.as_ref(), urls, &hello, timeout).await?;
+        match link.call(Request::ClusterInfo, timeout).await? {
+            Answer::Cluster(info) => Ok(info),
+            _ => Err(CallError::Lost { target: MemberId(0), reason: "it answered something else" }),
+        }
+    }
+}
+
+#[derive(Debug)]
+pub struct Links {
+    local: Local,
+    dialer: Arc<Dialer>,
+    members: RwLock<BTreeMap<MemberId, Member>>,
+    lanes: Mutex<BTreeMap<(MemberId, Lane), Arc<Slot>>>,
+    /// A connection on which nothing has come in for so long when a call times out is given up.
+    silence: Duration,
+}
+
+/// The place of a connection. Whoever needs it first makes it, the others wait.
+#[derive(Debug, Default)]
+struct Slot {
+    link: tokio::sync::Mutex<Option<Arc<Link>>>,
+    told: Mutex<Option<Instant>>,
+}
+
+impl Links {
+    pub fn new(local: Local, dialer: Arc<Dialer>, silence: Duration) -> Self {
+        Self { local, dialer, members: RwLock::default(), lanes: Mutex::default(), silence }
+    }
+
+    fn slot(&self, target: MemberId, lane: Lane) -> Arc<Slot> {
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(lanes.entry((target, lane)).or_default())
+    }
+
+    fn urls(&self, target: MemberId) -> Option<Vec<String>> {
+        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
+        members.get(&target).map(|member| member.peer_urls.clone())
+    }
+
+    async fn link(&self, slot: &Slot, target: MemberId, lane: Lane, timeout: Duration) -> Result<Arc<Link>, CallError> {
+        let mut link = slot.link.lock().await;
+        if let Some(link) = link.as_ref().filter(|link| !link.is_broken()) {
+            return Ok(Arc::clone(link));
+        }
+        *link = None;
+        let Some(urls) = self.urls(target) else {
+            return Err(CallError::NotSent { target, reason: "it is no member".to_owned() });
+        };
+        let hello = Hello { from: self.local, target, lane };
+        match connect(self.dialer.tls.as_ref(), &urls, &hello, timeout).await {
+            Ok(made) => {
+                let made = Arc::new(made);
+                *link = Some(Arc::clone(&made));
+                Ok(made)
+            }
+            Err(error) => {
+                slot.tell(&error);
+                Err(error)
+            }
+        }
+    }
+
+    async fn try_call(
+        &self,
+        target: MemberId,
+        lane: Lane,
+        request: Request,
+        timeout: Duration,
+    ) -> Result<Answer, CallError> {
+        let deadline = Instant::now() + timeout;
+        let slot = self.slot(target, lane);
+        let connect = timeout.min(CONNECT_TIMEOUT);
+        let link = match tokio::time::timeout_at(deadline, self.link(&slot, target, lane, connect)).await {
+            Ok(link) => link?,
+            Err(_) => return Err(CallError::NotSent { target, reason: "timed out".to_owned() }),
+        };
+        let answer = link.call(request, deadline.saturating_duration_since(Instant::now())).await;
+        if matches!(answer, Err(CallError::Lost { .. } | CallError::NotSent { .. })) {
+            link.suspect(self.silence);
+        }
+        answer
+    }
+}
+
+impl Slot {
+    fn tell(&self, error: &CallError) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) {
+            *told = Some(Instant::now());
+            tracing::warn!(%error, "no connection to another member");
+        }
+    }
+}
+
+async fn connect(
+    tls: Option<&Reloading<ClientConfig>>,
+    urls: &[String],
+    hello: &Hello,
+    timeout: Duration,
+) -> Result<Link, CallError> {
+    let target = hello.target;
+    let deadline = Instant::now() + timeout;
+    let mut reason = "it has no peer URL".to_owned();
+    for url in urls {
+        match tokio::time::timeout_at(deadline, Link::connect(url, hello, tls)).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(ConnectError::Refused(refusal))) => return Err(CallError::Refused { target, refusal }),
+            Ok(Err(ConnectError::Io(error))) => reason = format!("{url}: {error}"),
+            Err(_) => reason = format!("{url}: timed out"),
+        }
+    }
+    Err(CallError::NotSent { target, reason })
+}
+
+impl Transport for Links {
+    fn call(
+        &self,
+        target: MemberId,
+        lane: Lane,
+        request: Request,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Answer, CallError>> {
+        Box::pin(self.try_call(target, lane, request, timeout))
+    }
+
+    fn set_members(&self, members: Vec<(MemberId, Member)>) {
+        let members: BTreeMap<_, _> = members.into_iter().collect();
+        let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut known = self.members.write().unwrap_or_else(PoisonError::into_inner);
+        // A member that moved is connected to anew, one that left no more.
+        let same = |id: &MemberId| {
+            members.get(id).map(|member| &member.peer_urls) == known.get(id).map(|member| &member.peer_urls)
+        };
+        lanes.retain(|(id, _), _| same(id));
+        *known = members;
+    }
+}

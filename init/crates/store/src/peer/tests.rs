@@ -1,0 +1,293 @@
+//! Messages survive the wire, and a port lets in who it should.
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use keelson_etcd_api::etcdserverpb as pb;
+use prost::Message as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+use super::links::{Dialer, Links};
+use super::wire::{AnswerRecord, RequestRecord};
+use super::*;
+use crate::command::Command;
+use crate::flags::Endpoint;
+use crate::log::Payload;
+use crate::state::{Rejection, Table};
+
+const DEADLINE: Duration = Duration::from_secs(20);
+
+fn command(size: usize) -> Encoded {
+    let put = pb::PutRequest { key: "key".into(), value: vec![b'x'; size].into(), ..Default::default() };
+    Encoded::new(&Command::Put(put)).unwrap()
+}
+
+fn membership() -> Membership {
+    let member = Member { name: "a".into(), peer_urls: vec!["http://a:1".into()], store_id: 5, ..Member::default() };
+    Membership { voters: vec![[MemberId(9)].into()], members: BTreeMap::from([(MemberId(9), member)]) }
+}
+
+fn requests() -> Vec<Request> {
+    let vote = Vote { term: 3, member: MemberId(u64::MAX), committed: true };
+    let id = |index| LogId { term: 3, index };
+    let ballot = Ballot { vote, last: Some(id(9)), leadership_transfer: true };
+    let row = Row { table: Table::Leases, key: "k".into(), value: Bytes::new() };
+    let entries = vec![
+        Entry { id: id(0), payload: Payload::Blank },
+        Entry { id: id(1), payload: Payload::Command(command(100)) },
+        Entry { id: id(2), payload: Payload::Membership(Arc::new(membership())) },
+    ];
+    let urls = vec!["http://a:1".to_owned()];
+    let changes = [
+        Change::Add { peer_urls: urls.clone(), learner: true, id: MemberId(1) },
+        Change::Remove(MemberId(1)),
+        Change::Promote(MemberId(1)),
+        Change::Update { id: MemberId(1), peer_urls: urls.clone() },
+        Change::Publish { id: MemberId(1), name: "n".into(), client_urls: urls, store_id: 3 },
+    ];
+    let begin =
+        SnapshotBegin { transfer: 4, vote, last: Some(id(7)), membership: membership(), membership_id: Some(id(2)) };
+    let mut requests = vec![
+        Request::Append(Append { vote, previous: None, committed: Some(id(1)), entries }),
+        Request::Append(Append { vote, previous: Some(id(0)), committed: None, entries: Vec::new() }),
+        Request::Vote(ballot),
+        Request::PreVote(Ballot { last: None, leadership_transfer: false, ..ballot }),
+        Request::Transfer(Transfer { from: vote, to: MemberId(8), last: None }),
+        Request::SnapshotBegin(begin),
+        Request::SnapshotRows(SnapshotRows { transfer: 4, sequence: 1, rows: vec![row] }),
+        Request::SnapshotEnd(4),
+        Request::Propose(command(10)),
+        Request::ReadIndex,
+        Request::MoveLeader(MemberId(3)),
+        Request::Renew(-5),
+        Request::TimeToLive { id: 7, keys: true },
+        Request::ClusterInfo,
+    ];
+    requests.extend(changes.map(Request::Change));
+    requests
+}
+
+fn answers() -> Vec<Answer> {
+    let vote = Vote { term: 3, member: MemberId(1), committed: false };
+    let at = LogId { term: 1, index: 2 };
+    let put = keelson_etcd_api::server::PutResponse::default();
+    let info =
+        ClusterInfo { cluster_id: 1, membership: membership(), membership_id: Some(at), leader: Some(MemberId(4)) };
+    let left = TimeToLive { remaining_seconds: -1, granted_seconds: 5, keys: vec!["a".into()] };
+    vec![
+        Answer::Appended,
+        Answer::Conflict,
+        Answer::HigherVote(vote),
+        Answer::Voted { vote, granted: true, last: Some(at) },
+        Answer::Done,
+        Answer::Installing,
+        Answer::Installed { vote },
+        Answer::Proposed { at, response: Response::Put(put) },
+        Answer::Proposed { at, response: Response::Rejected(Rejection::LeaseExists) },
+        Answer::ReadIndex(at),
+        Answer::Cluster(info),
+        Answer::Renewed { ttl: Some(0) },
+        Answer::Renewed { ttl: None },
+        Answer::TimeToLive(None),
+        Answer::TimeToLive(Some(left)),
+        Answer::Failed(Failure::NotLeader(Some(MemberId(2)))),
+        Answer::Failed(Failure::NoSpace),
+        Answer::ChangeFailed(ChangeError::LearnerNotReady),
+    ]
+}
+
+#[test]
+fn messages_survive_the_wire() {
+    for request in requests() {
+        let expected = format!("{request:?}");
+        let bytes = RequestRecord::from(request).encode_to_vec();
+        let read = RequestRecord::decode(Bytes::from(bytes)).unwrap().request().unwrap();
+        assert_eq!(format!("{read:?}"), expected);
+    }
+    for answer in answers() {
+        let expected = format!("{answer:?}");
+        let bytes = AnswerRecord::from(answer).encode_to_vec();
+        let read = AnswerRecord::decode(Bytes::from(bytes)).unwrap().answer().unwrap();
+        assert_eq!(format!("{read:?}"), expected);
+    }
+}
+
+#[test]
+fn every_reason_has_a_number_of_its_own() {
+    for refusal in
+        [Refusal::Cluster, Refusal::Target, Refusal::Reborn, Refusal::Certificate, Refusal::Version, Refusal::Lane]
+    {
+        assert_eq!(Refusal::from_code(refusal.code()), refusal);
+    }
+    for failure in [
+        Failure::NotLeader(None),
+        Failure::Timeout,
+        Failure::NoSpace,
+        Failure::TooLarge,
+        Failure::TooManyRequests,
+        Failure::Stopped,
+        Failure::NotUnderstood,
+        Failure::BadTransferee,
+        Failure::TransferTimeout,
+        Failure::Snapshot,
+    ] {
+        let (code, member) = failure.code();
+        assert_eq!(Failure::from_code(code, member), failure);
+    }
+    assert_eq!(Failure::from_code(999, 0), Failure::Timeout, "an unknown failure may have done something");
+}
+
+#[test]
+fn mutilated_messages_are_errors() {
+    for request in requests() {
+        let bytes = RequestRecord::from(request).encode_to_vec();
+        for position in 0..bytes.len() {
+            for flip in [1, 0x80] {
+                let mut bad = bytes.clone();
+                bad[position] ^= flip;
+                // Any answer will do, but no panic.
+                _ = RequestRecord::decode(Bytes::from(bad)).map(RequestRecord::request);
+            }
+            _ = RequestRecord::decode(Bytes::from(bytes[..position].to_vec())).map(RequestRecord::request);
+        }
+    }
+}
+
+/// Answers everything, and notes what it was asked.
+#[derive(Debug)]
+struct Echo {
+    local: Local,
+    handled: Mutex<Vec<MemberId>>,
+    held: AtomicUsize,
+}
+
+impl Handler for Echo {
+    fn local(&self) -> Local {
+        self.local
+    }
+
+    fn admit(&self, hello: &Hello, _: Option<&CertificateDer<'_>>) -> Result<(), Refusal> {
+        if hello.from.store_id == 666 { Err(Refusal::Reborn) } else { Ok(()) }
+    }
+
+    fn handle(self: Arc<Self>, from: MemberId, request: Request) -> BoxFuture<'static, Answer> {
+        Box::pin(async move {
+            self.handled.lock().unwrap().push(from);
+            match request {
+                Request::Renew(ttl) => Answer::Renewed { ttl: Some(ttl) },
+                // Never answered.
+                Request::MoveLeader(_) => {
+                    self.held.fetch_add(1, Ordering::SeqCst);
+                    std::future::pending().await
+                }
+                _ => Answer::Done,
+            }
+        })
+    }
+}
+
+struct Port {
+    url: String,
+    number: u16,
+    echo: Arc<Echo>,
+    serving: tokio::task::JoinHandle<()>,
+}
+
+const LOCAL: Local = Local { cluster_id: 1, member_id: MemberId(10), store_id: 100 };
+const OTHER: Local = Local { cluster_id: 1, member_id: MemberId(20), store_id: 200 };
+
+async fn serve() -> Port {
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    let url = format!("http://127.0.0.1:{port}");
+    let server = server::Server::bind(&[Endpoint::parse(&url).unwrap()], None).await.unwrap();
+    let echo = Arc::new(Echo { local: LOCAL, handled: Mutex::default(), held: AtomicUsize::new(0) });
+    let handler: Arc<dyn Handler> = Arc::<Echo>::clone(&echo);
+    Port { url, number: port, echo, serving: tokio::spawn(server.serve(handler, 1 << 20)) }
+}
+
+fn links(local: Local, target: MemberId, url: &str) -> Links {
+    let links = Links::new(local, Arc::new(Dialer::new(None).unwrap()), Duration::from_millis(200));
+    links.set_members(vec![(target, Member { peer_urls: vec![url.to_owned()], ..Member::default() })]);
+    links
+}
+
+#[tokio::test]
+async fn calls_share_a_connection_and_overtake_each_other_where_they_may() {
+    let port = serve().await;
+    let links = links(OTHER, LOCAL.member_id, &port.url);
+    let stuck = links.call(LOCAL.member_id, Lane::Forward, Request::MoveLeader(MemberId(1)), DEADLINE);
+    let stuck = tokio::time::timeout(Duration::from_millis(300), stuck);
+    let quick = async {
+        for number in 0..100 {
+            let answer = links.call(LOCAL.member_id, Lane::Forward, Request::Renew(number), DEADLINE).await;
+            assert!(matches!(answer, Ok(Answer::Renewed { ttl: Some(ttl) }) if ttl == number));
+        }
+    };
+    let (stuck, ()) = tokio::join!(stuck, quick);
+    assert!(stuck.is_err());
+    assert!(port.echo.handled.lock().unwrap().iter().all(|from| *from == OTHER.member_id));
+}
+
+#[tokio::test]
+async fn who_is_not_meant_or_not_who_it_was_is_refused() {
+    let port = serve().await;
+    for (local, target, expected) in [
+        (Local { cluster_id: 2, ..OTHER }, LOCAL.member_id, Refusal::Cluster),
+        (OTHER, MemberId(11), Refusal::Target),
+        (Local { store_id: 666, ..OTHER }, LOCAL.member_id, Refusal::Reborn),
+    ] {
+        let links = links(local, target, &port.url);
+        let answer = links.call(target, Lane::Log, Request::ReadIndex, DEADLINE).await;
+        assert!(matches!(answer, Err(CallError::Refused { refusal, .. }) if refusal == expected), "{answer:?}");
+    }
+    assert!(port.echo.handled.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn a_lost_answer_is_told_from_a_request_that_was_never_sent() {
+    let port = serve().await;
+    let links = links(OTHER, LOCAL.member_id, &port.url);
+    let short = Duration::from_millis(300);
+    let lost = links.call(LOCAL.member_id, Lane::Forward, Request::MoveLeader(MemberId(1)), short).await;
+    assert!(matches!(lost, Err(CallError::Lost { .. })), "{lost:?}");
+    let unknown = links.call(MemberId(77), Lane::Forward, Request::ReadIndex, short).await;
+    assert!(matches!(unknown, Err(CallError::NotSent { .. })), "{unknown:?}");
+    port.serving.abort();
+    assert!(port.serving.await.unwrap_err().is_cancelled());
+    tokio::time::timeout(DEADLINE, async {
+        // What is left of the old connection may take a call down with it; then nobody listens.
+        loop {
+            let answer = links.call(LOCAL.member_id, Lane::Forward, Request::ReadIndex, short).await;
+            if matches!(answer, Err(CallError::NotSent { .. })) {
+                return;
+            }
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test]
+async fn random_bytes_and_silence_hold_up_nobody() {
+    let port = serve().await;
+    let mut idle = Vec::new();
+    for number in 0..100_u64 {
+        let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", port.number)).await.unwrap();
+        if number % 2 == 0 {
+            let bytes: Vec<u8> = (0..64).map(|byte| u8::try_from((number * 31 + byte * 7) % 256).unwrap()).collect();
+            stream.write_all(&bytes).await.unwrap();
+            let mut rest = Vec::new();
+            // Closed without a word, or reset.
+            _ = tokio::time::timeout(DEADLINE, stream.read_to_end(&mut rest)).await.unwrap();
+            assert!(rest.is_empty());
+        } else {
+            idle.push(stream);
+        }
+    }
+    let links = links(OTHER, LOCAL.member_id, &port.url);
+    let answer = links.call(LOCAL.member_id, Lane::Control, Request::Renew(1), DEADLINE).await;
+    assert!(matches!(answer, Ok(Answer::Renewed { .. })), "{answer:?}");
+}
