@@ -13,6 +13,8 @@ use crate::paths::Paths;
 
 /// Where kube-apiserver finds the store: on this node, always.
 pub const CLIENT_URL: &str = "https://127.0.0.1:2379";
+/// Where other members find this one, under mutual TLS: until there can be others, the loopback.
+pub const PEER_URL: &str = "https://127.0.0.1:2380";
 /// Health and metrics, without TLS, on the loopback only.
 pub const METRICS_URL: &str = "http://127.0.0.1:2381";
 const SERVICE: &str = "store";
@@ -64,6 +66,8 @@ fn configuration(paths: &Paths, membership: &Membership) -> Value {
         "data-dir": paths.store_data(),
         "listen-client-urls": CLIENT_URL,
         "advertise-client-urls": CLIENT_URL,
+        "listen-peer-urls": PEER_URL,
+        "initial-advertise-peer-urls": PEER_URL,
         "listen-metrics-urls": METRICS_URL,
         "client-transport-security": transport("server.pem", "client-ca.crt"),
         "peer-transport-security": transport("peer.pem", "peer-ca.crt"),
