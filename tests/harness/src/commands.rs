@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 
 mod bench;
+mod cluster;
 mod down;
 mod show;
 mod up;
@@ -30,6 +31,12 @@ enum Verb {
     Build,
     /// Shut a machine down in order
     Down(Down),
+    /// Stop a machine's processors, as a hypervisor does to one that it moves
+    Pause(Named),
+    /// Let a paused machine go on
+    Resume(Named),
+    /// Pull the cable between a machine and the others, or put it back
+    Link(Link),
     /// Measure
     Bench(Bench),
     /// List the machines and what they are at
@@ -70,13 +77,28 @@ pub struct Up {
     /// More words for the kernel command line
     #[arg(long, default_value = "", value_name = "WORDS")]
     append: String,
+    /// Control planes of the cluster, the first machine included
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    control_planes: u8,
+    /// Workers of the cluster
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=20))]
+    workers: u8,
 }
 
 impl Up {
     /// What `cargo vm up` does without options.
     fn defaults() -> Self {
         let machine = Named { name: "keelson".to_owned() };
-        Self { machine, memory: 3072, processors: 2, disk: 16, images: vec![], append: String::new() }
+        Self {
+            machine,
+            memory: 3072,
+            processors: 2,
+            disk: 16,
+            images: vec![],
+            append: String::new(),
+            control_planes: 1,
+            workers: 0,
+        }
     }
 }
 
@@ -96,12 +118,28 @@ enum BenchWhat {
 pub struct Down {
     #[command(flatten)]
     machine: Named,
+    /// All machines instead of one
+    #[arg(long, conflicts_with = "name")]
+    all: bool,
     /// Pull the plug
     #[arg(long)]
     force: bool,
     /// Delete the machine with its disk afterwards
     #[arg(long)]
     delete: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Link {
+    #[command(flatten)]
+    machine: Named,
+    state: LinkState,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum LinkState {
+    Up,
+    Down,
 }
 
 #[derive(Debug, Args)]
@@ -132,6 +170,9 @@ pub fn run(line: CommandLine) -> Result<u8, CommandError> {
         Verb::Build => up::build()?,
         Verb::Down(options) => down::down(&options)?,
         Verb::Bench(Bench { what: BenchWhat::Boot(options) }) => bench::boot(&options)?,
+        Verb::Pause(named) => show::pause(&named.name, true)?,
+        Verb::Resume(named) => show::pause(&named.name, false)?,
+        Verb::Link(Link { machine, state }) => show::set_link(&machine.name, state == LinkState::Up)?,
         Verb::Status => show::status()?,
         Verb::Console(options) => show::console(&options.name)?,
         Verb::Kubectl(passed) => return Ok(show::kubectl(&passed.machine.name, &passed.arguments)?),

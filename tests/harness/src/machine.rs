@@ -218,6 +218,18 @@ fn has_ended(process: Option<u32>) -> bool {
     matches!(status, Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)))
 }
 
+/// The machines below `folder`, by name.
+pub fn all(folder: &Path) -> io::Result<Vec<Machine>> {
+    let folders = match std::fs::read_dir(folder) {
+        Ok(folders) => folders,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(vec![]),
+        Err(error) => return Err(error),
+    };
+    let mut machines: Vec<Machine> = folders.flatten().filter_map(|entry| Machine::open(&entry.path()).ok()).collect();
+    machines.sort_by(|a, b| a.name.cmp(&b.name));
+    Ok(machines)
+}
+
 fn name_of(folder: &Path) -> String {
     folder.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
 }

@@ -146,6 +146,23 @@ impl Node {
         looked.map_err(|timeout| self.not_up("the node is not Ready", timeout))
     }
 
+    /// Waits until another machine is a Ready node of this one's cluster.
+    pub fn wait_member_ready(&self, member: &Machine) -> Result<(), NodeError> {
+        let name = member.name();
+        let deadline = self.machine.speed().scale(READY_DEADLINE);
+        let looked = wait::until(&format!("node {name} to be Ready"), deadline, || {
+            if !member.is_running() {
+                return Err("the machine has ended".to_owned());
+            }
+            let node = self.kubectl().json(&["get", "node", name]).map_err(|error| error.to_string())?;
+            if condition_holds(&node, "Ready") { Ok(()) } else { Err("registered and not Ready yet".to_owned()) }
+        });
+        looked.map_err(|timeout| NodeError::NotUp {
+            what: "the machine is no Ready node of the cluster",
+            source: Box::new(member.console().explain(timeout)),
+        })
+    }
+
     fn look_ready(&self) -> Result<(), String> {
         if !self.kubeconfig().exists() {
             self.fetch_kubeconfig().map_err(|error| error.to_string())?;

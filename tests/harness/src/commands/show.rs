@@ -7,8 +7,9 @@ use std::process::Command;
 
 use nix::sys::termios::{self, SetArg, Termios};
 
-use crate::machine::{Machine, MachineError};
+use crate::machine::{self, Machine, MachineError};
 use crate::project::{Project, ProjectError};
+use crate::qemu::Network;
 
 /// Ctrl-], as telnet has it.
 const LEAVE: u8 = 0x1d;
@@ -23,6 +24,8 @@ pub enum ShowError {
     List(#[source] io::Error),
     #[error("machine {name:?} is not running; its last console is in {log}", log = log.display())]
     Off { name: String, log: PathBuf },
+    #[error("machine {name:?} shares no link with others")]
+    Alone { name: String },
     #[error("the console's connection failed")]
     Console(#[source] io::Error),
     #[error("machine {name:?} has no {missing} yet; `cargo vm up` makes it")]
@@ -36,14 +39,7 @@ pub enum ShowError {
 #[expect(clippy::print_stdout, reason = "the command's result")]
 pub(super) fn status() -> Result<(), ShowError> {
     println!("{:<20} {:<9} {:<24} {:<24} CONSOLE", "NAME", "STATE", "KUBERNETES", "CLUSTER MANAGER");
-    let folders = match std::fs::read_dir(Project::of_this_build().machines()) {
-        Ok(folders) => folders,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(ShowError::List(error)),
-    };
-    let mut machines: Vec<Machine> = folders.flatten().filter_map(|entry| Machine::open(&entry.path()).ok()).collect();
-    machines.sort_by(|a, b| a.name().cmp(b.name()));
-    for machine in machines {
+    for machine in machine::all(&Project::of_this_build().machines()).map_err(ShowError::List)? {
         let state = if machine.is_running() { "running" } else { "off" };
         let [kubernetes, cluster] = machine.ports().map_or_else(Default::default, |ports| {
             [ports.kubernetes, ports.cluster].map(|port| format!("https://127.0.0.1:{port}"))
@@ -53,13 +49,30 @@ pub(super) fn status() -> Result<(), ShowError> {
     Ok(())
 }
 
+pub(super) fn pause(name: &str, paused: bool) -> Result<(), ShowError> {
+    Ok(running(name)?.pause(paused)?)
+}
+
+pub(super) fn set_link(name: &str, up: bool) -> Result<(), ShowError> {
+    let machine = running(name)?;
+    if !matches!(machine.hardware().network, Network::Segment { .. }) {
+        return Err(ShowError::Alone { name: name.to_owned() });
+    }
+    Ok(machine.set_segment_link(up)?)
+}
+
+fn running(name: &str) -> Result<Machine, ShowError> {
+    let machine = Machine::open(&Project::of_this_build().machine_folder(name)?)?;
+    if machine.is_running() {
+        return Ok(machine);
+    }
+    let log = machine.folder().join("console.log");
+    Err(ShowError::Off { name: name.to_owned(), log })
+}
+
 /// Copies bytes both ways until the machine ends or the person leaves.
 pub(super) fn console(name: &str) -> Result<(), ShowError> {
-    let machine = Machine::open(&Project::of_this_build().machine_folder(name)?)?;
-    if !machine.is_running() {
-        let log = machine.folder().join("console.log");
-        return Err(ShowError::Off { name: name.to_owned(), log });
-    }
+    let machine = running(name)?;
     let stream = UnixStream::connect(machine.console_socket()).map_err(ShowError::Console)?;
     let mut output = io::stdout();
     let _ = writeln!(output, "{}\n(Ctrl-] leaves the console)", machine.console().tail());

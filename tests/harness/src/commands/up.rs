@@ -10,7 +10,7 @@ use crate::project::{self, Project, ProjectError};
 use crate::qemu::{Disk, Hardware, Network, Ports, QemuError, Speed};
 use crate::report::Report;
 
-use super::Up;
+use super::{Up, cluster};
 
 #[derive(Debug, thiserror::Error)]
 pub enum UpError {
@@ -26,6 +26,10 @@ pub enum UpError {
     Node(#[from] NodeError),
     #[error("cannot put {path} on the image disk", path = path.display())]
     ImageDisk { path: PathBuf, source: std::io::Error },
+    #[error("machine {name:?} was made alone and has no link to others; delete it first: cargo vm down --delete")]
+    Alone { name: String },
+    #[error("cannot write {path}", path = path.display())]
+    Write { path: PathBuf, source: std::io::Error },
     #[error("mkfs.ext4 could not make the image disk: {output}")]
     Mkfs { output: String },
 }
@@ -57,26 +61,44 @@ pub(super) fn up(options: &Up) -> Result<(), UpError> {
         Err(MachineError::Unknown { .. }) => {
             let speed = Speed::measure(&image.kernel, &image.initramfs, &folder)?;
             report.line(&format!("{:?} works here; a new machine is made", speed.accelerator));
-            Machine::create(&folder, new_hardware(options, &folder, &image, &tools)?, speed)?
+            let mut hardware = new_hardware(options, &folder, &image, &tools)?;
+            if cluster::is_wanted(options) {
+                cluster::found(&mut hardware, &folder)?;
+            }
+            Machine::create(&folder, hardware, speed)?
         }
         Err(error) => return Err(error.into()),
     };
-    if machine.is_running() {
-        report.line("the machine is running already; what was just built takes effect when it is started again");
-    } else {
-        let images = image_disk(&folder, &options.images)?;
-        machine.change_hardware(|hardware| {
-            hardware.kernel.clone_from(&image.kernel);
-            hardware.initramfs.clone_from(&image.initramfs);
-            hardware.disks.truncate(1);
-            hardware.disks.extend(images);
-        })?;
-        machine.start()?;
-        report.line("the machine is on");
-    }
+    let images = image_disk(&folder, &options.images)?;
+    turn_on(&mut machine, &image, images, &report)?;
     let node = Node::new(machine, tools);
     wait_until_up(&node, &report)?;
+    if cluster::is_wanted(options) {
+        cluster::grow(options, &node, &image, &project, &report)?;
+    }
     print_kubeconfig(&node.kubeconfig());
+    Ok(())
+}
+
+/// Starts a machine that is off with what was just built.
+pub(super) fn turn_on(
+    machine: &mut Machine,
+    image: &Image,
+    images: Option<Disk>,
+    report: &Report,
+) -> Result<(), UpError> {
+    if machine.is_running() {
+        report.line("the machine is running already; what was just built takes effect when it is started again");
+        return Ok(());
+    }
+    machine.change_hardware(|hardware| {
+        hardware.kernel.clone_from(&image.kernel);
+        hardware.initramfs.clone_from(&image.initramfs);
+        hardware.disks.truncate(1);
+        hardware.disks.extend(images);
+    })?;
+    machine.start()?;
+    report.line(&format!("machine {} is on", machine.name()));
     Ok(())
 }
 
