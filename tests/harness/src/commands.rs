@@ -8,11 +8,13 @@ mod bench;
 mod cluster;
 mod down;
 mod show;
+mod soak;
 mod up;
 
 pub use bench::BenchCommandError;
 pub use down::DownError;
 pub use show::ShowError;
+pub use soak::SoakError;
 pub use up::{UpError, image_disk};
 
 /// Builds Keelson and runs it in QEMU.
@@ -39,6 +41,8 @@ enum Verb {
     Link(Link),
     /// Measure
     Bench(Bench),
+    /// Run a campaign that is too long for the test suite
+    Soak(soak::Soak),
     /// List the machines and what they are at
     Status,
     /// Attach to a machine's serial console; Ctrl-] leaves it
@@ -161,6 +165,8 @@ pub enum CommandError {
     Down(#[from] DownError),
     #[error(transparent)]
     Show(#[from] ShowError),
+    #[error(transparent)]
+    Soak(#[from] SoakError),
 }
 
 /// Runs the verb and returns the process's exit status.
@@ -170,6 +176,7 @@ pub fn run(line: CommandLine) -> Result<u8, CommandError> {
         Verb::Build => up::build()?,
         Verb::Down(options) => down::down(&options)?,
         Verb::Bench(Bench { what: BenchWhat::Boot(options) }) => bench::boot(&options)?,
+        Verb::Soak(options) => soak::soak(&options)?,
         Verb::Pause(named) => show::pause(&named.name, true)?,
         Verb::Resume(named) => show::pause(&named.name, false)?,
         Verb::Link(Link { machine, state }) => show::set_link(&machine.name, state == LinkState::Up)?,

@@ -9,6 +9,7 @@ pub mod build;
 pub mod commands;
 pub mod console;
 pub mod dns;
+pub mod killer;
 pub mod kubectl;
 pub mod machine;
 pub mod nbd;

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use keelson_vm::commands::image_disk;
+use keelson_vm::killer::{self, Killer};
 use keelson_vm::kubectl::condition_holds;
 use keelson_vm::machine::{Machine, create_disk};
 use keelson_vm::nbd::PowerCutDisk;
@@ -194,9 +195,8 @@ fn operator() -> Outcome {
 }
 
 fn services(node: &Node) -> Result<Vec<Value>, Failed> {
-    let list: Value = serde_json::from_str(&node.keelctl(&["services", "-o", "json"])?)?;
-    let services = list["services"].as_array().cloned().unwrap_or_default();
-    ensure(services.len() >= 10, || format!("only these services are listed: {list}"))?;
+    let services = killer::services(node)?;
+    ensure(services.len() >= 10, || format!("only these services are listed: {services:?}"))?;
     Ok(services)
 }
 
@@ -219,91 +219,21 @@ fn token_is_nowhere() -> Outcome {
     })
 }
 
-/// A pod that may see and kill the node's processes.
-const SHELL_OF_THE_TEST: &str = r"
-apiVersion: v1
-kind: Pod
-metadata: {name: killer}
-spec:
-  hostPID: true
-  terminationGracePeriodSeconds: 1
-  containers:
-  - name: killer
-    image: keelson.local/workload:1
-    imagePullPolicy: Never
-    args: [sleep]
-    securityContext: {privileged: true, runAsUser: 0}
-";
-
 fn kills() -> Outcome {
     with_node(|node| {
-        node.kubectl().apply(SHELL_OF_THE_TEST)?;
-        wait::until("the killer pod to run", MINUTES, || {
-            let pod = node.kubectl().json(&["get", "pod", "killer"]).map_err(|error| error.to_string())?;
-            if condition_holds(&pod, "Ready") { Ok(()) } else { Err(pod["status"].to_string()) }
-        })?;
-        let before = pod_restarts(node)?;
+        let killer = Killer::start(node)?;
+        let before = killer::running_pods(node)?;
+        ensure(before.len() > 1, || format!("too few pods run: {before:?}"))?;
         for service in services(node)? {
-            let name = service["name"].as_str().unwrap_or_default().to_owned();
-            kill_and_wait(node, &name, &service)?;
+            let name = service["name"].as_str().unwrap_or_default();
+            println!("{name}: killed, and back to ready in {:.1} s", killer.kill(name)?.as_secs_f64());
         }
         node.wait_ready(|_| ())?;
         node.wait_dns()?;
-        let after = pod_restarts(node)?;
+        let after = killer::running_pods(node)?;
         ensure(before == after, || format!("pods restarted: before {before:?}, after {after:?}"))?;
-        node.kubectl().run(&["delete", "pod", "killer", "--wait=false"]).map(drop)?;
-        Ok(())
+        Ok(killer.end()?)
     })
-}
-
-fn kill_and_wait(node: &Node, name: &str, before: &Value) -> Outcome {
-    let program = match name {
-        "network" | "log" | "store" | "cluster" => format!("keelson-{name}"),
-        other => other.to_owned(),
-    };
-    let killed = Instant::now();
-    let kill = || node.kubectl().run(&["exec", "killer", "--", "/workload", "kill", &program]);
-    let mut said = kill();
-    let wanted = before["restarts"].as_u64().unwrap_or_default() + 1;
-    wait::until(&format!("{name} to be back"), MINUTES, || {
-        let list = node.keelctl(&["services", "-o", "json"]).map_err(|error| error.to_string())?;
-        let list: Value = serde_json::from_str(&list).map_err(|error| error.to_string())?;
-        let all = list["services"].as_array().map(Vec::as_slice).unwrap_or_default();
-        let service = all.iter().find(|service| service["name"] == name).cloned().unwrap_or_default();
-        let restarted = service["restarts"].as_u64() >= Some(wanted);
-        if restarted && service["state"] == "ready" {
-            return Ok(());
-        }
-        // The connection may go through what was killed, so only the service's own record says whether it was; and through
-        // what was killed before, which may not take connections yet.
-        if !restarted && said.is_err() {
-            said = kill();
-        }
-        Err(format!("{service}; the kill said {said:?}"))
-    })?;
-    wait::until("the API server to answer", MINUTES, || {
-        node.kubectl().run(&["get", "--raw", "/readyz"]).map_err(|error| error.to_string())
-    })?;
-    println!("{name}: killed, and back to ready in {:.1} s", killed.elapsed().as_secs_f64());
-    Ok(())
-}
-
-/// Each pod's name, UID and restart count.
-fn pod_restarts(node: &Node) -> Result<Vec<String>, Failed> {
-    let pods = node.kubectl().json(&["get", "pods", "-A"])?;
-    let mut all: Vec<String> = pods["items"]
-        .as_array()
-        .into_iter()
-        .flatten()
-        .filter(|pod| pod["status"]["phase"] == "Running")
-        .map(|pod| {
-            let restarts = &pod["status"]["containerStatuses"][0]["restartCount"];
-            format!("{} {} {restarts}", pod["metadata"]["name"], pod["metadata"]["uid"])
-        })
-        .collect();
-    all.sort();
-    ensure(!all.is_empty(), || format!("no pod runs: {pods}"))?;
-    Ok(all)
 }
 
 /// Names and UIDs of what must survive.

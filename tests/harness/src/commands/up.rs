@@ -124,7 +124,7 @@ pub(super) fn new_hardware(options: &Up, folder: &Path, image: &Image, tools: &T
     })
 }
 
-fn wait_until_up(node: &Node, report: &Report) -> Result<(), UpError> {
+pub(super) fn wait_until_up(node: &Node, report: &Report) -> Result<(), UpError> {
     node.pin_api()?;
     report.line("the cluster manager answers");
     let mut last = String::new();

@@ -1,0 +1,126 @@
+//! A pod that kills the node's processes, and the wait until they are back.
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::kubectl::{KubectlError, array_at, condition_holds, text_at};
+use crate::node::{Node, NodeError};
+use crate::wait::{self, Timeout};
+
+/// For things that take seconds on an idle emulated node.
+const DEADLINE: Duration = Duration::from_mins(4);
+
+/// It sees the processes of the node and may end them; its image is the tests' workload.
+const POD: &str = r"
+apiVersion: v1
+kind: Pod
+metadata: {name: killer}
+spec:
+  hostPID: true
+  terminationGracePeriodSeconds: 1
+  containers:
+  - name: killer
+    image: keelson.local/workload:1
+    imagePullPolicy: Never
+    args: [sleep]
+    securityContext: {privileged: true, runAsUser: 0}
+";
+
+#[derive(Debug, thiserror::Error)]
+pub enum KillError {
+    #[error(transparent)]
+    Node(#[from] NodeError),
+    #[error(transparent)]
+    Kubectl(#[from] KubectlError),
+    #[error(transparent)]
+    Timeout(#[from] Timeout),
+    #[error("keelctl services printed no JSON")]
+    Services(#[source] serde_json::Error),
+}
+
+#[derive(Debug)]
+pub struct Killer<'a> {
+    node: &'a Node,
+}
+
+impl<'a> Killer<'a> {
+    /// Applies the pod and waits until it runs.
+    pub fn start(node: &'a Node) -> Result<Self, KillError> {
+        node.kubectl().apply(POD)?;
+        wait::until("the killer pod to run", DEADLINE, || {
+            let pod = node.kubectl().json(&["get", "pod", "killer"]).map_err(|error| error.to_string())?;
+            if condition_holds(&pod, "Ready") { Ok(()) } else { Err(text_of(pod.get("status"))) }
+        })?;
+        Ok(Self { node })
+    }
+
+    pub fn end(self) -> Result<(), KillError> {
+        self.node.kubectl().run(&["delete", "pod", "killer", "--wait=false"])?;
+        Ok(())
+    }
+
+    /// Kills `service` with SIGKILL and waits until PID 1 calls it ready again and the API server answers. Returns how
+    /// long that took.
+    pub fn kill(&self, service: &str) -> Result<Duration, KillError> {
+        let program = match service {
+            "network" | "log" | "store" | "cluster" | "proxy" => format!("keelson-{service}"),
+            other => other.to_owned(),
+        };
+        let before = restarts(&find(&services(self.node)?, service));
+        let kubectl = self.node.kubectl();
+        let kill = || kubectl.run(&["exec", "killer", "--", "/workload", "kill", &program]);
+        let killed = Instant::now();
+        let mut said = kill();
+        wait::until(&format!("{service} to be back"), DEADLINE, || {
+            let record = find(&services(self.node).map_err(|error| error.to_string())?, service);
+            let restarted = restarts(&record) > before;
+            if restarted && text_at(&record, "/state") == "ready" {
+                return Ok(());
+            }
+            // The connection may go through what was killed, so only the service's own record says whether it was; and
+            // through what was killed before, which may not take connections yet.
+            if !restarted && said.is_err() {
+                said = kill();
+            }
+            Err(format!("{record}; the kill said {said:?}"))
+        })?;
+        wait::until("the API server to answer", DEADLINE, || {
+            kubectl.run(&["get", "--raw", "/readyz"]).map_err(|error| error.to_string())
+        })?;
+        Ok(killed.elapsed())
+    }
+}
+
+fn text_of(value: Option<&Value>) -> String {
+    value.map_or_else(|| "nothing".to_owned(), Value::to_string)
+}
+
+fn find(services: &[Value], name: &str) -> Value {
+    services.iter().find(|service| text_at(service, "/name") == name).cloned().unwrap_or_default()
+}
+
+fn restarts(service: &Value) -> u64 {
+    service.get("restarts").and_then(Value::as_u64).unwrap_or_default()
+}
+
+/// Everything that PID 1 supervises, as keelctl prints it.
+pub fn services(node: &Node) -> Result<Vec<Value>, KillError> {
+    let list: Value = serde_json::from_str(&node.keelctl(&["services", "-o", "json"])?).map_err(KillError::Services)?;
+    Ok(array_at(&list, "/services").to_vec())
+}
+
+/// Each running pod's name, UID and restart count.
+pub fn running_pods(node: &Node) -> Result<Vec<String>, KillError> {
+    let pods = node.kubectl().json(&["get", "pods", "-A"])?;
+    let running = array_at(&pods, "/items").iter().filter(|pod| text_at(pod, "/status/phase") == "Running");
+    let mut all: Vec<String> = running
+        .map(|pod| {
+            let count = pod.pointer("/status/containerStatuses/0/restartCount").and_then(Value::as_u64);
+            let (name, uid) = (text_at(pod, "/metadata/name"), text_at(pod, "/metadata/uid"));
+            format!("{name} {uid} {}", count.unwrap_or_default())
+        })
+        .collect();
+    all.sort();
+    Ok(all)
+}
