@@ -157,6 +157,8 @@ pub struct Hardware {
     /// Disks in order, each as QEMU's `file=` has it.
     pub disks: Vec<Disk>,
     pub network: Network,
+    #[serde(default)]
+    pub card: Card,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,11 +167,64 @@ pub struct Disk {
     pub read_only: bool,
     /// The serial number that the guest sees.
     pub serial: String,
+    #[serde(default)]
+    pub bus: Bus,
+}
+
+/// What a disk is attached to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Bus {
+    #[default]
+    Virtio,
+    Nvme,
+    /// SATA, on the AHCI controller that the machine type has.
+    Ahci,
+    /// The paravirtual SCSI controller of vSphere.
+    Pvscsi,
+}
+
+impl Bus {
+    /// `-device` options for the disk of number `index`: a controller, if the bus needs one, and the disk.
+    fn devices(self, index: usize, serial: &str) -> Vec<String> {
+        match self {
+            Self::Virtio => vec![format!("virtio-blk-pci,drive=disk{index},serial={serial}")],
+            Self::Nvme => vec![format!("nvme,drive=disk{index},serial={serial}")],
+            Self::Ahci => vec![format!("ide-hd,drive=disk{index},serial={serial},bus=ide.{index}")],
+            Self::Pvscsi => vec![
+                format!("pvscsi,id=scsi{index}"),
+                format!("scsi-hd,drive=disk{index},serial={serial},bus=scsi{index}.0"),
+            ],
+        }
+    }
+}
+
+/// A network card, by QEMU's name for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Card {
+    #[default]
+    Virtio,
+    E1000e,
+    /// Not in QEMU 7.2, Debian 12's own.
+    Igb,
+    Vmxnet3,
+}
+
+impl Card {
+    fn device(self) -> &'static str {
+        match self {
+            Self::Virtio => "virtio-net-pci",
+            Self::E1000e => "e1000e",
+            Self::Igb => "igb",
+            Self::Vmxnet3 => "vmxnet3",
+        }
+    }
 }
 
 impl Disk {
     pub fn from_file(path: &Path, serial: &str) -> Self {
-        Self { file: path.display().to_string(), read_only: false, serial: serial.to_owned() }
+        Self { file: path.display().to_string(), read_only: false, serial: serial.to_owned(), bus: Bus::default() }
     }
 
     pub fn read_only(path: &Path, serial: &str) -> Self {
@@ -306,7 +361,9 @@ fn arguments(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> 
         let read_only = if disk.read_only { "on" } else { "off" };
         let file = comma_doubled(&disk.file);
         option("-drive", format!("if=none,id=disk{index},format=raw,readonly={read_only},file={file}"));
-        option("-device", format!("virtio-blk-pci,drive=disk{index},serial={}", disk.serial));
+        for device in disk.bus.devices(index, &disk.serial) {
+            option("-device", device);
+        }
     }
     let user = |ports: Ports| {
         let Ports { kubernetes, cluster } = ports;
@@ -318,7 +375,7 @@ fn arguments(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> 
         Network::Silent => ("hubport,id=net,hubid=0".to_owned(), String::new()),
     };
     option("-netdev", network);
-    option("-device", format!("virtio-net-pci,netdev=net{mac}"));
+    option("-device", format!("{},netdev=net{mac}", hardware.card.device()));
     if let Network::Segment { segment, .. } = hardware.network {
         let group = SocketAddr::from((SEGMENT_GROUP, segment.port));
         option("-netdev", format!("socket,id=segment,mcast={group},localaddr=127.0.0.1"));
@@ -361,6 +418,7 @@ mod tests {
             fw_cfg: vec![],
             disks: vec![],
             network: Network::User(Ports { kubernetes: 1000, cluster: 1001 }),
+            card: Card::default(),
         };
         let words = arguments(&hardware, Accelerator::Tcg, &Folder("folder".into()));
         let network = words.iter().find(|word| word.starts_with("user,")).unwrap();

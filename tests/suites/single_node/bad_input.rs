@@ -1,11 +1,12 @@
-//! What a node was told wrongly: it names the source and the field, and holds where one can see it.
+//! What a node was told wrongly: it names the source and the field, and holds where one can see it. And what it finds that is
+//! as it should be, on hardware of other makes.
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
 use std::time::Duration;
 
 use keelson_vm::machine::{Machine, create_disk};
-use keelson_vm::qemu::{Disk, Hardware, Network, Ports};
+use keelson_vm::qemu::{Bus, Card, Disk, Hardware, Network, Ports};
 use libtest_mimic::{Failed, Trial};
 
 use crate::shared::{Outcome, build, ensure, trial};
@@ -21,6 +22,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_machine_without_a_disk_says_so", no_disk),
         trial("a_disk_with_foreign_data_is_never_written_to", foreign_disk),
         trial("without_a_dhcp_answer_it_keeps_asking_and_says_so", no_dhcp_answer),
+        trial("nvme_and_e1000e_are_found", || found(Bus::Nvme, Card::E1000e, "nvme0n1")),
+        trial("sata_and_igb_are_found", || found(Bus::Ahci, Card::Igb, "sda")),
+        trial("pvscsi_and_vmxnet3_are_found", || found(Bus::Pvscsi, Card::Vmxnet3, "sda")),
     ]
 }
 
@@ -46,6 +50,7 @@ fn expect_on_console(
         fw_cfg: vec![],
         disks: vec![Disk::from_file(&disk, "test")],
         network: Network::User(Ports::free()?),
+        card: Card::default(),
     };
     change(&mut hardware, &folder)?;
     let mut machine = Machine::create(&folder, hardware, build.speed)?;
@@ -123,4 +128,16 @@ fn no_dhcp_answer() -> Outcome {
         Ok(())
     };
     expect_on_console("no-dhcp", change, &["no DHCP answer"]).map(drop)
+}
+
+/// STATE and DATA are made on the disk, and the link has an address.
+fn found(bus: Bus, card: Card, disk: &str) -> Outcome {
+    let change = |hardware: &mut Hardware, _: &Path| {
+        hardware.card = card;
+        hardware.disks.iter_mut().for_each(|disk| disk.bus = bus);
+        Ok(())
+    };
+    let made = format!("made on the blank disk {disk}");
+    let name = format!("{bus:?}-{card:?}").to_lowercase();
+    expect_on_console(&name, change, &[made.as_str(), "node address 10.0.2.15"]).map(drop)
 }

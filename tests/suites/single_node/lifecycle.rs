@@ -9,7 +9,7 @@ use keelson_vm::kubectl::condition_holds;
 use keelson_vm::machine::{Machine, create_disk};
 use keelson_vm::nbd::PowerCutDisk;
 use keelson_vm::node::{Forward, Node};
-use keelson_vm::qemu::{Disk, Hardware, Network, Ports};
+use keelson_vm::qemu::{Card, Disk, Hardware, Network, Ports};
 use keelson_vm::wait;
 use keelson_vm::writer::Writer;
 use libtest_mimic::{Failed, Trial};
@@ -57,7 +57,7 @@ fn create_machine(build: &Build, folder: &Path) -> Result<Machine, Failed> {
     let disk = power_cut_disk(folder)?;
     let images = image_disk(folder, std::slice::from_ref(&build.image.workload))?;
     let operator_key = build.tools.generate_key(&Node::operator_key(folder))?;
-    let mut disks = vec![Disk { file: disk.qemu_file(), read_only: false, serial: "keelson".to_owned() }];
+    let mut disks = vec![Disk { file: disk.qemu_file(), ..Disk::from_file(Path::new(""), "keelson") }];
     disks.extend(images);
     let hardware = Hardware {
         processors: 2,
@@ -71,6 +71,7 @@ fn create_machine(build: &Build, folder: &Path) -> Result<Machine, Failed> {
         fw_cfg: vec![],
         disks,
         network: Network::User(Ports::free()?),
+        card: Card::default(),
     };
     Ok(Machine::create(folder, hardware, build.speed)?)
 }

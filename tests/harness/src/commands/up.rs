@@ -7,7 +7,7 @@ use crate::build::{BuildError, Image};
 use crate::machine::{self, Machine, MachineError};
 use crate::node::{Node, NodeError, Tools};
 use crate::project::{self, Project, ProjectError};
-use crate::qemu::{Disk, Hardware, Network, Ports, QemuError, Speed};
+use crate::qemu::{Card, Disk, Hardware, Network, Ports, QemuError, Speed};
 use crate::report::Report;
 
 use super::{Up, cluster};
@@ -121,6 +121,7 @@ pub(super) fn new_hardware(options: &Up, folder: &Path, image: &Image, tools: &T
         fw_cfg: vec![],
         disks: vec![Disk::from_file(&disk, "keelson")],
         network: Network::User(Ports::free()?),
+        card: Card::default(),
     })
 }
 
