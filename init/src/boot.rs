@@ -9,7 +9,7 @@
 use std::time::Duration;
 
 use keelson_config::NodeConfig;
-use keelson_job::BootRecord;
+use keelson_job::{BootRecord, Cause, Progress};
 use keelson_sys::watchdog::Watchdog;
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +17,7 @@ use crate::console::Console;
 use crate::recovery::{Failure, Rule};
 use crate::root::handover;
 
+pub(crate) mod history;
 pub(crate) mod job;
 pub(crate) mod mounts;
 pub(crate) mod phases;
@@ -29,6 +30,8 @@ pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 #[derive(Debug)]
 pub(crate) struct Boot {
     pub(crate) facts: Facts,
+    /// What the boot's record says so far.
+    pub(crate) progress: Progress,
     /// Armed already, if the machine has one. To be fed from the event loop, at [`WATCHDOG_INTERVAL`](phases::watchdog::INTERVAL).
     pub(crate) watchdog: Option<Watchdog>,
 }
@@ -43,8 +46,8 @@ pub(crate) struct Facts {
     pub(crate) in_memory: bool,
     /// The boots of this STATE before this one, the last one last.
     pub(crate) history: Vec<BootRecord>,
-    /// The number of this boot of this STATE.
-    pub(crate) number: u64,
+    /// This boot's record, as it was begun.
+    pub(crate) present: BootRecord,
     /// Where the time went, in order.
     pub(crate) timeline: Vec<Span>,
 }
@@ -61,6 +64,7 @@ pub(crate) struct Span {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) action: Action,
+    pub(crate) cause: Cause,
     /// Kept in STATE's boot history and shown after the next boot.
     pub(crate) reason: String,
 }
@@ -84,7 +88,7 @@ impl Action {
 pub(crate) fn run(console: &mut Console) -> Result<Boot, Failure> {
     let mut machine = phases::Machine::new(handover::receive(std::env::args().skip(1)));
     for phase in phases::PHASES {
-        phases::run(phase, &mut machine, console)?;
+        phases::run(phase, &mut machine, console).map_err(|failure| failure.with(machine.progress()))?;
     }
     machine.into_boot().ok_or_else(|| Failure::new("boot", Rule::Fatal, "a phase left nothing behind"))
 }

@@ -2,7 +2,7 @@
 //!
 //! Any of these steps may block for ever (a dead disk, a network file system without a server). The machine ends all the same:
 //! the enforcer's thread (`shutdown`) was armed when the shutdown was asked for, and its deadline covers what is done here. The
-//! watchdog, if there is one, is behind it; it is never disarmed, and no longer fed from here on.
+//! watchdog, if there is one, is behind it: it is never disarmed, and fed between the steps but in none of them.
 
 use std::path::Path;
 use std::thread;
@@ -19,6 +19,8 @@ use crate::signals;
 
 /// How long processes outside any service get after SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
+/// How many processes are named that do not end.
+const LEFT_MAX: usize = 8;
 /// Stack of PID 1's helper threads: they call the kernel and little else. Locked memory, so not more than needed.
 pub(crate) const THREAD_STACK_BYTES: usize = 64 * 1024;
 const SUBJECT: &str = "shutdown";
@@ -33,12 +35,16 @@ impl From<Action> for power::End {
 }
 
 /// Ends the machine. Services have stopped, or could not be stopped.
-pub(crate) fn end(console: &mut Console, boot: &Boot, verdict: &Verdict) -> ! {
+pub(crate) fn end(console: &mut Console, boot: &mut Boot, verdict: &Verdict) -> ! {
     console.info(SUBJECT, format_args!("{}: {}", verdict.action.words(), verdict.reason));
+    feed(boot);
     record(console, boot, verdict);
     kill_everything(console);
+    feed(boot);
     unmount_everything(console);
+    feed(boot);
     rustix::fs::sync();
+    feed(boot);
     console.info(SUBJECT, verdict.action.words());
     console.flush();
     let error = power::end(verdict.action.into());
@@ -49,32 +55,31 @@ pub(crate) fn end(console: &mut Console, boot: &Boot, verdict: &Verdict) -> ! {
     }
 }
 
-fn record(console: &mut Console, boot: &Boot, verdict: &Verdict) {
-    let record = BootEnd {
-        at: clock::wall().as_secs(),
-        action: verdict.action.words().to_owned(),
-        reason: verdict.reason.clone(),
-        phase: boot.facts.timeline.last().map(|span| span.name.clone()).unwrap_or_default(),
-        phases: boot
-            .facts
-            .timeline
-            .iter()
-            .map(|span| (span.name.clone(), milliseconds(span.start), milliseconds(span.length)))
-            .collect(),
-    };
-    if let Err(error) = job::run::<()>(console, &Request::CloseState { record }) {
-        console.warn(SUBJECT, format_args!("the boot's record was not kept: {}", crate::recovery::chain(&error)));
+/// Each step gets the watchdog's whole timeout.
+fn feed(boot: &mut Boot) {
+    if let Some(watchdog) = &mut boot.watchdog {
+        let _ = watchdog.feed();
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+fn record(console: &mut Console, boot: &mut Boot, verdict: &Verdict) {
+    let end = BootEnd {
+        at: clock::wall().as_secs(),
+        action: verdict.action.words().to_owned(),
+        reason: verdict.reason.clone(),
+        cause: verdict.cause,
+    };
+    let request = Request::CloseState { progress: boot.progress_now(), end };
+    if let Err(error) = job::run::<()>(console, &request) {
+        console.warn(SUBJECT, format_args!("the boot's record was not kept: {}", crate::recovery::chain(&error)));
+    }
 }
 
 /// Services are in their cgroups and gone; this is for whatever escaped.
 fn kill_everything(console: &mut Console) {
     if process::kill_everything() && signals::reap_until_alone(KILL_LIMIT) {
-        console.warn(SUBJECT, "some processes did not end; they wait for a device");
+        let left = keelson_init::process::others(Path::new("/proc"), LEFT_MAX).join("; ");
+        console.warn(SUBJECT, format_args!("killed, but still there: {left}"));
     }
 }
 

@@ -17,6 +17,7 @@ mod supervise;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
+use boot::Boot;
 use console::Console;
 use recovery::{Failure, Rule};
 
@@ -27,24 +28,32 @@ fn main() -> ExitCode {
     signals::block_all();
     let mut console = Console::default();
     recovery::report_panics();
-    let outcome = catch_unwind(AssertUnwindSafe(|| live(&mut console)));
+    let mut boot = None;
+    let outcome = catch_unwind(AssertUnwindSafe(|| live(&mut console, &mut boot)));
     let failure = match outcome {
         Ok(failure) => failure,
         Err(_) => Failure::panicked(),
     };
-    recovery::recover(&mut console, &failure)
+    let failure = match &mut boot {
+        Some(boot) => failure.with(boot.progress_now()),
+        None => failure,
+    };
+    // An armed watchdog must be fed even by a machine that holds.
+    let watchdog = boot.and_then(|boot| boot.watchdog);
+    recovery::recover(&mut console, &failure, watchdog)
 }
 
-/// Returns only what cannot be helped.
-fn live(console: &mut Console) -> Failure {
+/// Returns only what cannot be helped. What a finished boot left is kept outside, so that the end can use it after a panic.
+fn live(console: &mut Console, boot: &mut Option<Boot>) -> Failure {
     if root::in_initramfs() {
         return root::enter(console);
     }
-    match boot::run(console) {
-        Ok(mut boot) => match supervise::run(console, &mut boot) {
-            Ok(verdict) => finish::end(console, &boot, &verdict),
-            Err(error) => Failure::new("services", Rule::Fatal, error),
-        },
-        Err(failure) => failure,
+    let boot = match boot::run(console) {
+        Ok(finished) => boot.insert(finished),
+        Err(failure) => return failure,
+    };
+    match supervise::run(console, boot) {
+        Ok(verdict) => finish::end(console, boot, &verdict),
+        Err(error) => Failure::new("services", Rule::Fatal, error),
     }
 }

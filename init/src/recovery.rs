@@ -3,17 +3,23 @@
 //! It says on the console and in the kernel's log what is wrong, gives the disks a bounded time to take what is in memory,
 //! and then either reboots or holds. Which of the two is decided by the failure's [`Rule`] and by the kernel's own policy: a
 //! machine with `panic=N` reboots N seconds after a failure that a reboot may cure; what only a person can cure holds, because
-//! rebooting into the same fault for ever helps nobody and hides the message.
+//! rebooting into the same fault for ever helps nobody and hides the message. For the same reason a machine holds that has
+//! failed by itself in its last boots already. Once STATE is there, the boot history keeps the reason.
 //!
 //! A holding machine still reaps, still obeys ctrl-alt-del, and repeats its message for whoever connects to the console later.
 
 use std::error::Error;
-use std::sync::mpsc;
+use std::sync::{OnceLock, mpsc};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use keelson_job::{BootEnd, Cause, Progress};
+use keelson_sys::clock;
 use keelson_sys::power::{self, End};
+use keelson_sys::watchdog::Watchdog;
 
+use crate::boot::history::FAILED_BOOTS_MAX;
+use crate::boot::job;
 use crate::console::Console;
 use crate::signals::{self, Request};
 
@@ -21,6 +27,8 @@ use crate::signals::{self, Request};
 const SYNC_LIMIT: Duration = Duration::from_secs(10);
 /// How often a holding machine says why it holds.
 const REMINDER_INTERVAL: Duration = Duration::from_mins(1);
+/// How often a holding machine feeds its watchdog: well within any timeout.
+const FEEDING_INTERVAL: Duration = Duration::from_secs(10);
 /// The name under which recovery speaks.
 const SUBJECT: &str = "recovery";
 
@@ -42,11 +50,30 @@ pub(crate) struct Failure {
     pub(crate) phase: &'static str,
     pub(crate) rule: Rule,
     pub(crate) error: Box<dyn Error + Send + Sync>,
+    /// For the boot's record.
+    progress: Box<Progress>,
+}
+
+/// Set once STATE is mounted and this boot has a record in it: how many boots before this one failed in a row.
+static FAILED_BEFORE: OnceLock<u32> = OnceLock::new();
+
+/// From here on a failure is kept in the boot history.
+pub(crate) fn state_is_open(failed_before: u32) {
+    // A boot opens it once.
+    let _ = FAILED_BEFORE.set(failed_before);
+}
+
+pub(crate) fn failed_before() -> u32 {
+    FAILED_BEFORE.get().copied().unwrap_or_default()
 }
 
 impl Failure {
     pub(crate) fn new(phase: &'static str, rule: Rule, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { phase, rule, error: error.into() }
+        Self { phase, rule, error: error.into(), progress: Box::default() }
+    }
+
+    pub(crate) fn with(self, progress: Progress) -> Self {
+        Self { progress: Box::new(progress), ..self }
     }
 
     /// The panic's own words are in the kernel's log already.
@@ -78,21 +105,37 @@ pub(crate) fn report_panics() {
 }
 
 /// Ends the machine, or waits for a person who does.
-pub(crate) fn recover(console: &mut Console, failure: &Failure) -> ! {
+pub(crate) fn recover(console: &mut Console, failure: &Failure, watchdog: Option<Watchdog>) -> ! {
+    let mut watchdog = watchdog;
     if console.is_closed() {
         console.open();
     }
     report(console, failure);
+    let patience = patience(failure.rule, kernel_panic_seconds(), failed_before());
+    keep(console, failure, patience.is_some());
     sync_bounded(console);
-    match patience(failure.rule, kernel_panic_seconds()) {
-        Some(delay) => {
-            console.error(SUBJECT, format_args!("rebooting in {} s", delay.as_secs()));
-            wait_for_person(delay);
-            power::end(End::Reboot);
-            // Only a kernel that cannot reboot comes here: hold.
-            hold(console, failure)
-        }
-        None => hold(console, failure),
+    if let Some(delay) = patience {
+        console.error(SUBJECT, format_args!("rebooting in {} s", delay.as_secs()));
+        wait_for_person(delay, &mut watchdog);
+        power::end(End::Reboot);
+        // Only a kernel that cannot reboot comes here: hold.
+    } else if failed_before() + 1 >= FAILED_BOOTS_MAX {
+        console.error(SUBJECT, format_args!("this is failed boot {} in a row", failed_before() + 1));
+    }
+    hold(console, failure, watchdog)
+}
+
+/// Keeps the reason for the next boot, if there is a STATE to keep it on.
+fn keep(console: &mut Console, failure: &Failure, reboots: bool) {
+    if FAILED_BEFORE.get().is_none() {
+        return;
+    }
+    let action = if reboots { "reboot" } else { "hold" }.to_owned();
+    let reason = format!("{}: {}", failure.phase, chain(&*failure.error)).replace('\n', "; ");
+    let end = BootEnd { at: clock::wall().as_secs(), action, reason, cause: Cause::Failure };
+    let request = keelson_job::Request::CloseState { progress: (*failure.progress).clone(), end };
+    if let Err(error) = job::run::<()>(console, &request) {
+        console.warn(SUBJECT, format_args!("the boot's record was not kept: {}", chain(&error)));
     }
 }
 
@@ -100,26 +143,35 @@ fn report(console: &mut Console, failure: &Failure) {
     console.error(failure.phase, chain(&*failure.error));
 }
 
-fn hold(console: &mut Console, failure: &Failure) -> ! {
+fn hold(console: &mut Console, failure: &Failure, mut watchdog: Option<Watchdog>) -> ! {
     loop {
         console.error(SUBJECT, "this machine holds until the above is corrected; ctrl-alt-del reboots it");
-        wait_for_person(REMINDER_INTERVAL);
+        wait_for_person(REMINDER_INTERVAL, &mut watchdog);
         report(console, failure);
     }
 }
 
 /// Reaps for so long, unless ctrl-alt-del or the like says to end sooner.
-fn wait_for_person(limit: Duration) {
-    match signals::wait_for_request(limit) {
-        Some(Request::Reboot) => drop(power::end(End::Reboot)),
-        Some(Request::PowerOff) => drop(power::end(End::PowerOff)),
-        None => {}
+fn wait_for_person(limit: Duration, watchdog: &mut Option<Watchdog>) {
+    let deadline = Instant::now() + limit;
+    loop {
+        if let Some(watchdog) = watchdog {
+            let _ = watchdog.feed();
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        match signals::wait_for_request(left.min(FEEDING_INTERVAL)) {
+            Some(Request::Reboot) => drop(power::end(End::Reboot)),
+            Some(Request::PowerOff) => drop(power::end(End::PowerOff)),
+            None if left <= FEEDING_INTERVAL => return,
+            None => {}
+        }
     }
 }
 
 /// How long to wait before a reboot; `None` is for ever.
-fn patience(rule: Rule, kernel_panic_seconds: i64) -> Option<Duration> {
+fn patience(rule: Rule, kernel_panic_seconds: i64, failed_before: u32) -> Option<Duration> {
     match rule {
+        Rule::Fatal if failed_before + 1 >= FAILED_BOOTS_MAX => None,
         Rule::Hold | Rule::Degrade => None,
         Rule::Fatal => match kernel_panic_seconds {
             0 => None,
@@ -155,14 +207,20 @@ mod tests {
 
     #[test]
     fn what_only_a_person_can_cure_holds_whatever_the_kernel_would_do() {
-        assert_eq!(patience(Rule::Hold, 10), None);
+        assert_eq!(patience(Rule::Hold, 10, 0), None);
     }
 
     #[test]
     fn fatal_failure_follows_the_kernels_panic_policy() {
-        assert_eq!(patience(Rule::Fatal, 10), Some(Duration::from_secs(10)));
-        assert_eq!(patience(Rule::Fatal, -1), Some(Duration::ZERO));
-        assert_eq!(patience(Rule::Fatal, 0), None);
+        assert_eq!(patience(Rule::Fatal, 10, 0), Some(Duration::from_secs(10)));
+        assert_eq!(patience(Rule::Fatal, -1, 0), Some(Duration::ZERO));
+        assert_eq!(patience(Rule::Fatal, 0, 0), None);
+    }
+
+    #[test]
+    fn machine_that_failed_in_its_last_boots_already_holds() {
+        assert!(patience(Rule::Fatal, 10, FAILED_BOOTS_MAX - 2).is_some());
+        assert_eq!(patience(Rule::Fatal, 10, FAILED_BOOTS_MAX - 1), None);
     }
 
     #[test]

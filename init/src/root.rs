@@ -4,8 +4,8 @@
 //! moves the mounts that exist over to it, makes it `/`, empties the initramfs (which is memory) and executes itself from
 //! there. `pivot_root(2)` does not work on the initramfs, so this is `MS_MOVE` and chroot, as in `switch_root(8)`.
 //!
-//! The form of the root is a [`RootSource`]. Today there is one: the image as a file inside the initramfs. A root on a disk,
-//! and dm-verity under either, add a variant each and change nothing else here.
+//! The form of the root is a [`RootSource`]: the image as a file inside the initramfs, or a partition that the kernel verifies by
+//! the root hash on its command line. Disks are searched and set up by keelson-exec, which the initramfs has too.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -14,11 +14,12 @@ use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::{Path, PathBuf};
 
+use keelson_job::{CommandLine, Request, Root};
 use keelson_sys::mount::{self, MountFlags};
 use keelson_sys::{clock, loopback, memfd, process};
 use thiserror::Error;
 
-use crate::boot::{Span, mounts};
+use crate::boot::{Span, job, mounts};
 use crate::console::Console;
 use crate::recovery::{Failure, Rule};
 
@@ -42,8 +43,10 @@ const TMPFS_MAGIC: u64 = 0x0102_1994;
 enum RootError {
     #[error("cannot mount what the first stage needs")]
     Mounts(#[from] mounts::MountError),
+    #[error("cannot read the kernel command line")]
+    CommandLine(#[source] io::Error),
     #[error("there is no root: the initramfs has no {IMAGE}")]
-    NoRoot,
+    Find(#[source] job::JobError),
     #[error("cannot open {IMAGE}")]
     Open(#[source] io::Error),
     #[error("cannot bind {IMAGE} to a loop device")]
@@ -67,6 +70,8 @@ enum RootError {
 enum RootSource {
     /// An erofs image in the initramfs, read through a loop device. It stays in memory, compressed as it is.
     ImageFile(File),
+    /// A device that the kernel verifies, as it is read.
+    Verified(PathBuf),
 }
 
 /// Whether this process still has the initramfs as its root.
@@ -91,7 +96,7 @@ fn try_enter(console: &mut Console) -> Result<Infallible, RootError> {
     console.open();
     console.info("root", format_args!("Keelson {}", env!("CARGO_PKG_VERSION")));
 
-    let source = find()?;
+    let source = find(console)?;
     let new_root = Path::new(NEW_ROOT);
     mount_root(&source, new_root)?;
     fs::metadata(new_root.join(INIT.trim_start_matches('/'))).map_err(RootError::NoInit)?;
@@ -115,21 +120,35 @@ fn try_enter(console: &mut Console) -> Result<Infallible, RootError> {
 }
 
 /// Looks for the root in the order in which the forms are preferred.
-fn find() -> Result<RootSource, RootError> {
+fn find(console: &mut Console) -> Result<RootSource, RootError> {
     match File::open(IMAGE) {
-        Ok(file) => Ok(RootSource::ImageFile(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Err(RootError::NoRoot),
-        Err(error) => Err(RootError::Open(error)),
+        Ok(file) => return Ok(RootSource::ImageFile(file)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        Err(error) => return Err(RootError::Open(error)),
     }
+    let command_line = fs::read("/proc/cmdline").map_err(RootError::CommandLine)?;
+    let request = Request::Root { command_line: CommandLine(command_line) };
+    let root: Root = job::run_in_first_stage(console, &request).map_err(RootError::Find)?;
+    console.info("root", format_args!("{} is verified as it is read", root.found_on.display()));
+    Ok(RootSource::Verified(root.device))
 }
 
 fn mount_root(source: &RootSource, target: &Path) -> Result<(), RootError> {
-    let RootSource::ImageFile(file) = source;
-    let device = loopback::attach_read_only(file).map_err(RootError::Loop)?;
+    match source {
+        RootSource::ImageFile(file) => {
+            // Open until it is mounted: the last close unbinds it.
+            let device = loopback::attach_read_only(file).map_err(RootError::Loop)?;
+            mount_device(&device.path, target)
+        }
+        RootSource::Verified(device) => mount_device(device, target),
+    }
+}
+
+fn mount_device(device: &Path, target: &Path) -> Result<(), RootError> {
+    let failed = |source| RootError::Mount { device: device.to_owned(), source };
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
-    fs::create_dir_all(target).map_err(|source| RootError::Mount { device: device.path.clone(), source })?;
-    mount::mount(&device.path.to_string_lossy(), target, "erofs", flags, "")
-        .map_err(|source| RootError::Mount { device: device.path.clone(), source })
+    fs::create_dir_all(target).map_err(failed)?;
+    mount::mount(&device.to_string_lossy(), target, "erofs", flags, "").map_err(failed)
 }
 
 /// Executes this program from the root, with the time spent so far in a memfd that its argument names.

@@ -87,4 +87,15 @@ mod tests {
             assert_eq!(spec.no_new_privs, !makes_containers, "{}", spec.name);
         }
     }
+
+    /// A runaway in one service takes neither the others' process numbers nor their memory.
+    #[test]
+    fn every_one_is_bounded_in_processes_and_protected_in_memory() {
+        for spec in all(true).unwrap() {
+            assert!(spec.limits.pids_max.is_some(), "{}", spec.name);
+            let protected = spec.limits.memory_min_bytes.or(spec.limits.memory_low_bytes);
+            assert!(protected.is_some_and(|bytes| bytes > 0), "{}", spec.name);
+            assert!(spec.limits.oom_score_adj.is_some_and(|adjustment| adjustment <= -900), "{}", spec.name);
+        }
+    }
 }

@@ -7,17 +7,20 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use keelson_config::Role;
-use keelson_control::{BootRecord, InvalidServiceName, ServiceName, ShutdownKind};
+use keelson_control::{InvalidServiceName, ServiceName, ShutdownKind};
 use keelson_init::services;
 use keelson_init::shutdown::Enforcer;
-use keelson_init::supervisor::{self, Cgroups, Host, Paths, Setup, Severity, SupervisorError};
+use keelson_init::supervisor::{self, Cgroups, Host, Note, Paths, Setup, Severity, SupervisorError};
+use keelson_job::Cause;
 use keelson_sys::{clock, power};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
+use crate::boot::history::{self, FAILED_BOOTS_MAX, Keeper};
 use crate::boot::phases::watchdog;
 use crate::boot::{Action, Boot, CGROUP_ROOT, Verdict};
 use crate::console::{self, Console};
+use crate::recovery;
 
 #[derive(Debug, Error)]
 pub(crate) enum SuperviseError {
@@ -33,9 +36,10 @@ pub(crate) enum SuperviseError {
 
 /// Supervises until the machine is to end.
 pub(crate) fn run(console: &mut Console, boot: &mut Boot) -> Result<Verdict, SuperviseError> {
+    boot.reached_services();
     let setup = setup(boot)?;
     console.info("services", greeting(boot));
-    let mut machine = Machine { console, boot, fed_at: Duration::ZERO };
+    let mut machine = Machine { console, boot, fed_at: Duration::ZERO, keeper: Keeper::default() };
     let verdict = supervisor::run(&mut machine, setup).map_err(SuperviseError::Supervisor)?;
     if !verdict.left.is_empty() {
         let left: Vec<&str> = verdict.left.iter().map(ServiceName::as_str).collect();
@@ -45,13 +49,14 @@ pub(crate) fn run(console: &mut Console, boot: &mut Boot) -> Result<Verdict, Sup
         ShutdownKind::Reboot => Action::Reboot,
         ShutdownKind::PowerOff => Action::PowerOff,
     };
-    Ok(Verdict { action, reason: verdict.reason })
+    let cause = if verdict.escalated { Cause::Ladder } else { Cause::Asked };
+    Ok(Verdict { action, cause, reason: verdict.reason })
 }
 
 fn greeting(boot: &Boot) -> String {
     let facts = &boot.facts;
     let memory = if facts.in_memory { ", nothing outlives it" } else { "" };
-    format!("{}, boot {}{memory}: starting services", facts.hostname, facts.number)
+    format!("{}, boot {}{memory}: starting services", facts.hostname, facts.present.number)
 }
 
 fn setup(boot: &Boot) -> Result<Setup, SuperviseError> {
@@ -79,8 +84,9 @@ fn setup(boot: &Boot) -> Result<Setup, SuperviseError> {
         },
         kernel_log: rustix::fs::open("/dev/kmsg", flags, Mode::empty()).ok(),
         owner: 0,
+        may_reboot: recovery::failed_before() + 1 < FAILED_BOOTS_MAX,
         seed: seed(),
-        boots: boots(boot),
+        boots: history::shown(boot),
         enforcer: Some(enforcer),
         power_buttons: true,
     })
@@ -99,29 +105,12 @@ fn seed() -> u64 {
     RandomState::new().build_hasher().finish()
 }
 
-fn boots(boot: &Boot) -> Vec<BootRecord> {
-    let present = BootRecord {
-        boot_id: fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default().trim().to_owned(),
-        version: fs::read_to_string("/usr/share/keelson/version").unwrap_or_default().trim().to_owned(),
-        started_unix_seconds: clock::wall().saturating_sub(clock::since_boot()).as_secs(),
-        good: false,
-        ended: None,
-    };
-    let history = boot.facts.history.iter().map(|record| BootRecord {
-        boot_id: String::new(),
-        version: record.version.clone(),
-        started_unix_seconds: record.booted_at,
-        good: false,
-        ended: record.end.as_ref().map(|end| format!("{}: {}", end.action, end.reason)),
-    });
-    history.chain([present]).collect()
-}
-
 /// What the supervisor may use of the rest of PID 1.
 struct Machine<'a> {
     console: &'a mut Console,
     boot: &'a mut Boot,
     fed_at: Duration,
+    keeper: Keeper,
 }
 
 impl Host for Machine<'_> {
@@ -134,10 +123,14 @@ impl Host for Machine<'_> {
         self.console.say(severity, subject, message);
     }
 
-    fn beat(&mut self) {
+    fn beat(&mut self, keeps_time: bool) {
         self.console.flush();
         let now = clock::since_boot();
-        if now.saturating_sub(self.fed_at) < watchdog::INTERVAL {
+        if let Err(error) = self.keeper.beat(self.boot, now) {
+            self.console.warn("state", format_args!("the boot's record was not kept: {}", recovery::chain(&error)));
+        }
+        // A dead man's switch: who does not do what is due is not alive, whatever else still turns.
+        if !keeps_time || now.saturating_sub(self.fed_at) < watchdog::INTERVAL {
             return;
         }
         self.fed_at = now;
@@ -145,5 +138,13 @@ impl Host for Machine<'_> {
             // A device that does not take it resets the machine, which is its business.
             let _ = watchdog.feed();
         }
+    }
+
+    fn note(&mut self, note: Note) {
+        match note {
+            Note::MarkedGood => self.boot.progress.good = true,
+            Note::Ending { kind, reason } => self.boot.progress.ending = Some(format!("{kind}: {reason}")),
+        }
+        self.keeper.news();
     }
 }

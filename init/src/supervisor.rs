@@ -28,8 +28,23 @@ pub trait Host {
     /// A line for a person.
     fn say(&mut self, severity: Severity, subject: &str, message: &dyn fmt::Display);
 
-    /// Called about once a second for as long as the loop runs: a sign of life for the watchdog.
-    fn beat(&mut self);
+    /// Called about once a second for as long as the loop runs: a sign of life for the watchdog. `keeps_time`: the core does
+    /// what is due when it is due.
+    fn beat(&mut self, keeps_time: bool);
+
+    /// Something for the boot history.
+    fn note(&mut self, note: Note);
+}
+
+/// What the boot history is told while the machine runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Note {
+    MarkedGood,
+    /// An end was asked for, and is under way.
+    Ending {
+        kind: ShutdownKind,
+        reason: String,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -52,6 +67,8 @@ pub struct Setup {
     pub kernel_log: Option<OwnedFd>,
     /// Who may use the control socket: root.
     pub owner: u32,
+    /// Whether the machine may be rebooted for a service that keeps failing. Not if that has been tried often enough.
+    pub may_reboot: bool,
     /// Makes the jitter of restarts differ from machine to machine.
     pub seed: u64,
     /// The boot history, the present one last.
@@ -80,6 +97,8 @@ pub struct Paths {
 pub struct Verdict {
     pub kind: ShutdownKind,
     pub reason: String,
+    /// The supervisor's own wish: a service kept failing.
+    pub escalated: bool,
     /// Services that could not be stopped.
     pub left: Vec<ServiceName>,
 }

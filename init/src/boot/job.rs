@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use keelson_job::{Fault, PROGRAM, REQUEST_FD, RESULT_FD, Request};
+use keelson_job::{Fault, PROGRAM, PROGRAM_OF_FIRST_STAGE, REQUEST_FD, RESULT_FD, Request};
 use keelson_sys::memfd;
 use keelson_sys::process::{self, Child, Command, Exit};
 use serde::de::DeserializeOwned;
@@ -36,6 +36,9 @@ pub(crate) enum JobError {
     TimedOut { job: &'static str, limit: Duration },
     #[error("{PROGRAM} {job} ended with {exit} and left no answer")]
     NoAnswer { job: &'static str, exit: Exit },
+    /// Somebody else reaped it.
+    #[error("{PROGRAM} {job} ended and left no answer")]
+    Died { job: &'static str },
     #[error("cannot read the answer of {PROGRAM} {job}")]
     Answer { job: &'static str, source: io::Error },
     /// The job did its work and says no; its message is for a person and stands for itself.
@@ -46,6 +49,11 @@ pub(crate) enum JobError {
 /// Runs one job to its end or its deadline.
 pub(crate) fn run<T: DeserializeOwned>(console: &mut Console, request: &Request) -> Result<T, JobError> {
     run_program(console, PROGRAM, request, request.deadline())
+}
+
+/// The same before there is a root.
+pub(crate) fn run_in_first_stage<T: DeserializeOwned>(console: &mut Console, request: &Request) -> Result<T, JobError> {
+    run_program(console, PROGRAM_OF_FIRST_STAGE, request, request.deadline())
 }
 
 fn run_program<T: DeserializeOwned>(
@@ -62,13 +70,7 @@ fn run_program<T: DeserializeOwned>(
         let _ = child.wait(KILL_LIMIT);
         return Err(JobError::TimedOut { job, limit });
     };
-    let answer = read_answer(&mut result).map_err(|source| JobError::Answer { job, source })?;
-    if answer.is_empty() {
-        return Err(JobError::NoAnswer { job, exit });
-    }
-    let answer: Result<T, Fault> =
-        serde_json::from_slice(&answer).map_err(|error| JobError::Answer { job, source: error.into() })?;
-    answer.map_err(|fault| JobError::Refused { message: fault.message })
+    read_result(&mut result, job, Some(exit))
 }
 
 fn start(program: &str, request: &Request) -> Result<(Child, File), JobError> {
@@ -115,6 +117,40 @@ fn wait(console: &mut Console, child: &Child, job: &'static str, limit: Duration
             );
         }
     }
+}
+
+/// A job that nobody waits for. For jobs without a report, started from the event loop.
+#[derive(Debug)]
+pub(crate) struct Background {
+    job: &'static str,
+    child: Child,
+    result: File,
+}
+
+impl Background {
+    pub(crate) fn start(request: &Request) -> Result<Self, JobError> {
+        let (child, result) = start(PROGRAM, request)?;
+        Ok(Self { job: request.name(), child, result })
+    }
+
+    /// `None` while it is at work. It is reaped by whoever reaps orphans.
+    pub(crate) fn answer(&mut self) -> Option<Result<(), JobError>> {
+        match self.child.has_ended() {
+            Ok(false) => None,
+            Ok(true) => Some(read_result(&mut self.result, self.job, None)),
+            Err(source) => Some(Err(JobError::Wait { job: self.job, source })),
+        }
+    }
+}
+
+fn read_result<T: DeserializeOwned>(result: &mut File, job: &'static str, exit: Option<Exit>) -> Result<T, JobError> {
+    let answer = read_answer(result).map_err(|source| JobError::Answer { job, source })?;
+    if answer.is_empty() {
+        return Err(exit.map_or(JobError::Died { job }, |exit| JobError::NoAnswer { job, exit }));
+    }
+    let answer: Result<T, Fault> =
+        serde_json::from_slice(&answer).map_err(|error| JobError::Answer { job, source: error.into() })?;
+    answer.map_err(|fault| JobError::Refused { message: fault.message })
 }
 
 fn read_answer(result: &mut File) -> io::Result<Vec<u8>> {

@@ -6,11 +6,11 @@
 use std::error::Error;
 
 use keelson_config::{NodeConfig, Secrets};
-use keelson_job::{CommandLine, State};
+use keelson_job::{CommandLine, Progress, State};
 use keelson_sys::clock;
 use keelson_sys::watchdog::Watchdog;
 
-use crate::boot::{Boot, Facts, Span};
+use crate::boot::{Boot, Facts, Span, history};
 use crate::console::Console;
 use crate::recovery::{self, Failure, Rule};
 
@@ -76,6 +76,8 @@ pub(crate) struct Machine {
     state: Option<State>,
     hostname: Option<String>,
     watchdog: Option<Watchdog>,
+    /// What the watchdog says of the boot before this one.
+    watchdog_verdict: Option<String>,
 }
 
 impl Machine {
@@ -88,6 +90,7 @@ impl Machine {
             state: None,
             hostname: None,
             watchdog: None,
+            watchdog_verdict: None,
         }
     }
 
@@ -101,16 +104,22 @@ impl Machine {
     }
 
     pub(crate) fn into_boot(self) -> Option<Boot> {
+        let progress = self.progress();
         let state = self.state?;
         let facts = Facts {
             node: self.node?,
             hostname: self.hostname?,
             in_memory: self.in_memory,
             history: state.history,
-            number: state.boot,
+            present: state.present,
             timeline: self.timeline,
         };
-        Some(Boot { facts, watchdog: self.watchdog })
+        Some(Boot { facts, progress, watchdog: self.watchdog })
+    }
+
+    /// For the boot's record.
+    pub(crate) fn progress(&self) -> Progress {
+        Progress { watchdog: self.watchdog_verdict.clone(), ..history::progress(&self.timeline) }
     }
 }
 
@@ -144,7 +153,7 @@ pub(crate) fn run(phase: &Phase, machine: &mut Machine, console: &mut Console) -
             console.warn(phase.name, format_args!("{}; going on without", recovery::chain(&*error)));
             Ok(())
         }
-        Err(error) => Err(Failure { phase: phase.name, rule: phase.rule, error }),
+        Err(error) => Err(Failure::new(phase.name, phase.rule, error)),
     }
 }
 

@@ -1,15 +1,20 @@
 //! keelson-cluster: identity, members, certificates, the operator's API. Root, because it gives files to the accounts of
 //! others, but with nothing of root's power beyond that.
 
-use keelson_control::{Capabilities, Capability, InvalidServiceName, Limits, ServiceName, ServiceSpec};
+use keelson_control::{
+    Capabilities, Capability, InvalidServiceName, Limits, PersistentFailure, ServiceName, ServiceSpec,
+};
 
 use super::{CLUSTER, CONTAINERD, LOG, MIB, NETWORK, STORE, names};
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
+        on_persistent_failure: PersistentFailure::Reboot,
         capabilities: Capabilities::only([Capability::Chown, Capability::DacOverride, Capability::Fowner]),
         limits: Limits {
             memory_low_bytes: Some(64 * MIB),
+            // Threads count too: those of its runtime, and of blocking work, of which tokio starts 512 at most.
+            pids_max: Some(1024),
             nofile: Some(65_536),
             oom_score_adj: Some(-950),
             ..Limits::default()

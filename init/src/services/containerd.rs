@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use keelson_control::{Capabilities, Condition, InvalidServiceName, Limits, Readiness, ServiceName, ServiceSpec};
+use keelson_control::{
+    Capabilities, Condition, InvalidServiceName, Limits, PersistentFailure, Readiness, ServiceName, ServiceSpec,
+};
 
 use super::{CONTAINERD, LOG, MIB, NETWORK, names};
 
@@ -10,6 +12,7 @@ const CONFIG: &str = "/run/keelson/containerd/config.toml";
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
+        on_persistent_failure: PersistentFailure::Reboot,
         arguments: vec![format!("--config={CONFIG}")],
         // It runs its shim and runc by name.
         environment: [("PATH".to_owned(), "/usr/bin".to_owned())].into(),
@@ -20,6 +23,8 @@ pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
         no_new_privs: false,
         limits: Limits {
             memory_low_bytes: Some(64 * MIB),
+            // A thread for each blocked system call, and runc for each container that starts; shims are elsewhere.
+            pids_max: Some(16_384),
             nofile: Some(1_048_576),
             oom_score_adj: Some(-999),
             ..Limits::default()

@@ -1,11 +1,12 @@
 //! keelson-log: everybody's output. No privileges; what it reads is handed to it.
 
-use keelson_control::{Account, InvalidServiceName, Limits, Readiness, ServiceName, ServiceSpec};
+use keelson_control::{Account, InvalidServiceName, Limits, PersistentFailure, Readiness, ServiceName, ServiceSpec};
 
 use super::{LOG, MIB, account};
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
+        on_persistent_failure: PersistentFailure::Reboot,
         readiness: Readiness::Notify,
         account: Account::id(account::LOG),
         limits: Limits {

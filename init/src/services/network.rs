@@ -2,13 +2,15 @@
 //! and four capabilities.
 
 use keelson_control::{
-    Account, Capabilities, Capability, InvalidServiceName, Limits, Readiness, ServiceName, ServiceSpec,
+    Account, Capabilities, Capability, InvalidServiceName, Limits, PersistentFailure, Readiness, ServiceName,
+    ServiceSpec,
 };
 
 use super::{LOG, MIB, NETWORK, account, names};
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
+        on_persistent_failure: PersistentFailure::Reboot,
         // It is ready with the node's first address, which may never come: it goes on asking.
         readiness: Readiness::Notify,
         timeout_start_seconds: 0,

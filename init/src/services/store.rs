@@ -2,7 +2,9 @@
 
 use std::path::PathBuf;
 
-use keelson_control::{Account, Condition, InvalidServiceName, Limits, Readiness, ServiceName, ServiceSpec};
+use keelson_control::{
+    Account, Condition, InvalidServiceName, Limits, PersistentFailure, Readiness, ServiceName, ServiceSpec,
+};
 
 use super::{LOG, MIB, NETWORK, STORE, account, names};
 
@@ -10,6 +12,7 @@ const CONFIG: &str = "/run/keelson/store/config.json";
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
+        on_persistent_failure: PersistentFailure::Reboot,
         arguments: vec![format!("--config-file={CONFIG}")],
         conditions: vec![Condition::FileExists(PathBuf::from(CONFIG))],
         readiness: Readiness::Notify,
@@ -18,6 +21,7 @@ pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
             memory_min_bytes: Some(64 * MIB),
             // Everything waits for a commit.
             cpu_weight: Some(500),
+            pids_max: Some(1024),
             nofile: Some(65_536),
             oom_score_adj: Some(-950),
             ..Limits::default()

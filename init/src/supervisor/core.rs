@@ -50,7 +50,7 @@ mod status;
 pub use command::{Change, Command, Event, InhibitorId, Run, StopCause};
 pub use shutdown::{INHIBIT_MAX, SHUTDOWN_MAX};
 
-use restart::{Jitter, Verdict};
+use restart::{Jitter, Rung, Verdict};
 use service::{Service, State};
 use shutdown::Shutdown;
 
@@ -80,6 +80,9 @@ pub struct Core {
     jitter: Jitter,
     next_run: u64,
     shutdown: Shutdown,
+    may_reboot: bool,
+    /// The shutdown is the ladder's.
+    escalated: bool,
 }
 
 impl Core {
@@ -94,7 +97,15 @@ impl Core {
             jitter: Jitter::new(seed),
             next_run: 1,
             shutdown: Shutdown::default(),
+            may_reboot: true,
+            escalated: false,
         }
+    }
+
+    /// Whether the ladder's last rung may be a reboot.
+    #[must_use]
+    pub fn may_reboot(self, may_reboot: bool) -> Self {
+        Self { may_reboot, ..self }
     }
 
     /// The one entry: every transition happens in here.
@@ -155,6 +166,11 @@ impl Core {
         apply::difference(&self.services, set)
     }
 
+    /// Whether the shutdown that is under way is the ladder's own.
+    pub fn has_escalated(&self) -> bool {
+        self.escalated
+    }
+
     pub fn shutting_down(&self) -> Option<ShutdownKind> {
         self.shutdown.kind()
     }
@@ -177,7 +193,7 @@ impl Core {
             }
             State::Stopping { .. } | State::Waiting { .. } => {}
             State::Stopped | State::Backoff { .. } | State::Done | State::Failed { .. } => {
-                service.failures = 0;
+                service.forgive();
                 service.wait(step.now);
             }
         }
@@ -202,7 +218,7 @@ impl Core {
             }
             State::Waiting { .. } => {}
             State::Stopped | State::Backoff { .. } | State::Done | State::Failed { .. } => {
-                service.failures = 0;
+                service.forgive();
                 service.wait(step.now);
             }
         }
@@ -297,7 +313,35 @@ impl Core {
                 step.changed(name, Change::Done);
             }
             Verdict::GiveUp { reason } => service.give_up(reason, None, step),
-            Verdict::Failure { reason } => service.fail(reason, &mut self.jitter, step),
+            Verdict::Failure { reason } => {
+                let rung = service.fail(reason.clone(), self.may_reboot, &mut self.jitter, step);
+                self.climb(name, rung, &reason, step);
+            }
+        }
+    }
+
+    /// What a rung means for others than the service itself.
+    fn climb(&mut self, name: &ServiceName, rung: Rung, reason: &str, step: &mut Step) {
+        match rung {
+            Rung::RestartDependants { .. } => self.restart_dependants(name),
+            Rung::Reboot { .. } if self.shutdown.kind().is_none() => {
+                self.escalated = true;
+                self.shut_down(ShutdownKind::Reboot, format!("{name} keeps failing: it {reason}"), step);
+            }
+            Rung::Restart { .. } | Rung::GiveUp { .. } | Rung::Reboot { .. } | Rung::NotAgain { .. } => {}
+        }
+    }
+
+    /// Those that wait for it to be ready, and run on from its last life. Stopping them restarts them: they are wanted.
+    fn restart_dependants(&mut self, name: &ServiceName) {
+        for service in self.services.values_mut() {
+            let depends =
+                service.spec.conditions.iter().any(|it| matches!(it, Condition::ServiceReady(on) if on == name));
+            let runs = matches!(service.state, State::Starting { .. } | State::Ready { .. });
+            if depends && runs && service.stop_cause.is_none() {
+                let reason = format!("{name}, on which it depends, keeps failing");
+                service.stop_cause = Some(StopCause::Restart { reason });
+            }
         }
     }
 

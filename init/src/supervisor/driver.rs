@@ -43,6 +43,10 @@ use statuses::Statuses;
 /// How often what has no event of its own is looked at: full pipes, watchdog, the terminals' backlog.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
+/// A deadline of the core that is missed by so much, although the loop turns, means that the core does not do its work:
+/// nothing then vouches for the services. Far longer than a busy emulated machine ever takes for a turn.
+const LATE_MAX: Duration = Duration::from_secs(30);
+
 /// While processes are awaited that were killed, how often their cgroup is looked at, should an event be missing.
 const EMPTY_CHECK: Duration = Duration::from_millis(50);
 
@@ -139,7 +143,7 @@ impl<'h> Driver<'h> {
         let buttons = if setup.power_buttons { Buttons::open(&poller) } else { Buttons::default() };
         Ok(Self {
             host,
-            core: Core::new(setup.services, setup.seed, now),
+            core: Core::new(setup.services, setup.seed, now).may_reboot(setup.may_reboot),
             events: VecDeque::from([Event::Tick]),
             children: Children::new(&setup.paths),
             console_file: ConsoleFile::new(setup.paths.console.clone()),
@@ -245,7 +249,8 @@ impl<'h> Driver<'h> {
             self.logs.send_pending();
             self.relieve_pipes(now);
             self.show_console_file();
-            self.host.beat();
+            let keeps_time = self.core.next_deadline().is_none_or(|deadline| now < deadline + LATE_MAX);
+            self.host.beat(keeps_time);
         }
     }
 
@@ -266,7 +271,7 @@ impl<'h> Driver<'h> {
                 self.begin_shutdown(kind, reason, &inhibitors, inhibitors_deadline);
             }
             Command::ShutdownComplete { kind, reason, left } => {
-                self.verdict = Some(Verdict { kind, reason, left });
+                self.verdict = Some(Verdict { kind, reason, escalated: self.core.has_escalated(), left });
             }
         }
     }

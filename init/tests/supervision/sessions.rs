@@ -60,7 +60,7 @@ impl Containment for Sessions {
         Ok(self.members(service).is_empty())
     }
 
-    fn process_names(&self, _: &ServiceName) -> Vec<String> {
+    fn processes(&self, _: &ServiceName) -> Vec<String> {
         Vec::new()
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keelson_control::{ServiceName, ServiceSpec};
-use keelson_init::supervisor::{self, Cgroups, Containment, Host, Paths, Setup, Severity};
+use keelson_init::supervisor::{self, Cgroups, Containment, Host, Note, Paths, Setup, Severity};
 
 use crate::sessions::Sessions;
 
@@ -25,7 +25,11 @@ impl Host for Terminal {
         println!("{severity:?} {subject}: {message}");
     }
 
-    fn beat(&mut self) {}
+    fn beat(&mut self, _: bool) {}
+
+    fn note(&mut self, note: Note) {
+        println!("note: {note:?}");
+    }
 }
 
 pub(crate) fn main(kind: &str, directory: &Path) -> ExitCode {
@@ -45,6 +49,7 @@ pub(crate) fn main(kind: &str, directory: &Path) -> ExitCode {
         },
         kernel_log: None,
         owner: rustix::process::geteuid().as_raw(),
+        may_reboot: true,
         seed: 1,
         boots: Vec::new(),
         enforcer: None,

@@ -12,6 +12,8 @@ pub struct BootList {
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Boot {
+    /// From 1, one more each boot of this node's STATE.
+    pub number: u64,
     /// The kernel's random id of the boot.
     pub id: String,
     /// The image's version.
@@ -25,4 +27,17 @@ pub struct Boot {
     /// cut, crash).
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
+    /// When it ended; of a boot that ended without a word, when it was last known to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_at: Option<String>,
+    /// The last phase of the boot that was reached; `services` is the last there is.
+    pub phase: String,
+    /// How long it ran, as far as it is known.
+    pub up_seconds: u64,
+    /// From the kernel's start to the start of services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services_started_after_milliseconds: Option<u64>,
+    /// What the kernel saved of its last messages when it died.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_messages: Vec<String>,
 }

@@ -30,8 +30,8 @@ pub use client::{Client, ClientError, Events, Inhibitor};
 pub use message::{Applied, ErrorKind, Event, Packet, Request, Response, ShutdownKind, VersionRange};
 pub use set::{InvalidSet, ServiceSet, SetProblem};
 pub use spec::{
-    Account, Capabilities, Capability, Condition, InvalidServiceName, Limits, Readiness, RestartPolicy, ServiceKind,
-    ServiceName, ServiceSpec,
+    Account, Capabilities, Capability, Condition, InvalidServiceName, Limits, PersistentFailure, Readiness,
+    RestartPolicy, ServiceKind, ServiceName, ServiceSpec,
 };
 pub use status::{BootRecord, Desired, ExitReason, LastExit, ServiceState, ServiceStatus, SupervisorStatus};
 

@@ -37,6 +37,9 @@ pub struct ServiceSpec {
     pub readiness: Readiness,
     #[serde(default)]
     pub restart: RestartPolicy,
+    /// What is done when restarting it again and again does not help.
+    #[serde(default)]
+    pub on_persistent_failure: PersistentFailure,
     /// From start to readiness (or, for a one-shot, to its end); past it the process is stopped and counts as failed.
     /// 0 is no limit, for a service whose readiness depends on the world around the node.
     #[serde(default = "default_timeout_start_seconds")]
@@ -74,6 +77,7 @@ impl ServiceSpec {
             conditions: Vec::new(),
             readiness: Readiness::Started,
             restart: RestartPolicy::Always,
+            on_persistent_failure: PersistentFailure::Retry,
             timeout_start_seconds: default_timeout_start_seconds(),
             timeout_stop_seconds: default_timeout_stop_seconds(),
             stop_before: Vec::new(),
@@ -166,6 +170,18 @@ pub enum RestartPolicy {
     /// Unless it ended with status 0.
     OnFailure,
     Never,
+}
+
+/// The end of the ladder, for a service that never ran stably through several rounds of restarts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum PersistentFailure {
+    /// Another round after a pause, for ever: its cause may lie outside the node.
+    #[default]
+    Retry,
+    /// The machine is rebooted in order, with the reason kept; not again if the boots before ended so too. For what the
+    /// node is nothing without, and whose causes a reboot may cure.
+    Reboot,
 }
 
 /// The default is root, without supplementary groups.

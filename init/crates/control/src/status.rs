@@ -136,9 +136,11 @@ fn signal_name(signal: i32) -> Option<&'static str> {
 }
 
 /// One boot, as the boot history remembers it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BootRecord {
+    /// From 1, one more each boot of this STATE.
+    pub number: u64,
     /// `/proc/sys/kernel/random/boot_id`
     pub boot_id: String,
     /// Version of the image.
@@ -147,9 +149,25 @@ pub struct BootRecord {
     pub started_unix_seconds: u64,
     /// Whether `mark-boot-good` was received.
     pub good: bool,
-    /// How it ended; unknown for the present one and after a power cut.
+    /// How it ended, as far as it is known. Absent for the present one, and if nothing tells more than that it ended
+    /// without an ordered shutdown.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ended: Option<String>,
+    /// When it ended; of a boot that ended without a word, when it was last known to run.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ended_unix_seconds: Option<u64>,
+    /// The last phase that was reached; `services` is the last there is.
+    #[serde(default)]
+    pub phase: String,
+    /// How long it ran, as far as it is known.
+    #[serde(default)]
+    pub up_seconds: u64,
+    /// How long it took from the kernel's start to the start of services.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub services_started_after_milliseconds: Option<u64>,
+    /// What the kernel saved of its last messages when it died.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub last_messages: Vec<String>,
 }
 
 #[cfg(test)]

@@ -15,18 +15,20 @@ use keelson_sys::block;
 use thiserror::Error;
 
 use crate::config::{self, ConfigurationError};
+use crate::root::{RootError, RootHash};
 
 mod attach;
-mod gpt;
-mod inventory;
+mod grow;
+mod install;
+pub(crate) mod inventory;
 mod layout;
 mod make;
 mod select;
 mod signature;
-mod wait;
+pub(crate) mod wait;
 
-use gpt::{DATA_TYPE, STATE_TYPE};
 use inventory::{Disk, Places, human};
+use keelson_gpt::{self as gpt, DATA_TYPE, STATE_TYPE, Table};
 use select::{Decision, NoDecision, Seen, Standing};
 use signature::Content;
 
@@ -52,6 +54,10 @@ pub(crate) enum DiskError {
     NoDecision(#[from] NoDecision),
     #[error("cannot make STATE and DATA on {disk}")]
     Make { disk: String, source: make::MakeError },
+    #[error(transparent)]
+    Root(#[from] RootError),
+    #[error("cannot make STATE and DATA behind the image on {disk}")]
+    Install { disk: String, source: install::InstallError },
     #[error("cannot repair the partition table of {disk}")]
     Repair { disk: String, source: io::Error },
     #[error("cannot read {disk}")]
@@ -70,6 +76,7 @@ pub(crate) enum DiskError {
 
 /// Brings STATE and DATA about, as the sources say.
 pub(crate) fn run(command_line: Vec<u8>) -> Result<Disks, DiskError> {
+    let boot = Boot(RootHash::find(&command_line)?);
     let inputs = config::inputs(command_line)?;
     let places = Places::default();
     let disks = match state_selection(&inputs)? {
@@ -87,7 +94,7 @@ pub(crate) fn run(command_line: Vec<u8>) -> Result<Disks, DiskError> {
             let summary = format!("STATE on {}, DATA on {}", state.display(), data.display());
             Disks { summary, in_memory: false, notes: attach::check_and_mount(&state, &label, &data)? }
         }
-        StateSelection::Auto => find_or_make(&inputs, &places)?,
+        StateSelection::Auto => find_or_make(&inputs, &places, boot)?,
     };
     layout::lay_out()?;
     Ok(disks)
@@ -128,42 +135,59 @@ fn volume_labelled(places: &Places, label: &str) -> Option<PathBuf> {
     })
 }
 
-fn find_or_make(inputs: &Inputs, places: &Places) -> Result<Disks, DiskError> {
-    let (disks, decision) = decide(places)?;
+/// The root that this machine was booted from, if it lies on a disk: that disk is ours, whatever else is on it.
+#[derive(Debug, Clone, Copy)]
+struct Boot(Option<RootHash>);
+
+impl Boot {
+    fn is_on(self, table: &Table) -> bool {
+        self.0.is_some_and(|hash| table.find_unique(hash.root()).is_some())
+    }
+}
+
+fn find_or_make(inputs: &Inputs, places: &Places, boot: Boot) -> Result<Disks, DiskError> {
+    let (disks, decision) = decide(places, boot)?;
+    let install = matches!(decision, Decision::Install(_));
     let (name, made) = match decision {
         Decision::Use(name) => (name, None),
         Decision::Make(name) => (name, Some("made on the blank disk")),
         Decision::MakeAgain(name) => (name, Some("made again on the half-made disk")),
+        Decision::Install(name) => (name, Some("made behind the image on")),
     };
     let disk = disks.into_iter().find(|disk| disk.name == name).ok_or(NoDecision::NoDisk)?;
     if made.is_some() {
         // A node that is told nonsense must not take a disk first.
         resolve(inputs, &Remembered::default())?;
-        make::make(&disk, places).map_err(|source| DiskError::Make { disk: name.clone(), source })?;
+        if install {
+            install::install(&disk, places).map_err(|source| DiskError::Install { disk: name.clone(), source })?;
+        } else {
+            make::make(&disk, places).map_err(|source| DiskError::Make { disk: name.clone(), source })?;
+        }
     }
     let mut notes = Vec::new();
-    let (state, data) = volumes(&disk, places, &mut notes)?;
+    let (state, data) = volumes(&disk, places, boot, &mut notes)?;
     notes.extend(attach::check_and_mount(&state, make::STATE_LABEL, &data)?);
+    notes.extend(grow::file_system(&data));
     let how = made.unwrap_or("on");
     Ok(Disks { summary: format!("STATE and DATA {how} {name} ({})", human(disk.bytes())), in_memory: false, notes })
 }
 
 /// Looks until there is an answer that waiting would not change.
-fn decide(places: &Places) -> Result<(Vec<Disk>, Decision), NoDecision> {
+fn decide(places: &Places, boot: Boot) -> Result<(Vec<Disk>, Decision), NoDecision> {
     let start = Instant::now();
     let mut quiet_since = start;
     let mut disks = inventory::disks(places);
-    let mut decision = judge(&disks, places);
+    let mut decision = judge(&disks, places, boot);
     let settled = wait::until(LATE_DISK_LIMIT, || {
         let now = inventory::disks(places);
         if now != disks {
             quiet_since = Instant::now();
             disks = now;
-            decision = judge(&disks, places);
+            decision = judge(&disks, places, boot);
         }
         let quiet = quiet_since.elapsed() >= SETTLE;
         match &decision {
-            Ok(Decision::Use(_)) => Some(()),
+            Ok(Decision::Use(_) | Decision::Install(_)) => Some(()),
             Ok(Decision::Make(_) | Decision::MakeAgain(_))
             | Err(NoDecision::SeveralBlank { .. } | NoDecision::SeveralOurs { .. }) => quiet.then_some(()),
             // A disk may come late.
@@ -174,40 +198,52 @@ fn decide(places: &Places) -> Result<(Vec<Disk>, Decision), NoDecision> {
     decision.map(|decision| (disks, decision))
 }
 
-fn judge(disks: &[Disk], places: &Places) -> Result<Decision, NoDecision> {
+fn judge(disks: &[Disk], places: &Places, boot: Boot) -> Result<Decision, NoDecision> {
     // What can be pulled out is not even opened: a drive without a disc takes its time to say so.
     let seen: Vec<_> = disks
         .iter()
         .filter(|disk| !disk.removable)
-        .map(|disk| Seen { name: disk.name.clone(), size: human(disk.bytes()), standing: standing(disk, places) })
+        .map(|disk| {
+            let (standing, boots) = standing(disk, places, boot);
+            Seen { name: disk.name.clone(), size: human(disk.bytes()), standing, boots }
+        })
         .collect();
     select::select(&seen, &human(make::MINIMUM_BYTES))
 }
 
-fn standing(disk: &Disk, places: &Places) -> Standing {
-    read_standing(disk, places).unwrap_or_else(|error| Standing::Unusable(format!("cannot be read: {error}")))
+/// What the disk is, and whether this machine was booted from it.
+fn standing(disk: &Disk, places: &Places, boot: Boot) -> (Standing, bool) {
+    let unusable = |error| (Standing::Unusable(format!("cannot be read: {error}")), false);
+    read_standing(disk, places, boot).unwrap_or_else(unusable)
 }
 
-fn read_standing(disk: &Disk, places: &Places) -> io::Result<Standing> {
+fn read_standing(disk: &Disk, places: &Places, boot: Boot) -> io::Result<(Standing, bool)> {
     let device = disk.open(places)?;
-    if let Some(found) = gpt::read(&device, disk.geometry)? {
+    let found = gpt::read(&device, disk.geometry)?;
+    let boots = found.as_ref().is_some_and(|found| boot.is_on(&found.table));
+    match found {
+        Some(found) if found.table.is_complete() => Ok((Standing::Ours, boots)),
+        _ if boots => Ok((Standing::Image, true)),
+        found => Ok((standing_of_others(disk, &device, found)?, false)),
+    }
+}
+
+fn standing_of_others(disk: &Disk, device: &File, found: Option<gpt::Found>) -> io::Result<Standing> {
+    if let Some(found) = found {
         let table = &found.table;
-        if table.is_complete() {
-            return Ok(Standing::Ours);
-        }
         let is_ours = |kind| kind == STATE_TYPE || kind == DATA_TYPE;
         let mut partitions = table.partitions.iter().flatten();
         if table.find(STATE_TYPE).is_some() && partitions.all(|partition| is_ours(partition.kind)) {
             return Ok(Standing::HalfMade);
         }
     }
-    if gpt::is_claimed(&device)? {
+    if gpt::is_claimed(device)? {
         return Ok(Standing::HalfMade);
     }
-    if signature::labelled(&device)?.is_some_and(|found| is_images(&found.label, found.file_system)) {
+    if signature::labelled(device)?.is_some_and(|found| is_images(&found.label, found.file_system)) {
         return Ok(Standing::Images);
     }
-    Ok(match signature::inspect(&device, disk.bytes())? {
+    Ok(match signature::inspect(device, disk.bytes())? {
         Content::Something(found) => Standing::Foreign(found),
         Content::Blank if disk.read_only => Standing::Unusable("read-only".to_owned()),
         Content::Blank if disk.bytes() < make::MINIMUM_BYTES => Standing::TooSmall,
@@ -217,16 +253,25 @@ fn read_standing(disk: &Disk, places: &Places) -> io::Result<Standing> {
 
 /// The device files of STATE and DATA on our disk. Mends the table if one of its copies is damaged, and takes the claim away
 /// if a cut left it there.
-fn volumes(disk: &Disk, places: &Places, notes: &mut Vec<String>) -> Result<(PathBuf, PathBuf), DiskError> {
+fn volumes(disk: &Disk, places: &Places, boot: Boot, notes: &mut Vec<String>) -> Result<(PathBuf, PathBuf), DiskError> {
     let unread = |source| DiskError::Read { disk: disk.name.clone(), source };
     let unrepaired = |source| DiskError::Repair { disk: disk.name.clone(), source };
     let missing = |what| DiskError::NoPartition { disk: disk.name.clone(), what };
     let device = disk.open(places).map_err(unread)?;
-    let found = gpt::read(&device, disk.geometry).map_err(unread)?.ok_or_else(|| missing("STATE"))?;
+    let mut found = gpt::read(&device, disk.geometry).map_err(unread)?.ok_or_else(|| missing("STATE"))?;
+    let grown = grow::table(&found.table, disk.geometry);
     let claimed = gpt::is_claimed(&device).map_err(unread)?;
-    if found.needs_repair || claimed {
-        let writable = make::open_exclusively(&disk.path(places)).map_err(unrepaired)?;
-        if found.needs_repair {
+    if found.needs_repair || claimed || grown.is_some() {
+        let path = disk.path(places);
+        // The root in use is on it: nobody can have the disk for himself.
+        let opened = if boot.is_on(&found.table) { make::open_shared(&path) } else { make::open_exclusively(&path) };
+        let writable = opened.map_err(unrepaired)?;
+        if let Some(table) = grown {
+            gpt::write(&writable, disk.geometry, &table).map_err(unrepaired)?;
+            notes.push(format!("{} has grown to {}, and DATA with it", disk.name, human(disk.bytes())));
+            grow::announce(&writable, disk, &table).map_err(unrepaired)?;
+            found.table = table;
+        } else if found.needs_repair {
             gpt::write(&writable, disk.geometry, &found.table).map_err(unrepaired)?;
             notes.push(format!("one copy of the partition table of {} was damaged and was written anew", disk.name));
         }

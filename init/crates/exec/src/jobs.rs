@@ -10,7 +10,7 @@ use keelson_job::{Fault, REQUEST_FD, RESULT_FD, Request};
 use serde::Serialize;
 use thiserror::Error;
 
-use crate::{config, disk, state};
+use crate::{config, disk, root, state};
 
 #[derive(Debug, Error)]
 enum JobError {
@@ -24,11 +24,13 @@ enum JobError {
 /// this process.
 pub(crate) fn run() -> ExitCode {
     let answer = match read_request() {
+        Ok(Request::Root { command_line }) => encode(root::run(&command_line.0)),
         Ok(Request::Disks { command_line }) => encode(disk::run(command_line.0)),
         Ok(Request::OpenState { booted_at }) => encode(state::open(booted_at)),
         Ok(Request::Configuration { command_line, remembered }) => encode(config::run(command_line.0, &remembered)),
         Ok(Request::UserImages) => encode(disk::mount_user_images()),
-        Ok(Request::CloseState { record }) => encode(state::close(record)),
+        Ok(Request::KeepState { progress }) => encode(state::keep(progress)),
+        Ok(Request::CloseState { progress, end }) => encode(state::close(progress, end)),
         Err(error) => encode::<(), _>(Err(error)),
     };
     let written = answer.and_then(|answer| descriptor(RESULT_FD, true)?.write_all(&answer));

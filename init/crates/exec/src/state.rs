@@ -8,18 +8,22 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use keelson_config::{Remembered, Role};
-use keelson_job::{BootEnd, BootRecord, STATE, State};
+use keelson_job::{BootEnd, BootRecord, Progress, STATE, State};
 use keelson_sys::{clock, entropy};
 use serde::Deserialize;
 use thiserror::Error;
 
 use crate::durable::{self, DurableError};
 use crate::jobs::chain;
+use crate::root::RootHash;
 
 mod boots;
+mod evidence;
 
 const VERSION: &str = "/usr/share/keelson/version";
-const RANDOM: &str = "/dev/urandom";
+const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
+const PSTORE: &str = "/sys/fs/pstore";
+const KERNEL_LOG: &str = "/dev/kmsg";
 /// The version of keelson-cluster's identity file that is understood here.
 const IDENTITY_VERSION: u32 = 1;
 
@@ -45,17 +49,47 @@ pub(crate) enum StateError {
 
 /// Begins a boot: reads what is remembered, spends the seed, starts a record.
 pub(crate) fn open(booted_at: u64) -> Result<State, StateError> {
-    open_in(Path::new(STATE), booted_at, Path::new(RANDOM))
+    open_in(Path::new(STATE), booted_at, &Sources::default())
 }
 
-/// Ends a boot: completes its record and saves the clock.
-pub(crate) fn close(end: BootEnd) -> Result<(), StateError> {
-    let state = Path::new(STATE);
+/// In the middle of a boot: saves the clock and what is known of the boot so far.
+pub(crate) fn keep(progress: Progress) -> Result<(), StateError> {
+    keep_in(Path::new(STATE), progress)
+}
+
+fn keep_in(state: &Path, progress: Progress) -> Result<(), StateError> {
     save_clock(state)?;
-    boots::finish(state, end)
+    boots::update(state, |record| record.progress = progress)
 }
 
-fn open_in(state: &Path, booted_at: u64, random: &Path) -> Result<State, StateError> {
+/// Ends a boot: completes its record, saves the clock and the kernel's last messages.
+pub(crate) fn close(progress: Progress, end: BootEnd) -> Result<(), StateError> {
+    close_in(Path::new(STATE), progress, end, Path::new(KERNEL_LOG))
+}
+
+fn close_in(state: &Path, progress: Progress, end: BootEnd, kernel_log: &Path) -> Result<(), StateError> {
+    save_clock(state)?;
+    boots::update(state, |record| {
+        record.progress = progress;
+        record.end = Some(end);
+    })?;
+    evidence::keep_kernel_log(kernel_log, &boots::beside_latest(state, "kmsg"))
+}
+
+/// Where things are on a machine. Tests have them elsewhere.
+#[derive(Debug)]
+struct Sources<'a> {
+    random: &'a Path,
+    pstore: &'a Path,
+}
+
+impl Default for Sources<'_> {
+    fn default() -> Self {
+        Self { random: Path::new("/dev/urandom"), pstore: Path::new(PSTORE) }
+    }
+}
+
+fn open_in(state: &Path, booted_at: u64, sources: &Sources<'_>) -> Result<State, StateError> {
     let mut notes = Vec::new();
     // Refuses a STATE of a later release before anything in it is touched.
     let format = durable::read(&state.join("format"), "state")?;
@@ -63,10 +97,23 @@ fn open_in(state: &Path, booted_at: u64, random: &Path) -> Result<State, StateEr
     let remembered = remembered(state)?;
     let history = boots::history(state, &mut notes);
     let number = history.last().map_or(1, |record| record.number.saturating_add(1));
-    let version = fs::read_to_string(VERSION).unwrap_or_default().trim().to_owned();
-    boots::begin(state, &BootRecord { number, version, booted_at, end: None })?;
+    let command_line = fs::read("/proc/cmdline").unwrap_or_default();
+    let image = RootHash::find(&command_line).ok().flatten().map(|hash| hash.to_string()).unwrap_or_default();
+    let mut record = BootRecord {
+        number,
+        booted_at,
+        image,
+        version: word(VERSION),
+        boot_id: word(BOOT_ID),
+        ..BootRecord::default()
+    };
+    boots::begin(state, &record)?;
+    // What the last boot left behind is kept under its number, and only then taken out of the firmware's store.
+    record.before =
+        evidence::harvest(sources.pstore, &boots::beside(state, number.saturating_sub(1), "pstore"), &mut notes);
+    boots::write(state, &record)?;
     let saved_clock = worthless_if_damaged(durable::read(&state.join("clock"), "clock"), &mut notes);
-    spend_seed(state, random, &mut notes)?;
+    spend_seed(state, sources.random, &mut notes)?;
     if format.is_none() {
         durable::write(&state.join("format"), "state", b"")?;
     }
@@ -74,10 +121,15 @@ fn open_in(state: &Path, booted_at: u64, random: &Path) -> Result<State, StateEr
         machine_id,
         clock: saved_clock.and_then(|body| String::from_utf8(body).ok()?.trim().parse().ok()),
         history,
-        boot: number,
+        present: record,
         remembered,
         notes,
     })
+}
+
+/// A small file of one word; nothing if it cannot be read.
+fn word(path: &str) -> String {
+    fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
 /// machine-id(5): made once, random, with the version and variant bits of a UUID of version 4.
@@ -157,24 +209,34 @@ fn worthless_if_damaged(read: Result<Option<Vec<u8>>, DurableError>, notes: &mut
 
 #[cfg(test)]
 mod tests {
+    use keelson_job::Cause;
+
     use super::*;
 
     /// The pool cannot be credited by everyone, and must not be by a test: a plain file stands for it.
     fn open_here(state: &Path) -> Result<State, StateError> {
         let pool = tempfile::NamedTempFile::new().unwrap();
-        open_in(state, 1_767_225_600, pool.path())
+        open_in(state, 1_767_225_600, &Sources { random: pool.path(), pstore: Path::new("/nonexistent") })
+    }
+
+    fn end(cause: Cause) -> BootEnd {
+        BootEnd { at: 5, action: "reboot".to_owned(), reason: "asked".to_owned(), cause }
+    }
+
+    fn progress(phase: &str) -> Progress {
+        Progress { at: 4, up_milliseconds: 60_000, phase: phase.to_owned(), ..Progress::default() }
     }
 
     #[test]
     fn new_state_gets_a_machine_id_that_stays() {
         let state = tempfile::tempdir().unwrap();
         let first = open_here(state.path()).unwrap();
-        assert_eq!((first.boot, first.history.len()), (1, 0));
+        assert_eq!((first.present.number, first.history.len()), (1, 0));
         assert_eq!(first.machine_id.len(), 32);
         assert_eq!(first.machine_id.as_bytes()[12], b'4');
         let second = open_here(state.path()).unwrap();
         assert_eq!(second.machine_id, first.machine_id);
-        assert_eq!(second.boot, 2);
+        assert_eq!(second.present.number, 2);
     }
 
     #[test]
@@ -183,28 +245,49 @@ mod tests {
         open_here(state.path()).unwrap();
         let cut = open_here(state.path()).unwrap().history.pop().unwrap();
         assert_eq!((cut.number, cut.end), (1, None));
-        let end = BootEnd {
-            at: 5,
-            action: "reboot".to_owned(),
-            reason: "asked".to_owned(),
-            phase: "memory".to_owned(),
-            phases: Vec::new(),
-        };
-        boots::finish(state.path(), end.clone()).unwrap();
-        save_clock(state.path()).unwrap();
+        close_in(state.path(), progress("services"), end(Cause::Ladder), Path::new("/nonexistent")).unwrap_err();
         let next = open_here(state.path()).unwrap();
-        assert_eq!(next.history.last().unwrap().end, Some(end));
+        let closed = next.history.last().unwrap();
+        assert_eq!((&closed.end, &closed.progress), (&Some(end(Cause::Ladder)), &progress("services")));
         assert_eq!(next.history.len(), 2);
         assert!(next.clock.unwrap() > 1_767_225_600);
+    }
+
+    #[test]
+    fn boot_that_was_cut_shows_how_far_it_had_come() {
+        let state = tempfile::tempdir().unwrap();
+        open_here(state.path()).unwrap();
+        keep_in(state.path(), progress("disks")).unwrap();
+        keep_in(state.path(), progress("services")).unwrap();
+        let cut = open_here(state.path()).unwrap().history.pop().unwrap();
+        assert_eq!((cut.end, cut.progress), (None, progress("services")));
+        assert!(durable::read(&state.path().join("clock"), "clock").unwrap().is_some());
+    }
+
+    #[test]
+    fn panic_of_the_last_boot_is_told_by_the_next_and_kept_under_its_number() {
+        let state = tempfile::tempdir().unwrap();
+        open_here(state.path()).unwrap();
+        let pstore = tempfile::tempdir().unwrap();
+        fs::write(pstore.path().join("dmesg-efi_pstore-1"), "Panic#1 Part1\n<0>[ 9.1] Kernel panic - not syncing: x\n")
+            .unwrap();
+        let pool = tempfile::NamedTempFile::new().unwrap();
+        let opened = open_in(state.path(), 0, &Sources { random: pool.path(), pstore: pstore.path() }).unwrap();
+        assert_eq!(opened.present.before.last_messages, ["[ 9.1] Kernel panic - not syncing: x"]);
+        assert!(state.path().join("boots/00000001.pstore/dmesg-efi_pstore-1").exists());
+        assert_eq!(fs::read_dir(pstore.path()).unwrap().count(), 0);
+        let later = open_here(state.path()).unwrap();
+        assert_eq!(later.history.last().unwrap().before, opened.present.before);
     }
 
     #[test]
     fn seed_is_new_after_each_boot() {
         let state = tempfile::tempdir().unwrap();
         let pool = tempfile::NamedTempFile::new().unwrap();
-        open_in(state.path(), 0, pool.path()).unwrap();
+        let sources = Sources { random: pool.path(), pstore: Path::new("/nonexistent") };
+        open_in(state.path(), 0, &sources).unwrap();
         let first = durable::read(&state.path().join("seed"), "seed").unwrap().unwrap();
-        open_in(state.path(), 0, pool.path()).unwrap();
+        open_in(state.path(), 0, &sources).unwrap();
         assert_eq!(fs::read(pool.path()).unwrap(), first);
         assert_ne!(durable::read(&state.path().join("seed"), "seed").unwrap().unwrap(), first);
     }
@@ -218,7 +301,7 @@ mod tests {
         let opened = open_here(state.path()).unwrap();
         let damaged = opened.notes.iter().filter(|note| note.contains("is damaged"));
         assert_eq!(damaged.count(), 2, "{:?}", opened.notes);
-        assert_eq!(opened.boot, 2);
+        assert_eq!(opened.present.number, 2);
     }
 
     #[test]

@@ -10,11 +10,18 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use keelson_config::{NodeConfig, Remembered};
 use serde::{Deserialize, Serialize};
 
+mod boots;
+
+pub use boots::{BootEnd, BootRecord, Cause, Death, Progress};
+
+/// The program that does the jobs, in the initramfs.
+pub const PROGRAM_OF_FIRST_STAGE: &str = "/keelson-exec";
 /// The program that does the jobs.
 pub const PROGRAM: &str = "/usr/bin/keelson-exec";
 /// Where the job writes its answer.
@@ -33,6 +40,9 @@ pub const USER_IMAGES: &str = "/run/keelson/user-images";
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Request {
+    /// In the first stage: finds the root that the kernel command line names by its hash, and has the kernel verify it.
+    /// Answered by [`Root`].
+    Root { command_line: CommandLine },
     /// Finds or makes STATE and DATA, checks and mounts them, and lays out what services expect there. Which disk it is to be
     /// is the one question that the sources answer before STATE can. Answered by [`Disks`].
     Disks { command_line: CommandLine },
@@ -41,8 +51,11 @@ pub enum Request {
     /// Reads the kernel command line, SMBIOS and `fw_cfg`; what STATE remembers goes before them. Answered by
     /// [`Configuration`].
     Configuration { command_line: CommandLine, remembered: Remembered },
-    /// Saves the clock and completes this boot's record. Answered by `()`.
-    CloseState { record: BootEnd },
+    /// Saves the clock and brings this boot's record up to date. Sent every few minutes, and when there is news. Answered by
+    /// `()`.
+    KeepState { progress: Progress },
+    /// The same for the last time, with how the boot ended and the kernel's last messages. Answered by `()`.
+    CloseState { progress: Progress, end: BootEnd },
     /// Finds and mounts the user's disk of images. Answered by [`UserImages`].
     UserImages,
 }
@@ -62,9 +75,11 @@ impl Request {
     /// The job's name: its first argument, and what messages call it.
     pub fn name(&self) -> &'static str {
         match self {
+            Self::Root { .. } => "root",
             Self::Disks { .. } => "disks",
             Self::OpenState { .. } => "open-state",
             Self::Configuration { .. } => "configuration",
+            Self::KeepState { .. } => "keep-state",
             Self::CloseState { .. } => "close-state",
             Self::UserImages => "user-images",
         }
@@ -77,7 +92,9 @@ impl Request {
             Self::Configuration { .. } | Self::UserImages | Self::OpenState { .. } => 60,
             // e2fsck of a large DATA after a crash is what takes time.
             Self::Disks { .. } => 1800,
-            Self::CloseState { .. } => 10,
+            // A disk that spins up is waited for a minute.
+            Self::Root { .. } => 90,
+            Self::KeepState { .. } | Self::CloseState { .. } => 10,
         })
     }
 }
@@ -96,6 +113,15 @@ pub struct Configuration {
     pub token: Option<String>,
     /// User name and password by registry host, in clear like the token.
     pub registry_credentials: BTreeMap<String, (String, String)>,
+}
+
+/// The verified root.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Root {
+    /// The mapped device, to be mounted.
+    pub device: PathBuf,
+    /// The partition behind it.
+    pub found_on: PathBuf,
 }
 
 /// Where STATE and DATA are.
@@ -118,37 +144,10 @@ pub struct State {
     pub clock: Option<u64>,
     /// The boots before this one, the last one last; as many as are kept.
     pub history: Vec<BootRecord>,
-    /// The number of this boot, from 1.
-    pub boot: u64,
+    /// This boot's own, as it was begun.
+    pub present: BootRecord,
     pub remembered: Remembered,
     pub notes: Vec<String>,
-}
-
-/// A boot's entry in `/state/boots/`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BootRecord {
-    /// From 1, one more each boot of this STATE.
-    pub number: u64,
-    /// The image's version.
-    pub version: String,
-    /// Wall clock at the boot, seconds since the epoch.
-    pub booted_at: u64,
-    /// Absent when the machine ended without an ordered shutdown: a crash, a power cut, or a boot that still runs.
-    pub end: Option<BootEnd>,
-}
-
-/// How a boot ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct BootEnd {
-    /// Wall clock, seconds since the epoch.
-    pub at: u64,
-    /// "reboot" or "power off".
-    pub action: String,
-    pub reason: String,
-    /// The last phase that was reached.
-    pub phase: String,
-    /// Name, start and length in milliseconds of each phase.
-    pub phases: Vec<(String, u64, u64)>,
 }
 
 /// What became of the user's disk of images.

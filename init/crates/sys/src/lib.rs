@@ -11,12 +11,14 @@
 pub mod block;
 pub mod clock;
 pub mod descriptor;
+pub mod device_mapper;
 pub mod entropy;
 pub mod loopback;
 pub mod memfd;
 pub mod memory;
 pub mod mount;
 pub mod packet;
+pub mod partition;
 pub mod poller;
 pub mod power;
 pub mod process;

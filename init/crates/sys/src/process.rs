@@ -105,6 +105,12 @@ impl Child {
         reap(self.pidfd.as_fd())
     }
 
+    /// Whether it has ended, without reaping it.
+    pub fn has_ended(&self) -> io::Result<bool> {
+        let mut descriptors = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        Ok(poll(&mut descriptors, Some(&Timespec::default()))? > 0)
+    }
+
     /// SIGKILL. A child that sleeps in the kernel for good keeps sleeping.
     pub fn kill(&self) -> io::Result<()> {
         Ok(pidfd_send_signal(&self.pidfd, Signal::KILL)?)
@@ -273,6 +279,7 @@ mod tests {
         let child = run("read x", &[(memfd::create("empty").unwrap().as_fd(), 5)]);
         let forever = run("while :; do :; done", &[]);
         assert_eq!(forever.wait(Duration::from_millis(10)).unwrap(), None);
+        assert!(!forever.has_ended().unwrap());
         forever.kill().unwrap();
         assert_eq!(forever.wait(DEADLINE).unwrap(), Some(Exit::Signal(libc::SIGKILL)));
         assert!(child.wait(DEADLINE).unwrap().is_some());

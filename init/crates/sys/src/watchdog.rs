@@ -27,12 +27,25 @@ impl Watchdog {
         Ok(Duration::from_secs(u64::try_from(seconds).unwrap_or_default()))
     }
 
+    /// Whether the last reset was this watchdog's doing. Not every driver can tell; then it is `false`.
+    pub fn has_reset_the_machine(&self) -> io::Result<bool> {
+        let mut status: libc::c_int = 0;
+        // SAFETY: the request writes one int, which `status` is for the length of the call.
+        // JUSTIFICATION: neither nix nor rustix wraps watchdog requests.
+        unsafe { raw::boot_status(self.device.as_raw_fd(), &raw mut status) }?;
+        Ok(status & WDIOF_CARDRESET != 0)
+    }
+
     /// Starts the countdown anew.
     pub fn feed(&mut self) -> io::Result<()> {
         self.device.write_all(b"\0")
     }
 }
 
+/// linux/watchdog.h
+const WDIOF_CARDRESET: libc::c_int = 0x20;
+
 mod raw {
+    nix::ioctl_read!(boot_status, b'W', 2, libc::c_int);
     nix::ioctl_readwrite!(set_timeout, b'W', 6, libc::c_int);
 }

@@ -2,12 +2,13 @@
 
 use std::time::Duration;
 
-use keelson_job::{BootRecord, Request, State};
+use keelson_job::{Request, State};
 use keelson_sys::clock;
 
 use super::{Machine, PhaseResult, clock_floor};
-use crate::boot::job;
+use crate::boot::{history, job};
 use crate::console::Console;
+use crate::recovery;
 
 pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
     let state: State = job::run(console, &Request::OpenState { booted_at: clock::wall().as_secs() })?;
@@ -18,20 +19,15 @@ pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
         match clock_floor::raise_to_saved(Duration::from_secs(saved)) {
             Ok(None) => {}
             Ok(Some(sentence)) => console.info("clock", sentence),
-            Err(error) => console.warn("clock", crate::recovery::chain(&error)),
+            Err(error) => console.warn("clock", recovery::chain(&error)),
         }
     }
-    let sentence = match state.history.last() {
+    recovery::state_is_open(history::failed(&state.history));
+    let previous = state.history.last().map(|previous| history::describe(previous, &state.present));
+    let sentence = match previous {
         None => "first boot of this STATE".to_owned(),
-        Some(previous) => format!("boot {}; the last one {}", state.boot, describe(previous)),
+        Some(previous) => format!("boot {}; the last one {previous}", state.present.number),
     };
     machine.state = Some(state);
     Ok(sentence)
-}
-
-fn describe(previous: &BootRecord) -> String {
-    match &previous.end {
-        Some(end) => format!("ended by {} ({})", end.action, end.reason),
-        None => "ended without a shutdown: a crash, a reset or a power cut".to_owned(),
-    }
 }

@@ -1,4 +1,5 @@
-//! The hardware watchdog: armed before services start, and never disarmed again.
+//! The hardware watchdog: armed before services start, and never disarmed again. Its own word on the last reset goes into the
+//! boot history.
 
 use std::fs;
 use std::io;
@@ -26,17 +27,22 @@ enum WatchdogError {
     Timeout { path: PathBuf, source: io::Error },
 }
 
-pub(super) fn run(machine: &mut Machine, _: &mut Console) -> PhaseResult {
+pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
     let Some(device) = choose(found(Path::new(CLASS))) else {
         return Ok("this machine has none".to_owned());
     };
     let path = Path::new("/dev").join(&device.name);
     let watchdog = Watchdog::arm(&path).map_err(|source| WatchdogError::Arm { path: path.clone(), source })?;
     let timeout = watchdog.set_timeout(TIMEOUT);
+    let driver = device.driver.as_deref().unwrap_or("the kernel's timer");
+    // A driver that cannot tell is no news.
+    if watchdog.has_reset_the_machine().unwrap_or(false) {
+        console.warn("watchdog", format_args!("{driver} reset this machine before this boot"));
+        machine.watchdog_verdict = Some(format!("reset by the watchdog ({driver})"));
+    }
     // Armed is armed: it must be fed, whatever its timeout is.
     machine.watchdog = Some(watchdog);
     let timeout = timeout.map_err(|source| WatchdogError::Timeout { path, source })?;
-    let driver = device.driver.as_deref().unwrap_or("the kernel's timer");
     Ok(format!("{driver} resets this machine after {} s without a sign of life", timeout.as_secs()))
 }
 

@@ -82,7 +82,7 @@ impl Core {
             State::Stopped => service.spec = spec,
             State::Waiting { .. } | State::Backoff { .. } | State::Done | State::Failed { .. } => {
                 service.spec = spec;
-                service.failures = 0;
+                service.forgive();
                 service.wait(step.now);
             }
         }

@@ -8,7 +8,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 
-use keelson_control::{Readiness, RestartPolicy, ServiceKind, ServiceState};
+use keelson_control::{PersistentFailure, Readiness, RestartPolicy, ServiceKind, ServiceState};
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -29,6 +29,8 @@ enum Op {
     Execute(usize),
     Notify(usize),
     Crash(usize, i32),
+    /// It fails at once, so many times in a row, each time as soon as it is started.
+    CrashLoop(usize, u8),
     FailSpawn(usize),
     /// The main process leaves descendants that only a kill ends.
     Breed(usize),
@@ -50,6 +52,7 @@ struct Shape {
     revision: u8,
     kind: ServiceKind,
     restart: RestartPolicy,
+    reboots: bool,
     readiness: u8,
     condition: bool,
     needs: Option<usize>,
@@ -61,12 +64,14 @@ fn shape() -> impl Strategy<Value = Shape> {
     let restart = prop_oneof![4 => Just(RestartPolicy::Always), 1 => Just(RestartPolicy::OnFailure), 1 => Just(RestartPolicy::Never)];
     let service = 0..NAMES.len();
     let other = || prop_oneof![3 => Just(None), 1 => (0..NAMES.len()).prop_map(Some)];
-    (service, 0..3_u8, kind, restart, 0..3_u8, any::<bool>(), other(), other()).prop_map(
-        |(service, revision, kind, restart, readiness, condition, needs, waits)| Shape {
+    let policy = (restart, any::<bool>());
+    (service, 0..3_u8, kind, policy, 0..3_u8, any::<bool>(), other(), other()).prop_map(
+        |(service, revision, kind, (restart, reboots), readiness, condition, needs, waits)| Shape {
             service,
             revision,
             kind,
             restart,
+            reboots,
             readiness,
             condition,
             needs,
@@ -87,6 +92,7 @@ fn op() -> impl Strategy<Value = Op> {
         6 => index().prop_map(Op::Execute),
         4 => index().prop_map(Op::Notify),
         6 => (index(), 0..2).prop_map(|(index, status)| Op::Crash(index, status)),
+        1 => (index(), 1..30_u8).prop_map(|(index, times)| Op::CrashLoop(index, times)),
         1 => index().prop_map(Op::FailSpawn),
         2 => index().prop_map(Op::Breed),
         1 => index().prop_map(Op::Hang),
@@ -119,6 +125,7 @@ impl Shape {
         ServiceSpec {
             kind: self.kind,
             restart: self.restart,
+            on_persistent_failure: if self.reboots { PersistentFailure::Reboot } else { PersistentFailure::Retry },
             readiness,
             conditions,
             stop_before: below(&self.needs).into_iter().collect(),
@@ -278,6 +285,7 @@ impl World {
                 }
             }
             Op::Crash(index, status) => self.exit(&Self::name(index), status),
+            Op::CrashLoop(index, times) => self.crash_loop(index, times),
             Op::FailSpawn(index) => self.fail_spawn(index),
             Op::Breed(index) => self.with(index, |process| process.descendants = true),
             Op::Hang(index) => self.with(index, |process| process.hangs = true),
@@ -295,6 +303,16 @@ impl World {
                 self.event(Event::Executed { service: service.clone(), run: Run(0) });
                 self.event(Event::Exited { service: service.clone(), run: Run(0), reason: ExitReason::Exited(0) });
                 self.event(Event::Emptied { service, run: Run(0) });
+            }
+        }
+    }
+
+    fn crash_loop(&mut self, index: usize, times: u8) {
+        for _ in 0..times {
+            self.exit(&Self::name(index), 1);
+            if let Some(deadline) = self.machine.core.next_deadline() {
+                self.machine.now = self.machine.now.max(deadline);
+                self.event(Event::Tick);
             }
         }
     }

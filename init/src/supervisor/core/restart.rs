@@ -1,10 +1,14 @@
 //! How often, how fast and for how long a failing service is started again.
 //!
-//! The ladder is data ([`LADDER`]): a later rung can restart dependants or reboot without a new mechanism. Its last rung
+//! The ladder is data ([`LADDER`]): restart, restart with what depends on it, leave it alone for a while. Its last rung
 //! is a pause, not an end: what is wrong with a service may be cured elsewhere (a disk that comes back, a peer), and a
-//! node that has given its last service up for good needs a person.
+//! node that has given its last service up for good needs a person. A service whose specification asks for it
+//! ([`PersistentFailure::Reboot`]) reboots the machine when it arrives at the end for the second time without a stable run
+//! in between, unless the boots before this one ended in failure already: then the machine stays up with the reason shown.
 
 use std::time::Duration;
+
+use keelson_control::PersistentFailure;
 
 /// Ready for so long, a service counts as stable and its failures are forgotten.
 pub(super) const STABLE: Duration = Duration::from_mins(1);
@@ -29,33 +33,74 @@ pub(super) enum Verdict {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rung {
-    Restart { delay: Duration },
-    GiveUp { retry: Duration },
+    Restart {
+        delay: Duration,
+    },
+    /// What waits for it to be ready is restarted too.
+    RestartDependants {
+        delay: Duration,
+    },
+    GiveUp {
+        retry: Duration,
+    },
+    Reboot {
+        retry: Duration,
+    },
+    /// It would be a reboot, had that not been tried often enough.
+    NotAgain {
+        retry: Duration,
+    },
 }
 
 #[derive(Debug, Clone, Copy)]
 enum Step {
     /// Up to this many failures in a row: restart, each time after twice the delay.
     RestartUpTo(u32),
+    /// At this one: restart what depends on it as well.
+    DependantsAt(u32),
     /// Beyond: leave it alone for so long.
     PauseFor(Duration),
 }
 
-const LADDER: &[Step] = &[Step::RestartUpTo(12), Step::PauseFor(Duration::from_mins(3))];
+const LADDER: &[Step] =
+    &[Step::RestartUpTo(6), Step::DependantsAt(7), Step::RestartUpTo(12), Step::PauseFor(Duration::from_mins(3))];
 
-/// The rung for the `failures`th failure in a row, counted from 1.
-pub(super) fn rung(failures: u32) -> Rung {
+/// Arriving at the ladder's end for this time may reboot the machine: some eight minutes without a minute of readiness.
+const ROUNDS_BEFORE_REBOOT: u32 = 2;
+
+/// How a service stands with the ladder.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Standing {
+    /// Failures in a row, the present one included.
+    pub(super) failures: u32,
+    /// How often it has been at the end of the ladder since its last stable run.
+    pub(super) rounds: u32,
+    pub(super) at_the_end: PersistentFailure,
+    pub(super) may_reboot: bool,
+}
+
+pub(super) fn rung(standing: Standing) -> Rung {
+    let Standing { failures, .. } = standing;
+    let doublings = failures.saturating_sub(1).min(16);
+    let delay = (DELAY_FIRST * (1 << doublings)).min(DELAY_MAX);
     for step in LADDER {
         match step {
-            Step::RestartUpTo(count) if failures <= *count => {
-                let doublings = failures.saturating_sub(1).min(16);
-                return Rung::Restart { delay: (DELAY_FIRST * (1 << doublings)).min(DELAY_MAX) };
-            }
-            Step::RestartUpTo(_) => {}
-            Step::PauseFor(retry) => return Rung::GiveUp { retry: *retry },
+            Step::RestartUpTo(count) if failures <= *count => return Rung::Restart { delay },
+            Step::DependantsAt(count) if failures == *count => return Rung::RestartDependants { delay },
+            Step::RestartUpTo(_) | Step::DependantsAt(_) => {}
+            Step::PauseFor(retry) => return end(standing, *retry),
         }
     }
-    Rung::GiveUp { retry: DELAY_MAX }
+    end(standing, DELAY_MAX)
+}
+
+fn end(standing: Standing, retry: Duration) -> Rung {
+    let asks = standing.at_the_end == PersistentFailure::Reboot && standing.rounds + 1 >= ROUNDS_BEFORE_REBOOT;
+    match (asks, standing.may_reboot) {
+        (false, _) => Rung::GiveUp { retry },
+        (true, true) => Rung::Reboot { retry },
+        (true, false) => Rung::NotAgain { retry },
+    }
 }
 
 /// Spreads delays, so that services (and nodes) that failed together do not come back together. A seeded splitmix64
@@ -91,14 +136,31 @@ impl Jitter {
 mod tests {
     use super::*;
 
+    const PAUSE: Duration = Duration::from_mins(3);
+
+    fn standing(failures: u32, rounds: u32, at_the_end: PersistentFailure) -> Standing {
+        Standing { failures, rounds, at_the_end, may_reboot: true }
+    }
+
     #[test]
     fn delays_double_up_to_a_limit_then_comes_a_pause() {
+        let rung = |failures| rung(standing(failures, 0, PersistentFailure::Retry));
         assert_eq!(rung(1), Rung::Restart { delay: Duration::from_millis(100) });
         assert_eq!(rung(2), Rung::Restart { delay: Duration::from_millis(200) });
+        assert_eq!(rung(7), Rung::RestartDependants { delay: Duration::from_millis(6400) });
         assert_eq!(rung(9), Rung::Restart { delay: Duration::from_millis(25_600) });
         assert_eq!(rung(12), Rung::Restart { delay: DELAY_MAX });
-        assert_eq!(rung(13), Rung::GiveUp { retry: Duration::from_mins(3) });
-        assert_eq!(rung(u32::MAX), Rung::GiveUp { retry: Duration::from_mins(3) });
+        assert_eq!(rung(13), Rung::GiveUp { retry: PAUSE });
+        assert_eq!(rung(u32::MAX), Rung::GiveUp { retry: PAUSE });
+    }
+
+    #[test]
+    fn second_end_of_the_ladder_reboots_for_those_who_ask_for_it() {
+        assert_eq!(rung(standing(13, 0, PersistentFailure::Reboot)), Rung::GiveUp { retry: PAUSE });
+        assert_eq!(rung(standing(13, 1, PersistentFailure::Reboot)), Rung::Reboot { retry: PAUSE });
+        assert_eq!(rung(standing(13, u32::MAX - 1, PersistentFailure::Retry)), Rung::GiveUp { retry: PAUSE });
+        let tried = Standing { may_reboot: false, ..standing(13, 1, PersistentFailure::Reboot) };
+        assert_eq!(rung(tried), Rung::NotAgain { retry: PAUSE });
     }
 
     #[test]

@@ -6,7 +6,7 @@ use keelson_control::{
     Condition, Desired, ExitReason, Readiness, RestartPolicy, ServiceKind, ServiceName, ServiceSpec,
 };
 
-use super::restart::{self, Jitter, Rung, Verdict};
+use super::restart::{self, Jitter, Rung, Standing, Verdict};
 use super::{Change, Command, Run, Step, StopCause};
 
 /// When a wait is first mentioned on the console; then after twice as long, and so on up to [`REMINDER_MAX`].
@@ -74,6 +74,8 @@ pub(super) struct Service {
     pub(super) stop_cause: Option<StopCause>,
     /// Failures since the last stable run.
     pub(super) failures: u32,
+    /// How often it was given up since then.
+    pub(super) rounds: u32,
     pub(super) restarts: u32,
     pub(super) pid: Option<u32>,
     pub(super) started_at: Option<Duration>,
@@ -93,6 +95,7 @@ impl Service {
             since: now,
             stop_cause: None,
             failures: 0,
+            rounds: 0,
             restarts: 0,
             pid: None,
             started_at: None,
@@ -210,7 +213,7 @@ impl Service {
                 format!("was not ready after {} s", self.spec.timeout_start_seconds)
             }
             Some(_) => {
-                self.failures = 0;
+                self.forgive();
                 return Verdict::Again;
             }
             None => {
@@ -226,26 +229,42 @@ impl Service {
             return Verdict::GiveUp { reason };
         }
         if self.ready_at.is_some_and(|ready| now.saturating_sub(ready) >= restart::STABLE) {
-            self.failures = 0;
+            self.forgive();
         }
         Verdict::Failure { reason }
     }
 
-    /// Counts a failure and takes the ladder's next step.
-    pub(super) fn fail(&mut self, reason: String, jitter: &mut Jitter, step: &mut Step) {
+    /// Forgets earlier failures.
+    pub(super) fn forgive(&mut self) {
+        self.failures = 0;
+        self.rounds = 0;
+    }
+
+    /// Counts a failure and takes the ladder's next step. Returns it, because it may concern others.
+    pub(super) fn fail(&mut self, reason: String, may_reboot: bool, jitter: &mut Jitter, step: &mut Step) -> Rung {
         self.failures = self.failures.saturating_add(1);
-        match restart::rung(self.failures) {
-            Rung::Restart { delay } => {
+        let rung = restart::rung(Standing {
+            failures: self.failures,
+            rounds: self.rounds,
+            at_the_end: self.spec.on_persistent_failure,
+            may_reboot,
+        });
+        match rung {
+            Rung::Restart { delay } | Rung::RestartDependants { delay } => {
                 let delay = jitter.spread(delay);
                 self.enter(State::Backoff { reason: reason.clone(), until: step.now + delay }, step.now);
                 step.changed(self.name(), Change::Backoff { reason, delay });
             }
-            Rung::GiveUp { retry } => {
+            Rung::GiveUp { retry } | Rung::Reboot { retry } | Rung::NotAgain { retry } => {
                 let failures = self.failures;
-                let reason = format!("{reason}, for the {failures}th time without a stable run");
+                let mut reason = format!("{reason}, for the {failures}th time without a stable run");
+                if matches!(rung, Rung::NotAgain { .. }) {
+                    reason.push_str("; the reboots before did not help, so there is none");
+                }
                 self.give_up(reason, Some(retry), step);
             }
         }
+        rung
     }
 
     pub(super) fn give_up(&mut self, reason: String, retry: Option<Duration>, step: &mut Step) {
@@ -283,6 +302,7 @@ impl Service {
             State::Failed { .. } => {
                 // A new round, from the ladder's foot.
                 self.failures = 0;
+                self.rounds = self.rounds.saturating_add(1);
                 self.restarts = self.restarts.saturating_add(1);
                 self.wait(step.now);
             }

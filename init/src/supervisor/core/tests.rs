@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use keelson_control::{Readiness, RestartPolicy, ServiceKind, ServiceState};
+use keelson_control::{PersistentFailure, Readiness, RestartPolicy, ServiceKind, ServiceState};
 
 use super::*;
 

@@ -9,6 +9,9 @@
 //! `cgroup_post_fork` believes that the target is being killed just now and kills the child. A group that was ever killed
 //! can therefore not be cloned into any more.
 //!
+//! What a group is protected by (`memory.min`, `memory.low`) counts only up to what its parent is protected by, so the
+//! parent of all services has the sum of what they have.
+//!
 //! The trait exists for tests on machines without a writable cgroup v2 hierarchy.
 
 use std::collections::BTreeMap;
@@ -23,6 +26,7 @@ use keelson_sys::poller::{Interest, Poller};
 use rustix::fs::{Mode, OFlags};
 
 use super::Source;
+use crate::process;
 
 /// What a service consumes.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -48,8 +52,8 @@ pub trait Containment: fmt::Debug {
 
     fn is_empty(&self, service: &ServiceName) -> io::Result<bool>;
 
-    /// The names of its processes, for a message.
-    fn process_names(&self, service: &ServiceName) -> Vec<String>;
+    /// Its processes, for a message: name, number, and what they sleep in.
+    fn processes(&self, service: &ServiceName) -> Vec<String>;
 
     /// To which service a process belongs.
     fn owner(&self, pid: i32) -> Option<ServiceName>;
@@ -65,6 +69,8 @@ pub struct Cgroups {
     /// Of services: `/sys/fs/cgroup/keelson`.
     base: PathBuf,
     groups: BTreeMap<ServiceName, Group>,
+    /// `memory.min` and `memory.low` of each service.
+    protected: BTreeMap<ServiceName, (u64, u64)>,
     next_number: u64,
 }
 
@@ -86,7 +92,7 @@ impl Cgroups {
         for directory in base.parent().into_iter().chain([base.as_path()]) {
             enable_controllers(directory);
         }
-        Ok(Self { base, groups: BTreeMap::new(), next_number: 0 })
+        Ok(Self { base, groups: BTreeMap::new(), protected: BTreeMap::new(), next_number: 0 })
     }
 
     fn path(&self, service: &ServiceName) -> PathBuf {
@@ -105,6 +111,17 @@ impl Cgroups {
         self.next_number += 1;
         poller.add(&events, Source::Group(self.next_number).token(), Interest::Priority)?;
         Ok(Group { directory, killed: false, _events: events })
+    }
+
+    /// Protects the parent as far as all services together ask for. Returns what could not be set.
+    fn protect_base(&self) -> Vec<String> {
+        let sum = |part: fn(&(u64, u64)) -> u64| self.protected.values().map(part).fold(0, u64::saturating_add);
+        let sums = [("memory.min", sum(|(min, _)| *min)), ("memory.low", sum(|(_, low)| *low))];
+        let failed = sums.into_iter().filter_map(|(file, bytes)| {
+            let error = fs::write(self.base.join(file), bytes.to_string()).err().filter(|_| bytes > 0)?;
+            Some(format!("cannot set {file} of all services to {bytes}: {error}"))
+        });
+        failed.collect()
     }
 
     fn remove(&mut self, service: &ServiceName) -> io::Result<()> {
@@ -152,7 +169,13 @@ impl Containment for Cgroups {
             let error = fs::write(path.join(file), &value).err().filter(|_| asked)?;
             Some(format!("cannot set {file} to {value}: {error}"))
         });
-        Ok(failed.collect())
+        let mut failed: Vec<String> = failed.collect();
+        let limits = &spec.limits;
+        let protection = (limits.memory_min_bytes.unwrap_or_default(), limits.memory_low_bytes.unwrap_or_default());
+        if self.protected.insert(spec.name.clone(), protection) != Some(protection) {
+            failed.extend(self.protect_base());
+        }
+        Ok(failed)
     }
 
     fn directory(&self, service: &ServiceName) -> Option<BorrowedFd<'_>> {
@@ -177,10 +200,9 @@ impl Containment for Cgroups {
         Ok(events.lines().any(|line| line == "populated 0"))
     }
 
-    fn process_names(&self, service: &ServiceName) -> Vec<String> {
+    fn processes(&self, service: &ServiceName) -> Vec<String> {
         let pids = fs::read_to_string(self.path(service).join("cgroup.procs")).unwrap_or_default();
-        let name = |pid: &str| fs::read_to_string(format!("/proc/{pid}/comm")).ok();
-        pids.lines().take(NAMES_MAX).filter_map(name).map(|name| name.trim_end().to_owned()).collect()
+        pids.lines().take(PROCESSES_MAX).filter_map(|pid| process::describe(Path::new("/proc"), pid)).collect()
     }
 
     fn owner(&self, pid: i32) -> Option<ServiceName> {
@@ -204,11 +226,14 @@ impl Containment for Cgroups {
     fn forget(&mut self, service: &ServiceName) {
         // What stays is empty, and found again if the service comes back.
         let _ = self.remove(service);
+        if self.protected.remove(service).is_some() {
+            self.protect_base();
+        }
     }
 }
 
 /// Enough to recognise what hangs.
-const NAMES_MAX: usize = 8;
+const PROCESSES_MAX: usize = 8;
 
 /// The service's name in a cgroup path such as `/keelson/kubelet` or `/a/keelson/kubelet/inner`.
 fn owner_in(path: &str, base: &str) -> Option<ServiceName> {
@@ -257,5 +282,19 @@ mod tests {
         assert!(settings.contains(&("memory.low", "4096".into(), true)));
         assert!(settings.contains(&("memory.max", "max".into(), false)));
         assert!(settings.contains(&("pids.max", "max".into(), false)));
+    }
+
+    #[test]
+    fn parent_is_protected_as_far_as_all_services_together() {
+        let base = tempfile::tempdir().unwrap();
+        let mut cgroups = Cgroups::new(base.path().to_owned()).unwrap();
+        let read = |file: &str| fs::read_to_string(base.path().join(file)).unwrap();
+        for (name, protection) in [("a", (1000, 10)), ("b", (0, 500)), ("c", (u64::MAX, 0))] {
+            cgroups.protected.insert(ServiceName::new(name).unwrap(), protection);
+        }
+        assert_eq!(cgroups.protect_base(), Vec::<String>::new());
+        assert_eq!((read("memory.min"), read("memory.low")), (u64::MAX.to_string(), "510".to_owned()));
+        cgroups.forget(&ServiceName::new("c").unwrap());
+        assert_eq!(read("memory.min"), "1000");
     }
 }

@@ -15,8 +15,8 @@ use keelson_sys::poller::Happened;
 use super::Driver;
 use super::clients::Asked;
 use super::words;
-use crate::supervisor::Severity;
 use crate::supervisor::core::{Change, Event, InhibitorId};
+use crate::supervisor::{Note, Severity};
 
 type Answer = Result<Response, (ErrorKind, String)>;
 
@@ -114,6 +114,7 @@ impl Driver<'_> {
     fn mark_boot_good(&mut self) {
         if let Some(boot) = self.boots.last_mut().filter(|boot| !boot.good) {
             boot.good = true;
+            self.host.note(Note::MarkedGood);
             self.say(Severity::Info, "boot", &"marked good");
             self.clients.broadcast(&Told::BootMarkedGood {}, &self.poller);
         }
@@ -161,8 +162,8 @@ impl Driver<'_> {
             self.clients.broadcast(&event, &self.poller);
         }
         if *change == Change::Lingers {
-            let names = self.containment.process_names(service).join(", ");
-            self.say(Severity::Error, service.as_str(), &format_args!("killed, but still there: {names}"));
+            let processes = self.containment.processes(service).join("; ");
+            self.say(Severity::Error, service.as_str(), &format_args!("killed, but still there: {processes}"));
         }
     }
 
@@ -176,6 +177,7 @@ impl Driver<'_> {
         if let Some(enforcer) = &self.enforcer {
             enforcer.arm(kind, clock::since_boot());
         }
+        self.host.note(Note::Ending { kind, reason: reason.clone() });
         self.say(Severity::Info, "shutdown", &format_args!("{kind} asked for: {reason}"));
         if !inhibitors.is_empty() {
             let who = inhibitors.join(", ");

@@ -111,22 +111,31 @@ fn service(status: &ServiceStatus, node: &Node) -> Service {
 pub async fn boots(context: &Context) -> Result<BootList, Refusal> {
     let mut records =
         context.node.control(|mut client| client.boots()).await.map_err(|error| control_refusal(&error))?;
-    records.sort_by_key(|record| std::cmp::Reverse(record.started_unix_seconds));
+    records.sort_by_key(|record| std::cmp::Reverse(record.number));
     let current = boot_id(&context.node);
     Ok(BootList { boots: records.into_iter().map(|record| boot(record, &current)).collect() })
 }
 
 fn boot(record: BootRecord, current: &str) -> Boot {
-    let started = i64::try_from(record.started_unix_seconds).unwrap_or(i64::MAX);
-    let started = OffsetDateTime::from_unix_timestamp(started).unwrap_or(OffsetDateTime::UNIX_EPOCH);
     Boot {
+        number: record.number,
         current: record.boot_id == current,
         id: record.boot_id,
         version: record.version,
-        started: started.format(&Rfc3339).unwrap_or_default(),
+        started: moment(record.started_unix_seconds),
         good: record.good,
         ended: record.ended,
+        ended_at: record.ended_unix_seconds.map(moment),
+        phase: record.phase,
+        up_seconds: record.up_seconds,
+        services_started_after_milliseconds: record.services_started_after_milliseconds,
+        last_messages: record.last_messages,
     }
+}
+
+fn moment(unix_seconds: u64) -> String {
+    let moment = OffsetDateTime::from_unix_timestamp(i64::try_from(unix_seconds).unwrap_or(i64::MAX));
+    moment.unwrap_or(OffsetDateTime::UNIX_EPOCH).format(&Rfc3339).unwrap_or_default()
 }
 
 /// What it means for the caller that PID 1 did not do as it was asked.

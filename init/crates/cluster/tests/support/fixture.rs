@@ -202,7 +202,7 @@ fn answer(request: Request, orders: &Mutex<Vec<Request>>) -> Response {
             ],
         }),
         Request::Boots {} => {
-            Response::Boots { boots: vec![boot("earlier", 1000, Some("rebooted")), boot(BOOT_ID, 2000, None)] }
+            Response::Boots { boots: vec![boot(1, "earlier", 1000, Some("rebooted")), boot(2, BOOT_ID, 2000, None)] }
         }
         order => {
             orders.lock().expect("no panic before").push(order);
@@ -229,13 +229,17 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
     }
 }
 
-fn boot(id: &str, started: u64, ended: Option<&str>) -> BootRecord {
+fn boot(number: u64, id: &str, started: u64, ended: Option<&str>) -> BootRecord {
     BootRecord {
+        number,
         boot_id: id.to_owned(),
         version: "0.1.0".to_owned(),
         started_unix_seconds: started,
         good: true,
         ended: ended.map(str::to_owned),
+        ended_unix_seconds: ended.map(|_| started + 500),
+        phase: "services".to_owned(),
+        ..BootRecord::default()
     }
 }
 

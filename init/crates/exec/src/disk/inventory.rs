@@ -4,18 +4,18 @@ use std::fs::{self, File};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::gpt::Geometry;
+use keelson_gpt::Geometry;
 
 /// sysfs counts in these, whatever the device's own sectors are.
 const SYSFS_SECTOR: u64 = 512;
 
 /// Where to look. Tests look elsewhere.
 #[derive(Debug, Clone)]
-pub(super) struct Places {
+pub(crate) struct Places {
     /// `/sys/block`
-    pub(super) block: PathBuf,
+    pub(crate) block: PathBuf,
     /// `/dev`
-    pub(super) dev: PathBuf,
+    pub(crate) dev: PathBuf,
 }
 
 impl Default for Places {
@@ -26,37 +26,37 @@ impl Default for Places {
 
 /// A whole disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Disk {
+pub(crate) struct Disk {
     /// The kernel's name: `vda`, `nvme0n1`.
-    pub(super) name: String,
-    pub(super) geometry: Geometry,
+    pub(crate) name: String,
+    pub(crate) geometry: Geometry,
     /// A card, a stick, a CD: what can be pulled out is no place for STATE.
-    pub(super) removable: bool,
-    pub(super) read_only: bool,
+    pub(crate) removable: bool,
+    pub(crate) read_only: bool,
 }
 
 /// A partition.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Volume {
-    pub(super) name: String,
-    pub(super) number: usize,
+pub(crate) struct Volume {
+    pub(crate) name: String,
+    pub(crate) number: usize,
 }
 
 impl Disk {
-    pub(super) fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         self.geometry.sectors.saturating_mul(self.geometry.sector)
     }
 
-    pub(super) fn path(&self, places: &Places) -> PathBuf {
+    pub(crate) fn path(&self, places: &Places) -> PathBuf {
         places.dev.join(&self.name)
     }
 
-    pub(super) fn open(&self, places: &Places) -> io::Result<File> {
+    pub(crate) fn open(&self, places: &Places) -> io::Result<File> {
         File::open(self.path(places))
     }
 
     /// Its partitions, as far as the kernel knows them now.
-    pub(super) fn volumes(&self, places: &Places) -> Vec<Volume> {
+    pub(crate) fn volumes(&self, places: &Places) -> Vec<Volume> {
         let directory = places.block.join(&self.name);
         let mut volumes: Vec<_> = names(&directory)
             .into_iter()
@@ -71,13 +71,13 @@ impl Disk {
 }
 
 /// A size in the unit that people use for disks.
-pub(super) fn human(bytes: u64) -> String {
+pub(crate) fn human(bytes: u64) -> String {
     const GIB: u64 = 1024 * 1024 * 1024;
     if bytes >= GIB { format!("{} GiB", bytes / GIB) } else { format!("{} MiB", bytes / (1024 * 1024)) }
 }
 
 /// All whole disks, in the order of their names. Loop, RAM and mapped devices have no hardware behind them and are left out.
-pub(super) fn disks(places: &Places) -> Vec<Disk> {
+pub(crate) fn disks(places: &Places) -> Vec<Disk> {
     let mut disks: Vec<_> = names(&places.block).into_iter().filter_map(|name| disk(places, name)).collect();
     disks.sort_by(|a, b| a.name.cmp(&b.name));
     disks
@@ -115,17 +115,17 @@ fn read_number(path: &Path) -> Option<u64> {
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(crate) mod tests {
     use super::*;
 
     /// A machine made of directories and plain files.
-    pub(in crate::disk) struct Machine {
+    pub(crate) struct Machine {
         root: tempfile::TempDir,
-        pub(in crate::disk) places: Places,
+        pub(crate) places: Places,
     }
 
     impl Machine {
-        pub(in crate::disk) fn new() -> Self {
+        pub(crate) fn new() -> Self {
             let root = tempfile::tempdir().unwrap();
             let places = Places { block: root.path().join("block"), dev: root.path().join("dev") };
             fs::create_dir(&places.block).unwrap();
@@ -133,7 +133,7 @@ pub(super) mod tests {
             Self { root, places }
         }
 
-        pub(in crate::disk) fn add(&self, name: &str, bytes: u64) -> File {
+        pub(crate) fn add(&self, name: &str, bytes: u64) -> File {
             let directory = self.places.block.join(name);
             fs::create_dir_all(directory.join("queue")).unwrap();
             fs::create_dir(directory.join("device")).unwrap();
@@ -152,11 +152,19 @@ pub(super) mod tests {
             device
         }
 
-        pub(in crate::disk) fn set(&self, name: &str, file: &str, value: u64) {
+        pub(crate) fn set(&self, name: &str, file: &str, value: u64) {
             fs::write(self.places.block.join(name).join(file), format!("{value}\n")).unwrap();
         }
 
-        pub(in crate::disk) fn root(&self) -> &Path {
+        pub(crate) fn add_volume(&self, disk: &str, number: usize) {
+            let name = format!("{disk}{number}");
+            let directory = self.places.block.join(disk).join(&name);
+            fs::create_dir(&directory).unwrap();
+            fs::write(directory.join("partition"), number.to_string()).unwrap();
+            fs::write(self.places.dev.join(name), "").unwrap();
+        }
+
+        pub(crate) fn root(&self) -> &Path {
             self.root.path()
         }
     }

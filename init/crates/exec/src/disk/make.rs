@@ -20,9 +20,9 @@ use keelson_sys::{block, entropy};
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
-use super::gpt::{self, ALIGNMENT, COMPLETE, DATA_TYPE, Geometry, Guid, Partition, STATE_TYPE, Table};
 use super::inventory::{Disk, Places};
 use super::wait;
+use keelson_gpt::{self as gpt, ALIGNMENT, COMPLETE, DATA_TYPE, Geometry, Guid, Partition, STATE_TYPE, Table};
 
 /// Labels of the file systems, and names of the partitions.
 pub(super) const STATE_LABEL: &str = "KEELSON-STATE";
@@ -90,14 +90,21 @@ pub(super) fn open_exclusively(path: &Path) -> io::Result<File> {
     Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
 }
 
+/// For a disk that has the root in use on it.
+pub(super) fn open_shared(path: &Path) -> io::Result<File> {
+    let flags = OFlags::RDWR | OFlags::CLOEXEC;
+    Ok(File::from(rustix::fs::open(path, flags, Mode::empty())?))
+}
+
 fn plan(geometry: Geometry) -> Result<Table, MakeError> {
-    let random = || -> Result<Guid, MakeError> {
-        let bytes = entropy::seed_material().map_err(MakeError::Random)?;
-        let (guid, _) =
-            bytes.split_first_chunk::<16>().ok_or_else(|| MakeError::Random(io::ErrorKind::InvalidData.into()))?;
-        Ok(guid_of_random(*guid))
-    };
-    Ok(layout(geometry, [random()?, random()?, random()?]))
+    Ok(layout(geometry, [random_guid()?, random_guid()?, random_guid()?]))
+}
+
+pub(super) fn random_guid() -> Result<Guid, MakeError> {
+    let bytes = entropy::seed_material().map_err(MakeError::Random)?;
+    let (guid, _) =
+        bytes.split_first_chunk::<16>().ok_or_else(|| MakeError::Random(io::ErrorKind::InvalidData.into()))?;
+    Ok(guid_of_random(*guid))
 }
 
 /// Version 4, variant 1, in the mixed-endian form of the disk.
@@ -110,22 +117,37 @@ fn guid_of_random(mut bytes: [u8; 16]) -> Guid {
 
 /// STATE, then DATA up to the end, both aligned.
 fn layout(geometry: Geometry, [disk, state, data]: [Guid; 3]) -> Table {
-    let unit = (ALIGNMENT / geometry.sector.max(1)).max(1);
-    let bytes = geometry.sectors.saturating_mul(geometry.sector);
-    let state_sectors = state_bytes(bytes) / geometry.sector.max(1) / unit * unit;
-    let first = unit;
-    let second = first + state_sectors;
-    let usable_end = geometry.sectors.saturating_sub(gpt::reserved_sectors(geometry)) / unit * unit;
-    let partition = |kind, unique, first, end: u64, name: &str| {
-        Some(Partition { kind, unique, first, last: end.saturating_sub(1), attributes: 0, name: name.to_owned() })
+    let partitions = two_partitions(geometry, unit(geometry), [state, data]).map(Some).into();
+    Table { disk, partitions }
+}
+
+/// STATE and DATA between sector `from` and the disk's end.
+pub(super) fn two_partitions(geometry: Geometry, from: u64, [state, data]: [Guid; 2]) -> [Partition; 2] {
+    let unit = unit(geometry);
+    let first = from.next_multiple_of(unit);
+    let end = usable_end(geometry);
+    // The share is of the whole room from the first alignment on.
+    let room = (end + unit).saturating_sub(first).saturating_mul(geometry.sector);
+    let second = first + state_bytes(room) / geometry.sector.max(1) / unit * unit;
+    let partition = |kind, unique, first, end: u64, name: &str| Partition {
+        kind,
+        unique,
+        first,
+        last: end.saturating_sub(1),
+        attributes: 0,
+        name: name.to_owned(),
     };
-    Table {
-        disk,
-        partitions: vec![
-            partition(STATE_TYPE, state, first, second, STATE_LABEL),
-            partition(DATA_TYPE, data, second, usable_end, DATA_LABEL),
-        ],
-    }
+    [partition(STATE_TYPE, state, first, second, STATE_LABEL), partition(DATA_TYPE, data, second, end, DATA_LABEL)]
+}
+
+fn unit(geometry: Geometry) -> u64 {
+    (ALIGNMENT / geometry.sector.max(1)).max(1)
+}
+
+/// The first sector behind what partitions can have.
+pub(super) fn usable_end(geometry: Geometry) -> u64 {
+    let unit = unit(geometry);
+    geometry.sectors.saturating_sub(gpt::reserved_sectors(geometry)) / unit * unit
 }
 
 fn state_bytes(disk: u64) -> u64 {
@@ -142,7 +164,7 @@ pub(super) fn appear(disk: &Disk, places: &Places, number: usize) -> Result<Path
 }
 
 /// Both at once: a machine has a processor for each, and most of the time is their start.
-fn make_file_systems(disk: &Disk, places: &Places, table: &Table) -> Result<(), MakeError> {
+pub(super) fn make_file_systems(disk: &Disk, places: &Places, table: &Table) -> Result<(), MakeError> {
     let mut makers = Vec::new();
     for (kind, label, journal_mib) in [(STATE_TYPE, STATE_LABEL, 32), (DATA_TYPE, DATA_LABEL, 64)] {
         let number = table.find(kind).map_or(0, |(number, _)| number);

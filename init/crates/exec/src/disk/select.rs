@@ -7,6 +7,8 @@ use thiserror::Error;
 pub(super) enum Standing {
     /// Its table has our partitions, and they are complete.
     Ours,
+    /// This machine was booted from it, and it has no finished STATE and DATA yet.
+    Image,
     /// We began to make it and did not finish.
     HalfMade,
     Blank,
@@ -25,6 +27,8 @@ pub(super) struct Seen {
     pub(super) name: String,
     pub(super) size: String,
     pub(super) standing: Standing,
+    /// This machine's root is on it.
+    pub(super) boots: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub(super) enum Decision {
     Make(String),
     /// Make them anew: an earlier attempt was cut off.
     MakeAgain(String),
+    /// Make STATE and DATA behind the image from which this machine was booted.
+    Install(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
@@ -52,7 +58,8 @@ pub(crate) enum NoDecision {
     SeveralBlank { seen: String },
 }
 
-/// Ours before blank; of either, one.
+/// Ours before the image's own disk, that before blank ones; of each, one. If several are ours, the one from which the machine
+/// was booted is meant.
 pub(super) fn select(seen: &[Seen], minimum: &str) -> Result<Decision, NoDecision> {
     let with = |wanted: &[Standing]| seen.iter().filter(|disk| wanted.contains(&disk.standing)).collect::<Vec<_>>();
     let ours = with(&[Standing::Ours, Standing::HalfMade]);
@@ -60,6 +67,16 @@ pub(super) fn select(seen: &[Seen], minimum: &str) -> Result<Decision, NoDecisio
         [] => {}
         [disk] if disk.standing == Standing::HalfMade => return Ok(Decision::MakeAgain(disk.name.clone())),
         [disk] => return Ok(Decision::Use(disk.name.clone())),
+        several => {
+            return match several.iter().find(|disk| disk.boots) {
+                Some(disk) => Ok(Decision::Use(disk.name.clone())),
+                None => Err(NoDecision::SeveralOurs { seen: describe(several) }),
+            };
+        }
+    }
+    match with(&[Standing::Image]).as_slice() {
+        [] => {}
+        [disk] => return Ok(Decision::Install(disk.name.clone())),
         several => return Err(NoDecision::SeveralOurs { seen: describe(several) }),
     }
     let blank = with(&[Standing::Blank]);
@@ -81,6 +98,7 @@ fn describe(disks: &[&Seen]) -> String {
         .map(|disk| {
             let standing = match &disk.standing {
                 Standing::Ours => "has STATE and DATA".to_owned(),
+                Standing::Image => "holds the image that runs".to_owned(),
                 Standing::HalfMade => "half-made".to_owned(),
                 Standing::Blank => "blank".to_owned(),
                 Standing::TooSmall => "blank but too small".to_owned(),
@@ -99,7 +117,24 @@ mod tests {
     use super::*;
 
     fn disk(name: &str, standing: Standing) -> Seen {
-        Seen { name: name.to_owned(), size: "8 GiB".to_owned(), standing }
+        Seen { name: name.to_owned(), size: "8 GiB".to_owned(), standing, boots: false }
+    }
+
+    fn boot_disk(name: &str, standing: Standing) -> Seen {
+        Seen { boots: true, ..disk(name, standing) }
+    }
+
+    #[test]
+    fn disk_that_was_booted_from_is_taken_before_blank_ones_and_after_what_is_ours() {
+        let image = || boot_disk("sda", Standing::Image);
+        let blank = disk("sdb", Standing::Blank);
+        assert_eq!(select(&[image(), blank.clone()], "2 GiB"), Ok(Decision::Install("sda".to_owned())));
+        let ours = disk("sdc", Standing::Ours);
+        assert_eq!(select(&[image(), blank, ours.clone()], "2 GiB"), Ok(Decision::Use("sdc".to_owned())));
+        let both = [ours, boot_disk("sda", Standing::Ours)];
+        assert_eq!(select(&both, "2 GiB"), Ok(Decision::Use("sda".to_owned())));
+        // Two copies of one image.
+        assert!(matches!(select(&[image(), image()], "2 GiB"), Err(NoDecision::SeveralOurs { .. })));
     }
 
     fn foreign() -> Standing {

@@ -7,18 +7,21 @@ const GIB: u64 = 1024 * 1024 * 1024;
 
 fn standing_of(machine: &Machine, name: &str) -> Standing {
     let disk = inventory::disks(&machine.places).into_iter().find(|disk| disk.name == name).unwrap();
-    standing(&disk, &machine.places)
+    standing(&disk, &machine.places, NO_BOOT).0
 }
+
+/// Booted from elsewhere.
+const NO_BOOT: Boot = Boot(None);
 
 fn geometry(bytes: u64) -> gpt::Geometry {
     gpt::Geometry { sector: 512, sectors: bytes / 512 }
 }
 
-fn our_table(attributes: u64) -> gpt::Table {
+fn our_table(attributes: u64) -> Table {
     let partition = |kind, first, last| {
         Some(gpt::Partition { kind, unique: gpt::Guid([7; 16]), first, last, attributes, name: String::new() })
     };
-    gpt::Table {
+    Table {
         disk: gpt::Guid([8; 16]),
         partitions: vec![partition(STATE_TYPE, 2048, 4095), partition(DATA_TYPE, 4096, 8191)],
     }
@@ -40,7 +43,7 @@ fn removable_disk_counts_as_none() {
     let machine = Machine::new();
     machine.add("sda", 8 * GIB);
     machine.set("sda", "removable", 1);
-    assert_eq!(judge(&inventory::disks(&machine.places), &machine.places), Err(NoDecision::NoDisk));
+    assert_eq!(judge(&inventory::disks(&machine.places), &machine.places, NO_BOOT), Err(NoDecision::NoDisk));
 }
 
 #[test]
@@ -89,6 +92,38 @@ fn partitions_of_others_make_a_disk_foreign_even_beside_unfinished_ones_of_ours(
     assert!(matches!(standing_of(&machine, "vda"), Standing::Foreign(_)));
 }
 
+/// The disk that the machine was booted from is its own at every step of the first boot, and no other machine's.
+#[test]
+fn disk_with_the_root_in_use_is_installed_on_until_it_is_complete() {
+    let line = format!("roothash={}{}", "06".repeat(16), "05".repeat(16));
+    let boot = Boot(RootHash::find(line.as_bytes()).unwrap());
+    let machine = Machine::new();
+    let device = machine.add("vda", 8 * GIB);
+    let standing_here = || standing(&inventory::disks(&machine.places).remove(0), &machine.places, boot);
+    let root = gpt::Partition {
+        kind: gpt::ROOT_TYPE,
+        unique: gpt::Guid([6; 16]),
+        first: 10_000,
+        last: 20_000,
+        attributes: 0,
+        name: String::new(),
+    };
+    // As it was written: its second copy is not at the end of this larger disk.
+    let mut table = Table { disk: gpt::Guid([8; 16]), partitions: vec![Some(root.clone())] };
+    gpt::write(&device, geometry(3 * GIB), &table).unwrap();
+    gpt::write_first_sector(&device, geometry(3 * GIB), false).unwrap();
+    assert_eq!(standing_here(), (Standing::Image, true));
+    assert!(matches!(standing_of(&machine, "vda"), Standing::Foreign(_)), "booted from elsewhere");
+    let mut both = our_table(0);
+    both.partitions.push(Some(root.clone()));
+    gpt::write(&device, geometry(8 * GIB), &both).unwrap();
+    assert_eq!(standing_here(), (Standing::Image, true));
+    table = our_table(gpt::COMPLETE);
+    table.partitions.push(Some(root));
+    gpt::write(&device, geometry(8 * GIB), &table).unwrap();
+    assert_eq!(standing_here(), (Standing::Ours, true));
+}
+
 #[test]
 fn users_disk_of_images_is_no_candidate() {
     let machine = Machine::new();
@@ -102,7 +137,7 @@ fn users_disk_of_images_is_no_candidate() {
 fn foreign_disk_is_decided_against_with_its_contents() {
     let machine = Machine::new();
     machine.add("vda", 8 * GIB).write_all_at(b"XFSB", 0).unwrap();
-    let error = judge(&inventory::disks(&machine.places), &machine.places).unwrap_err();
+    let error = judge(&inventory::disks(&machine.places), &machine.places, NO_BOOT).unwrap_err();
     assert!(error.to_string().contains("vda (8 GiB) holds an XFS file system"), "{error}");
 }
 
@@ -111,7 +146,7 @@ fn blank_disk_is_taken_once_the_list_of_disks_is_quiet() {
     let machine = Machine::new();
     machine.add("vda", 8 * GIB);
     let start = Instant::now();
-    let (_, decision) = decide(&machine.places).unwrap();
+    let (_, decision) = decide(&machine.places, NO_BOOT).unwrap();
     assert_eq!(decision, Decision::Make("vda".to_owned()));
     assert!(start.elapsed() >= SETTLE);
 }
@@ -123,7 +158,7 @@ fn our_disk_is_taken_at_once() {
     gpt::write(&device, geometry(8 * GIB), &our_table(gpt::COMPLETE)).unwrap();
     machine.add("vda", 8 * GIB);
     let start = Instant::now();
-    assert_eq!(decide(&machine.places).unwrap().1, Decision::Use("vdb".to_owned()));
+    assert_eq!(decide(&machine.places, NO_BOOT).unwrap().1, Decision::Use("vdb".to_owned()));
     assert!(start.elapsed() < SETTLE);
 }
 

@@ -1,10 +1,12 @@
 //! The boot history: `/state/boots/<number>`, a durable file of kind `boot` with a [`BootRecord`] as JSON. One is begun at each
-//! boot and completed at an ordered end, so a record without an end tells of a crash or a power cut.
+//! boot, brought up to date while it runs, and completed at an ordered end, so a record without an end tells of a crash or a
+//! power cut. Beside a record there may be `<number>.kmsg`, the kernel's last messages at an ordered end, and
+//! `<number>.pstore/`, what the kernel saved of its last messages when it died.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use keelson_job::{BootEnd, BootRecord};
+use keelson_job::BootRecord;
 
 use super::StateError;
 use crate::durable;
@@ -40,7 +42,7 @@ fn read_or_blank(state: &Path, number: u64, notes: &mut Vec<String>) -> BootReco
         notes.push(chain(&error));
         None
     });
-    record.unwrap_or(BootRecord { number, version: String::new(), booted_at: 0, end: None })
+    record.unwrap_or(BootRecord { number, ..BootRecord::default() })
 }
 
 fn read(state: &Path, number: u64) -> Result<Option<BootRecord>, StateError> {
@@ -60,19 +62,30 @@ pub(super) fn begin(state: &Path, record: &BootRecord) -> Result<(), StateError>
     for number in numbers.into_iter().take(surplus) {
         // One too many is no fault.
         let _ = fs::remove_file(file(state, number));
+        let _ = fs::remove_file(beside(state, number, "kmsg"));
+        let _ = fs::remove_dir_all(beside(state, number, "pstore"));
     }
     Ok(())
 }
 
-/// Completes the latest record.
-pub(super) fn finish(state: &Path, end: BootEnd) -> Result<(), StateError> {
+/// Changes the latest record, which is the present boot's.
+pub(super) fn update(state: &Path, change: impl FnOnce(&mut BootRecord)) -> Result<(), StateError> {
     let Some(number) = numbers(state).last().copied() else { return Ok(()) };
     let mut record = read_or_blank(state, number, &mut Vec::new());
-    record.end = Some(end);
+    change(&mut record);
     write(state, &record)
 }
 
-fn write(state: &Path, record: &BootRecord) -> Result<(), StateError> {
+/// Where more is kept of a boot than its record.
+pub(super) fn beside(state: &Path, number: u64, what: &str) -> PathBuf {
+    file(state, number).with_extension(what)
+}
+
+pub(super) fn beside_latest(state: &Path, what: &str) -> PathBuf {
+    beside(state, numbers(state).last().copied().unwrap_or_default(), what)
+}
+
+pub(super) fn write(state: &Path, record: &BootRecord) -> Result<(), StateError> {
     let body = serde_json::to_vec(record).map_err(StateError::Encode)?;
     Ok(durable::write(&file(state, record.number), KIND, &body)?)
 }
@@ -85,10 +98,13 @@ mod tests {
     fn history_is_bounded_and_keeps_the_latest() {
         let state = tempfile::tempdir().unwrap();
         for number in 1..=40 {
-            begin(state.path(), &BootRecord { number, version: "1".to_owned(), booted_at: number, end: None }).unwrap();
+            begin(state.path(), &BootRecord { number, booted_at: number, ..BootRecord::default() }).unwrap();
+            fs::write(beside(state.path(), number, "kmsg"), "x").unwrap();
+            fs::create_dir(beside(state.path(), number, "pstore")).unwrap();
         }
         let numbers = numbers(state.path());
         assert_eq!((numbers.len(), numbers.last()), (KEPT, Some(&40)));
+        assert_eq!(fs::read_dir(directory(state.path())).unwrap().count(), KEPT * 3);
         assert_eq!(history(state.path(), &mut Vec::new()).last().unwrap().number, 40);
     }
 }

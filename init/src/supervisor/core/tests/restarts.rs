@@ -99,3 +99,103 @@ fn conditions_must_hold_again_before_a_restart() {
     assert_eq!(machine.pass(delay), [Command::Watch { condition: file("/x") }]);
     assert_eq!(machine.state("a"), ServiceState::Waiting);
 }
+
+/// Lets `a` fail at once whenever it is started, until something else than a restart or a pause comes of it.
+fn keep_failing(machine: &mut Machine) -> Vec<Command> {
+    for _ in 0..100 {
+        let status = machine.status("a");
+        assert_ne!(status.state, ServiceState::Waiting, "{:?}", status.waiting_for);
+        let run = machine.core.services.get(&name("a")).and_then(|service| service.state.run());
+        if let Some(Run(run)) = run {
+            machine.handle(exited("a", run, 1));
+            let commands = machine.handle(emptied("a", run));
+            if commands
+                .iter()
+                .any(|command| !matches!(command, Command::Changed { service, .. } if *service == name("a")))
+            {
+                return commands;
+            }
+        } else {
+            let deadline = machine.core.next_deadline().unwrap();
+            machine.now = deadline;
+            machine.handle(Event::Tick);
+        }
+    }
+    Vec::new()
+}
+
+fn vital(service: &str) -> ServiceSpec {
+    ServiceSpec { on_persistent_failure: PersistentFailure::Reboot, ..daemon(service) }
+}
+
+#[test]
+fn what_waits_for_a_failing_service_is_restarted_with_it_once() {
+    let dependant = ServiceSpec { conditions: vec![Condition::ServiceReady(name("a"))], ..daemon("b") };
+    let mut machine = Machine::ready(daemon("a"));
+    machine.apply(1, [dependant]);
+    machine.handle(executed("b", 2));
+    assert_eq!(machine.state("b"), ServiceState::Ready);
+    let commands = keep_failing(&mut machine);
+    let cause = StopCause::Restart { reason: "a, on which it depends, keeps failing".to_owned() };
+    assert!(commands.contains(&terminate("b")), "{commands:?}");
+    assert!(commands.contains(&changed("b", Change::Stopping { cause })), "{commands:?}");
+    machine.handle(exited("b", 2, 0));
+    machine.handle(emptied("b", 2));
+    assert_eq!(machine.state("b"), ServiceState::Waiting, "until what it depends on is ready");
+}
+
+#[test]
+fn service_that_the_node_is_nothing_without_reboots_it_after_two_rounds() {
+    let mut machine = Machine::ready(vital("a"));
+    let start = machine.now;
+    let commands = keep_failing(&mut machine);
+    let begun = commands.iter().find_map(|command| match command {
+        Command::ShutdownBegun { kind, reason, .. } => Some((*kind, reason.as_str())),
+        _ => None,
+    });
+    assert_eq!(begun, Some((ShutdownKind::Reboot, "a keeps failing: it exited with status 1")));
+    assert!(machine.core.has_escalated());
+    assert!(machine.now > start + seconds(300), "not before there was time to get well: {:?}", machine.now);
+}
+
+#[test]
+fn reboot_that_did_not_help_is_not_tried_again() {
+    let mut machine = Machine { core: Core::new(vec![vital("a")], 7, seconds(1)).may_reboot(false), now: seconds(1) };
+    machine.handle(Event::Tick);
+    assert_eq!(keep_failing(&mut machine), []);
+    assert_eq!(machine.core.shutting_down(), None);
+    let reason = machine.status("a").reason.unwrap_or_default();
+    assert!(matches!(machine.state("a"), ServiceState::Failed) == reason.contains("did not help"), "{reason}");
+}
+
+#[test]
+fn stable_run_in_between_forgives_the_rounds_too() {
+    let mut machine = Machine::ready(vital("a"));
+    let mut run = 1;
+    for _ in 0..3 {
+        for _ in 0..13 {
+            crash(&mut machine, run, 1);
+            run += 1;
+            machine.now = machine.core.next_deadline().unwrap();
+            machine.handle(Event::Tick);
+        }
+        machine.handle(executed("a", run));
+        machine.now += seconds(60);
+    }
+    assert_eq!(machine.core.shutting_down(), None);
+}
+
+#[test]
+fn failing_service_that_is_asked_to_restart_begins_at_the_ladders_foot() {
+    let mut machine = Machine::ready(vital("a"));
+    for run in 1..=13 {
+        crash(&mut machine, run, 1);
+        machine.now = machine.core.next_deadline().unwrap();
+        machine.handle(Event::Tick);
+    }
+    machine.handle(Event::Restart { service: name("a"), reason: "repaired".to_owned() });
+    machine.handle(exited("a", 14, 0));
+    machine.handle(emptied("a", 14));
+    let Change::Backoff { delay, .. } = crash(&mut machine, 15, 1) else { panic!() };
+    assert!(delay < Duration::from_millis(150), "{delay:?}");
+}

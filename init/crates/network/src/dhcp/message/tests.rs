@@ -127,10 +127,11 @@ fn a_question_survives_the_wire() {
     }
 }
 
-/// A slice; `PROPTEST_CASES` asks for more.
+/// A slice; `PROPTEST_CASES` asks for more, and `KEELSON_FUZZ_INPUTS` as for the other parsers of foreign bytes.
 fn cases() -> ProptestConfig {
     let default = ProptestConfig::default();
-    ProptestConfig { cases: default.cases.max(5000), ..default }
+    let asked = std::env::var("KEELSON_FUZZ_INPUTS").ok().and_then(|text| text.parse().ok());
+    ProptestConfig { cases: asked.unwrap_or(default.cases.max(5000)), ..default }
 }
 
 proptest! {

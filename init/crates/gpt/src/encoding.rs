@@ -19,8 +19,20 @@ const NAME_UNITS: usize = 36;
 const MAX_ARRAY_BYTES: usize = 1024 * 1024;
 
 /// A GUID as it lies on the disk: the first three fields little-endian.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub(in crate::disk) struct Guid(pub(in crate::disk) [u8; 16]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Guid(pub [u8; 16]);
+
+impl Guid {
+    /// From the sixteen bytes in the order in which a GUID is written down.
+    pub fn from_written(bytes: [u8; 16]) -> Self {
+        let mut bytes = bytes;
+        // The first three fields are numbers, of four, two and two bytes.
+        for (from, to) in [(0, 4), (4, 6), (6, 8)] {
+            bytes.get_mut(from..to).unwrap_or_default().reverse();
+        }
+        Self(bytes)
+    }
+}
 
 impl fmt::Display for Guid {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -67,12 +79,12 @@ fn array_sectors(geometry: Geometry) -> u64 {
 }
 
 /// Header and array; at the start the protective MBR comes on top.
-pub(super) fn reserved_sectors(geometry: Geometry) -> u64 {
+pub(crate) fn reserved_sectors(geometry: Geometry) -> u64 {
     array_sectors(geometry) + 2
 }
 
 /// The copy whose header is in sector `own`, or nothing if it is not whole.
-pub(super) fn read_copy(device: &File, geometry: Geometry, own: u64) -> io::Result<Option<Table>> {
+pub(crate) fn read_copy(device: &File, geometry: Geometry, own: u64) -> io::Result<Option<Table>> {
     let mut header = vec![0; usize::try_from(geometry.sector).map_err(io::Error::other)?];
     let offset = own.saturating_mul(geometry.sector);
     match device.read_exact_at(&mut header, offset) {
@@ -148,7 +160,7 @@ fn parse_entry(bytes: &[u8]) -> Option<Partition> {
 }
 
 /// Writes the copy whose header is in sector `own`: the array first, since the header vouches for it.
-pub(super) fn write_copy(device: &File, geometry: Geometry, table: &Table, own: u64, other: u64) -> io::Result<()> {
+pub(crate) fn write_copy(device: &File, geometry: Geometry, table: &Table, own: u64, other: u64) -> io::Result<()> {
     let array = encode_array(table);
     let sectors = array_sectors(geometry);
     // After the first header, before the second.
@@ -212,7 +224,7 @@ fn encode_header(
 }
 
 /// The MBR that tells tools without GPT that the whole disk is taken.
-pub(super) fn protective_mbr(geometry: Geometry) -> io::Result<Vec<u8>> {
+pub(crate) fn protective_mbr(geometry: Geometry) -> io::Result<Vec<u8>> {
     let size = u32::try_from(geometry.sectors.saturating_sub(1)).unwrap_or(u32::MAX);
     let mut sector = vec![0; 446];
     // Not bootable; from cylinder 0, head 0, sector 2; type "GPT protective"; to the last that can be expressed.
