@@ -33,6 +33,58 @@ fn kernel_keeps_every_line_of_every_fragment() {
     assert_eq!(kernel::lost_lines(&wanted, &built), Vec::<String>::new());
 }
 
+/// Options that the Kernel Self Protection Project recommends and this kernel has (its list of recommended settings, by those
+/// names that Linux 6.12 knows), and those that it wants off. What is not in it yet is not claimed.
+#[test]
+fn kernel_has_the_self_protection_that_is_asked_of_it() {
+    let on = [
+        "BPF_JIT_ALWAYS_ON",
+        "BPF_UNPRIV_DEFAULT_OFF",
+        "BUG_ON_DATA_CORRUPTION",
+        "FORTIFY_SOURCE",
+        "HARDENED_USERCOPY",
+        "INIT_STACK_ALL_ZERO",
+        "LEGACY_VSYSCALL_NONE",
+        "LIST_HARDENED",
+        "MITIGATION_PAGE_TABLE_ISOLATION",
+        "RANDOMIZE_BASE",
+        "RANDOMIZE_KSTACK_OFFSET_DEFAULT",
+        "RANDOMIZE_MEMORY",
+        "SCHED_STACK_END_CHECK",
+        "SECCOMP_FILTER",
+        "SECURITY_DMESG_RESTRICT",
+        "SECURITY_LANDLOCK",
+        "SECURITY_YAMA",
+        "SHUFFLE_PAGE_ALLOCATOR",
+        "SLAB_FREELIST_HARDENED",
+        "SLAB_FREELIST_RANDOM",
+        "STACKPROTECTOR_STRONG",
+        "STRICT_KERNEL_RWX",
+        "SYN_COOKIES",
+        "VMAP_STACK",
+    ];
+    let off = [
+        "COMPAT_BRK",
+        "DEBUG_FS",
+        "DEVMEM",
+        "DEVPORT",
+        "HIBERNATION",
+        "IA32_EMULATION",
+        "KEXEC",
+        "KEXEC_FILE",
+        "LDISC_AUTOLOAD",
+        "LEGACY_TIOCSTI",
+        "MODULES",
+        "PROC_KCORE",
+        "SLAB_MERGE_DEFAULT",
+        "X86_X32_ABI",
+    ];
+    let built = fs::read_to_string(&image().kernel_config).unwrap();
+    let is_on = |option: &&str| built.lines().any(|line| line == format!("CONFIG_{option}=y"));
+    assert_eq!(on.iter().filter(|option| !is_on(option)).collect::<Vec<_>>(), Vec::<&&str>::new());
+    assert_eq!(off.iter().filter(|option| is_on(option)).collect::<Vec<_>>(), Vec::<&&str>::new());
+}
+
 #[test]
 fn root_holds_what_the_allowlist_names_and_nothing_else() {
     let list = fs::read_to_string(checkout().join("image/root.allow")).unwrap();

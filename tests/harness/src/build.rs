@@ -19,8 +19,10 @@ pub mod cache;
 pub mod contents;
 mod debian;
 mod digest;
+pub mod disk_image;
 mod elf;
 pub mod error;
+mod fat;
 mod go;
 mod initramfs;
 pub mod kernel;
@@ -30,6 +32,8 @@ pub mod progress;
 mod root;
 mod rust;
 mod step;
+mod uki;
+mod verity;
 
 pub use cache::Cache;
 pub use error::BuildError;
@@ -67,6 +71,8 @@ pub struct Image {
     pub kernel_config: PathBuf,
     /// The hybrid initramfs: the root as a file, then the first stage.
     pub initramfs: PathBuf,
+    /// The first stage alone, which finds its root on a disk.
+    pub first_stage: PathBuf,
     /// The root file system (erofs) by itself.
     pub root: PathBuf,
     /// The root's tree before it was packed, for tests that list it.
@@ -130,7 +136,8 @@ pub fn image(request: &BuildRequest, progress: &mut dyn Progress) -> Result<Imag
             root::pack(&sources.debian, &place.join("tree"), &place.join("root.erofs"), step)
         })
     })?;
-    let initramfs = steps.step("initramfs", |_| initramfs(&root.join("root.erofs"), &sources.rust, &output))?;
+    let (initramfs, first_stage) =
+        steps.step("initramfs", |_| initramfs(&root.join("root.erofs"), &sources.rust, &output))?;
 
     let go_program = |name| program(&sources.go, name);
     let image = Image {
@@ -142,6 +149,7 @@ pub fn image(request: &BuildRequest, progress: &mut dyn Progress) -> Result<Imag
         kernel: kernel.image,
         kernel_config: kernel.config,
         initramfs,
+        first_stage,
         root: root.join("root.erofs"),
         root_tree: root.join("tree"),
         debian: sources.debian.clone(),
@@ -154,14 +162,17 @@ pub fn image(request: &BuildRequest, progress: &mut dyn Progress) -> Result<Imag
     Ok(image)
 }
 
-fn initramfs(root: &Path, programs: &Path, output: &Cache) -> Result<(PathBuf, Outcome), BuildError> {
-    let inputs = Inputs::new("initramfs", 1)
+type Initramfs = (PathBuf, PathBuf);
+
+fn initramfs(root: &Path, programs: &Path, output: &Cache) -> Result<(Initramfs, Outcome), BuildError> {
+    let inputs = Inputs::new("initramfs", 2)
         .file("root", root)?
         .file("init", &programs.join("init"))?
         .file("exec", &programs.join("keelson-exec"))?;
-    let (place, outcome) = output
-        .result("initramfs", &inputs.finish(), |place| initramfs::write(root, programs, &place.join("initramfs")))?;
-    Ok((place.join("initramfs"), outcome))
+    let (place, outcome) = output.result("initramfs", &inputs.finish(), |place| {
+        initramfs::write(root, programs, &place.join("initramfs"), &place.join("first-stage"))
+    })?;
+    Ok(((place.join("initramfs"), place.join("first-stage")), outcome))
 }
 
 /// Makes the OCI archives: those in the image, and the tests' workload.

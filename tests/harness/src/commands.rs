@@ -7,12 +7,14 @@ use clap::{Args, Parser, Subcommand};
 mod bench;
 mod cluster;
 mod down;
+mod image;
 mod show;
 mod soak;
 mod up;
 
 pub use bench::BenchCommandError;
 pub use down::DownError;
+pub use image::ImageError;
 pub use show::ShowError;
 pub use soak::SoakError;
 pub use up::{UpError, image_disk};
@@ -31,6 +33,8 @@ enum Verb {
     Up(Up),
     /// Build everything and print where it is
     Build,
+    /// Build everything and make disk images of it, raw and qcow2
+    Image,
     /// Shut a machine down in order
     Down(Down),
     /// Stop a machine's processors, as a hypervisor does to one that it moves
@@ -160,6 +164,8 @@ pub enum CommandError {
     #[error(transparent)]
     Up(#[from] UpError),
     #[error(transparent)]
+    Image(#[from] ImageError),
+    #[error(transparent)]
     Bench(#[from] BenchCommandError),
     #[error(transparent)]
     Down(#[from] DownError),
@@ -174,6 +180,7 @@ pub fn run(line: CommandLine) -> Result<u8, CommandError> {
     match line.verb {
         Verb::Up(options) => up::up(&options)?,
         Verb::Build => up::build()?,
+        Verb::Image => image::image()?,
         Verb::Down(options) => down::down(&options)?,
         Verb::Bench(Bench { what: BenchWhat::Boot(options) }) => bench::boot(&options)?,
         Verb::Soak(options) => soak::soak(&options)?,

@@ -55,13 +55,7 @@ impl Project {
 
     /// Builds all that boots, or finds it built.
     pub fn image(&self, progress: &mut dyn Progress) -> Result<Image, BuildError> {
-        let request = BuildRequest {
-            checkout: self.checkout.clone(),
-            target: self.target.clone(),
-            cache: Cache::of_user()?,
-            install_packages: true,
-        };
-        let image = build::image(&request, progress)?;
+        let image = build::image(&self.request()?, progress)?;
         // A later `cargo vm kubectl` need not build anything to find it.
         let link = self.kubectl_link();
         let replaced = std::fs::remove_file(&link).or_else(|error| match error.kind() {
@@ -72,6 +66,16 @@ impl Project {
             .and_then(|()| std::os::unix::fs::symlink(&image.kubectl, &link))
             .map_err(|source| BuildError::File { operation: "link", path: link, source })?;
         Ok(image)
+    }
+
+    /// What is to be built, and where.
+    pub fn request(&self) -> Result<BuildRequest, BuildError> {
+        Ok(BuildRequest {
+            checkout: self.checkout.clone(),
+            target: self.target.clone(),
+            cache: Cache::of_user()?,
+            install_packages: true,
+        })
     }
 
     fn kubectl_link(&self) -> PathBuf {

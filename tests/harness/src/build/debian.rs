@@ -72,6 +72,18 @@ fn mkosi(cache: &Cache, step: &mut Step<'_>) -> Result<PathBuf, BuildError> {
     Ok(place)
 }
 
+/// Where systemd's boot loader and stub are taken from: of the release that the root is of.
+const SYSTEMD_BOOT: (&str, &str) = ("trixie", "systemd-boot-efi");
+
+/// Fetches systemd's EFI programs; returns their folder.
+pub(crate) fn systemd_boot(cache: &Cache, step: &mut Step<'_>) -> Result<(PathBuf, Outcome), BuildError> {
+    let (suite, package) = SYSTEMD_BOOT;
+    let inputs = Inputs::new("systemd-boot", 1).text("source", &format!("{suite} {package}"));
+    let (place, outcome) =
+        cache.result("systemd-boot", &inputs.finish(), |place| download(suite, package, place, step))?;
+    Ok((place.join("usr/lib/systemd/boot/efi"), outcome))
+}
+
 /// Fetches a package with apt and a state of apt's own, so that the host's lists and packages stay as they are.
 fn download(suite: &str, package: &str, place: &Path, step: &mut Step<'_>) -> Result<(), BuildError> {
     let apt = place.join("apt");

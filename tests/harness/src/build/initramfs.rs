@@ -13,8 +13,8 @@ use std::process::{Command, Stdio};
 use super::archive::Cpio;
 use super::error::{BuildError, FileContext as _};
 
-/// Writes the initramfs. `programs` is the folder with `init` and `keelson-exec`.
-pub(crate) fn write(root: &Path, programs: &Path, initramfs: &Path) -> Result<(), BuildError> {
+/// Writes the initramfs, and the first stage by itself. `programs` is the folder with `init` and `keelson-exec`.
+pub(crate) fn write(root: &Path, programs: &Path, initramfs: &Path, first_stage: &Path) -> Result<(), BuildError> {
     let mut output = BufWriter::new(File::create(initramfs).at("make", initramfs)?);
     let mut first = Cpio::new(&mut output);
     add_file(&mut first, "root.erofs", 0o400, root)?;
@@ -32,7 +32,9 @@ pub(crate) fn write(root: &Path, programs: &Path, initramfs: &Path) -> Result<()
         add_file(&mut second, name, 0o755, &programs.join(program))?;
     }
     let second = second.finish().at("write", initramfs)?;
-    output.write_all(&compressed(&second)?).at("write", initramfs)?;
+    let second = compressed(&second)?;
+    std::fs::write(first_stage, &second).at("write", first_stage)?;
+    output.write_all(&second).at("write", initramfs)?;
     output.flush().at("write", initramfs)
 }
 

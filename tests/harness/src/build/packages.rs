@@ -39,6 +39,9 @@ pub const BUILD: &[&str] = &[
 /// is the shell of the boot benchmark's baseline.
 pub const RUN: &[&str] = &["qemu-system-x86", "ovmf", "e2fsprogs", "cpio", "busybox-static"];
 
+/// For disk images on top: qemu-img, and mtools to read the EFI system partition in tests.
+pub const DISK_IMAGE: &[&str] = &["qemu-utils", "mtools"];
+
 /// Makes sure that the packages are there.
 pub(crate) fn ensure(names: &[&str], install: bool, step: &mut Step<'_>) -> Result<Outcome, BuildError> {
     let missing = missing(names, step);
