@@ -21,12 +21,14 @@ use check::Checker;
 
 /// What the sources hold, as bytes. A source that does not exist on a machine is empty.
 ///
-/// A new source (ESP, NoCloud, vsock, HTTP, metadata) is one more field here and one more call in `statements`; its
+/// A new source (NoCloud, vsock, HTTP, metadata) is one more field here and one more call in `statements`; its
 /// place in the order is its [`Origin`]'s rank.
 #[derive(Debug, Clone, Default)]
 pub struct Inputs {
     /// `/proc/cmdline`
     pub command_line: Vec<u8>,
+    /// Path on the EFI system partition (`keelson/role`) to the file's content.
+    pub esp: BTreeMap<String, Vec<u8>>,
     /// `/sys/firmware/dmi/tables/DMI`
     pub dmi_table: Vec<u8>,
     /// Item name (`opt/keelson/role`) to the content of `/sys/firmware/qemu_fw_cfg/by_name/<name>/raw`.
@@ -60,9 +62,10 @@ pub fn read(inputs: &Inputs) -> (RawConfig, Vec<ConfigError>) {
     (merge(raws), errors)
 }
 
-fn statements(inputs: &Inputs) -> [Statement; 3] {
+fn statements(inputs: &Inputs) -> [Statement; 4] {
     [
         words::from_command_line(&inputs.command_line),
+        words::from_esp(&inputs.esp),
         smbios::from_table(&inputs.dmi_table),
         words::from_fw_cfg(&inputs.fw_cfg),
     ]

@@ -37,6 +37,28 @@ pub fn from_command_line(line: &[u8]) -> Statement {
     statement
 }
 
+/// Files on the EFI system partition, by their path there: `keelson/document.yaml` is a document, `keelson/words` holds words as
+/// on the command line, any other file in that folder is the value of the key that it is called after. File names of FAT know
+/// no case.
+pub fn from_esp(files: &BTreeMap<String, Vec<u8>>) -> Statement {
+    let mut statement = Statement::default();
+    for (path, content) in files {
+        let lower = path.to_ascii_lowercase();
+        let Some(key) = lower.strip_prefix("keelson/") else { continue };
+        let origin = Origin::Esp(path.clone());
+        match key {
+            "document.yaml" => statement.read_document(&origin, content),
+            "words" => {
+                for word in command_line::words(content) {
+                    statement.say(&origin, &word);
+                }
+            }
+            key => statement.say_text(&origin, key, Some(content.trim_ascii_end())),
+        }
+    }
+    statement
+}
+
 /// QEMU's `fw_cfg` items by their full name, `opt/keelson/role` and the like. Items of others are left alone.
 pub fn from_fw_cfg(items: &BTreeMap<String, Vec<u8>>) -> Statement {
     let mut statement = Statement::default();
@@ -244,5 +266,25 @@ mod tests {
         assert_eq!(statement.errors, []);
         let role = statement.words.role.unwrap();
         assert_eq!((role.value.as_str(), role.source.to_string().as_str()), ("worker", "fw_cfg opt/keelson/role"));
+    }
+
+    #[test]
+    fn reads_files_of_the_efi_system_partition() {
+        let files = [
+            ("keelson/role".to_owned(), b"worker\r\n".to_vec()),
+            ("KEELSON/WORDS".to_owned(), b"keelson.name=w3 quiet\n".to_vec()),
+            (
+                "keelson/document.yaml".to_owned(),
+                b"apiVersion: keelson.dev/v1alpha1\nkind: NodeConfiguration\nspec: {}\n".to_vec(),
+            ),
+            ("EFI/BOOT/BOOTX64.EFI".to_owned(), b"MZ".to_vec()),
+        ];
+        let statement = from_esp(&files.into());
+        assert_eq!(statement.errors, []);
+        let role = statement.words.role.unwrap();
+        assert_eq!(role.value, "worker");
+        assert_eq!(role.source.to_string(), "EFI system partition, keelson/role");
+        assert_eq!(statement.words.name.unwrap().value, "w3");
+        assert_eq!(statement.documents.len(), 1);
     }
 }

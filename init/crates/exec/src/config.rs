@@ -10,6 +10,8 @@ use keelson_config::{ConfigErrors, Inputs, Remembered, resolve};
 use keelson_job::Configuration;
 use thiserror::Error;
 
+mod esp;
+
 const DMI_TABLE: &str = "/sys/firmware/dmi/tables/DMI";
 const FW_CFG: &str = "/sys/firmware/qemu_fw_cfg/by_name";
 /// Ours, below [`FW_CFG`]; item names begin with it.
@@ -44,7 +46,12 @@ pub(crate) fn run(command_line: Vec<u8>, remembered: &Remembered) -> Result<Conf
 
 /// The bytes of every source that this machine has. The command line is PID 1's: another process does not see all of it.
 pub(crate) fn inputs(command_line: Vec<u8>) -> Result<Inputs, ConfigurationError> {
-    Ok(Inputs { command_line, dmi_table: read_if_any(Path::new(DMI_TABLE))?, fw_cfg: fw_cfg(Path::new(FW_CFG))? })
+    Ok(Inputs {
+        esp: esp::files(&command_line),
+        command_line,
+        dmi_table: read_if_any(Path::new(DMI_TABLE))?,
+        fw_cfg: fw_cfg(Path::new(FW_CFG))?,
+    })
 }
 
 fn fw_cfg(by_name: &Path) -> Result<BTreeMap<String, Vec<u8>>, ConfigurationError> {
@@ -80,7 +87,7 @@ fn read_if_any(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
     if path.exists() { read(path) } else { Ok(Vec::new()) }
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
+pub(crate) fn read(path: &Path) -> Result<Vec<u8>, ConfigurationError> {
     let failed = |source| ConfigurationError::Read { path: path.to_owned(), source };
     let mut bytes = Vec::new();
     File::open(path).map_err(failed)?.take(MAX_SOURCE_BYTES + 1).read_to_end(&mut bytes).map_err(failed)?;

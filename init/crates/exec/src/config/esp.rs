@@ -1,0 +1,93 @@
+//! Files on the EFI system partition of the disk that this machine was booted from: `keelson/` in its top folder.
+//!
+//! Only that disk's: a partition of another disk is nobody's word. It is mounted read-only for as long as the files are read. A
+//! partition that cannot be mounted has nothing to say; what it should have said will be missed by name.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+
+use keelson_gpt::{self as gpt, ESP_TYPE};
+use keelson_sys::mount::{self, MountFlags, UnmountFlags};
+
+use crate::disk::inventory::{self, Places};
+use crate::root::RootHash;
+
+/// In memory, and nobody else's.
+const MOUNT_POINT: &str = "/run/keelson-esp";
+const FOLDER: &str = "keelson";
+/// More than there are keys.
+const FILES_MAX: usize = 32;
+
+/// The files by their path on the partition; none on a machine that was booted otherwise.
+pub(super) fn files(command_line: &[u8]) -> BTreeMap<String, Vec<u8>> {
+    let Ok(Some(hash)) = RootHash::find(command_line) else { return BTreeMap::new() };
+    let Some(device) = partition(hash, &Places::default()) else { return BTreeMap::new() };
+    let point = Path::new(MOUNT_POINT);
+    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    let _ = fs::create_dir(point);
+    if mount::mount(&device.to_string_lossy(), point, "vfat", flags, "").is_err() {
+        return BTreeMap::new();
+    }
+    let files = read_folder(point);
+    let _ = mount::unmount(point, UnmountFlags::DETACH);
+    let _ = fs::remove_dir(point);
+    files
+}
+
+fn partition(hash: RootHash, places: &Places) -> Option<std::path::PathBuf> {
+    inventory::disks(places).into_iter().find_map(|disk| {
+        let table = gpt::read(&disk.open(places).ok()?, disk.geometry).ok()??.table;
+        table.find_unique(hash.root())?;
+        let (number, _) = table.find(ESP_TYPE)?;
+        let volume = disk.volumes(places).into_iter().find(|volume| volume.number == number)?;
+        Some(places.dev.join(volume.name))
+    })
+}
+
+fn read_folder(top: &Path) -> BTreeMap<String, Vec<u8>> {
+    let entries = fs::read_dir(top.join(FOLDER)).into_iter().flatten().flatten();
+    let files = entries.filter(|entry| entry.path().is_file()).take(FILES_MAX);
+    let read = files.filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        Some((format!("{FOLDER}/{name}"), super::read(&entry.path()).ok()?))
+    });
+    read.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_gpt::{Guid, Partition, ROOT_TYPE, Table};
+
+    use super::*;
+    use crate::disk::inventory::tests::Machine;
+
+    #[test]
+    fn only_the_boot_disks_own_partition_counts() {
+        let line = format!("roothash={}{}", "06".repeat(16), "05".repeat(16));
+        let hash = RootHash::find(line.as_bytes()).unwrap().unwrap();
+        let machine = Machine::new();
+        let partition_of = |kind, unique: u8, first| {
+            let unique = Guid([unique; 16]);
+            Some(Partition { kind, unique, first, last: first + 2047, attributes: 0, name: String::new() })
+        };
+        let geometry = gpt::Geometry { sector: 512, sectors: 131_072 };
+        for (name, root) in [("vda", 1), ("vdb", 6)] {
+            let device = machine.add(name, 64 * 1024 * 1024);
+            let partitions = vec![partition_of(ESP_TYPE, 2, 2048), partition_of(ROOT_TYPE, root, 4096)];
+            gpt::write(&device, geometry, &Table { disk: Guid([9; 16]), partitions }).unwrap();
+            machine.add_volume(name, 1);
+        }
+        assert_eq!(partition(hash, &machine.places), Some(machine.places.dev.join("vdb1")));
+    }
+
+    #[test]
+    fn files_of_the_folder_are_read_by_their_path() {
+        let top = tempfile::tempdir().unwrap();
+        fs::create_dir_all(top.path().join("keelson/inner")).unwrap();
+        fs::write(top.path().join("keelson/role"), "worker").unwrap();
+        fs::write(top.path().join("other"), "x").unwrap();
+        assert_eq!(read_folder(top.path()), BTreeMap::from([("keelson/role".to_owned(), b"worker".to_vec())]));
+        assert!(read_folder(Path::new("/nonexistent")).is_empty());
+    }
+}
