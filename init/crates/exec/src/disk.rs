@@ -6,11 +6,11 @@
 
 use std::fs::File;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use keelson_config::{ConfigErrors, Inputs, Remembered, StateSelection, resolve, state_selection};
-use keelson_job::{Disks, UserImages};
+use keelson_job::{DATA, Disks, UserImages};
 use keelson_sys::block;
 use thiserror::Error;
 
@@ -167,7 +167,7 @@ fn find_or_make(inputs: &Inputs, places: &Places, boot: Boot) -> Result<Disks, D
     let mut notes = Vec::new();
     let (state, data) = volumes(&disk, places, boot, &mut notes)?;
     notes.extend(attach::check_and_mount(&state, make::STATE_LABEL, &data)?);
-    notes.extend(grow::file_system(&data));
+    notes.extend(grow::file_system(&data, Path::new(DATA)));
     let how = made.unwrap_or("on");
     Ok(Disks { summary: format!("STATE and DATA {how} {name} ({})", human(disk.bytes())), in_memory: false, notes })
 }

@@ -13,6 +13,7 @@ pub mod clock;
 pub mod descriptor;
 pub mod device_mapper;
 pub mod entropy;
+pub mod ext4;
 pub mod loopback;
 pub mod memfd;
 pub mod memory;

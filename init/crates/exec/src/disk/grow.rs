@@ -8,15 +8,13 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Stdio};
 
 use keelson_gpt::{DATA_TYPE, Geometry, Table};
-use keelson_sys::{block, partition};
+use keelson_sys::{block, ext4, partition};
 
 use super::inventory::Disk;
 use super::{install, make};
 
-const RESIZE: &str = "/usr/bin/resize2fs";
 /// Less is not worth the change.
 const WORTHWHILE_BYTES: u64 = 64 * 1024 * 1024;
 
@@ -42,33 +40,44 @@ pub(super) fn announce(device: &File, disk: &Disk, table: &Table) -> io::Result<
 }
 
 /// Grows the mounted file system to its partition. A file system that stays small works as well as before: a failure is a note.
-pub(super) fn file_system(volume: &Path) -> Option<String> {
+///
+/// By the file system's own request: resize2fs would open the device for writing, which this kernel refuses for a mounted one.
+pub(super) fn file_system(volume: &Path, mounted: &Path) -> Option<String> {
     let device = File::open(volume).ok()?;
-    let (partition, held) = (block::size(&device).ok()?, bytes_of_ext4(&device)?);
-    if partition.saturating_sub(held) < WORTHWHILE_BYTES {
+    let (partition, held) = (block::size(&device).ok()?, Ext4::of(&device)?);
+    if partition.saturating_sub(held.bytes()?) < WORTHWHILE_BYTES {
         return None;
     }
-    let resized = Command::new(RESIZE).arg(volume).stdin(Stdio::null()).output();
-    Some(match resized {
-        Ok(output) if output.status.success() => format!("the file system of {} has grown", volume.display()),
-        Ok(output) => {
-            let words = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-            format!("the file system of {} stays as large as it was: {words}", volume.display())
-        }
+    let grown = File::open(mounted).and_then(|top| ext4::resize(&top, partition / held.block));
+    Some(match grown {
+        Ok(()) => format!("the file system of {} has grown", volume.display()),
         Err(error) => format!("the file system of {} stays as large as it was: {error}", volume.display()),
     })
 }
 
-/// Blocks (in two parts) times their size, from the superblock at byte 1024.
-fn bytes_of_ext4(device: &File) -> Option<u64> {
-    let word = |offset: u64| {
-        let mut bytes = [0; 4];
-        device.read_exact_at(&mut bytes, 1024 + offset).ok()?;
-        Some(u32::from_le_bytes(bytes))
-    };
-    let blocks = u64::from(word(0x4)?) | u64::from(word(0x150)?) << 32;
-    let size = 1024_u64.checked_shl(word(0x18)?)?;
-    blocks.checked_mul(size)
+/// What a file system says of its size, in the superblock at byte 1024.
+#[derive(Debug, PartialEq, Eq)]
+struct Ext4 {
+    blocks: u64,
+    /// In bytes.
+    block: u64,
+}
+
+impl Ext4 {
+    fn of(device: &File) -> Option<Self> {
+        let word = |offset: u64| {
+            let mut bytes = [0; 4];
+            device.read_exact_at(&mut bytes, 1024 + offset).ok()?;
+            Some(u32::from_le_bytes(bytes))
+        };
+        let blocks = u64::from(word(0x4)?) | u64::from(word(0x150)?) << 32;
+        let block = 1024_u64.checked_shl(word(0x18)?).filter(|bytes| *bytes > 0)?;
+        Some(Self { blocks, block })
+    }
+
+    fn bytes(&self) -> Option<u64> {
+        self.blocks.checked_mul(self.block)
+    }
 }
 
 #[cfg(test)]
@@ -116,6 +125,9 @@ mod tests {
         device.set_len(4096).unwrap();
         device.write_all_at(&1000_u32.to_le_bytes(), 1024 + 4).unwrap();
         device.write_all_at(&2_u32.to_le_bytes(), 1024 + 0x18).unwrap();
-        assert_eq!(bytes_of_ext4(&device), Some(4_096_000));
+        let found = Ext4::of(&device).unwrap();
+        assert_eq!((&found, found.bytes()), (&Ext4 { blocks: 1000, block: 4096 }, Some(4_096_000)));
+        device.write_all_at(&[0xff; 4], 1024 + 0x18).unwrap();
+        assert_eq!(Ext4::of(&device), None);
     }
 }
