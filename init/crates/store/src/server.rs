@@ -60,9 +60,6 @@ const GRPC_OVERHEAD_BYTES: usize = 512 << 10;
 /// HTTP/2 windows. A single watch or list moves megabytes; the protocol's own 64 KiB would make each wait for its peer.
 const STREAM_WINDOW_BYTES: u32 = 1 << 20;
 const CONNECTION_WINDOW_BYTES: u32 = 8 << 20;
-/// etcd's keep-alive of idle connections, for peers that vanished without a word.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_hours(2);
-const KEEPALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Streams that a client may cancel faster than they are taken up. kube-apiserver cancels many watches at once.
 const PENDING_RESETS: usize = 1024;
 /// Election timeouts without a leader after which streams that asked for one are ended. etcd's value.
@@ -85,6 +82,10 @@ pub struct Limits {
     pub watch_progress_interval: Duration,
     pub election_timeout: Duration,
     pub concurrent_streams: u32,
+    /// How often idle connections are pinged, for peers that vanished without a word.
+    pub keepalive_interval: Option<Duration>,
+    pub keepalive_timeout: Duration,
+    pub lease_checkpoints: bool,
 }
 
 impl Limits {
@@ -99,6 +100,9 @@ impl Limits {
             watch_progress_interval: settings.watch_progress_notify_interval.max(Duration::from_millis(100)),
             election_timeout: settings.election_timeout,
             concurrent_streams: settings.max_concurrent_streams,
+            keepalive_interval: Some(settings.keepalive_interval).filter(|interval| !interval.is_zero()),
+            keepalive_timeout: settings.keepalive_timeout,
+            lease_checkpoints: settings.lease_checkpoints,
         }
     }
 }
@@ -118,7 +122,7 @@ pub struct Context {
 
 impl Context {
     pub fn new(node: Arc<Node<State>>, limits: Limits) -> Self {
-        let leases = Arc::new(Keeper::new(Arc::clone(&node), limits.election_timeout));
+        let leases = Arc::new(Keeper::new(Arc::clone(&node), limits.election_timeout, limits.lease_checkpoints));
         let service = Arc::downgrade(&leases);
         node.set_leases(service);
         Self {
@@ -219,7 +223,7 @@ impl Server {
         Ok(Self {
             context: Arc::new(Context::new(node, Limits::new(settings))),
             clients: listeners(&settings.listen_client, tls).await?,
-            metrics: listeners(&settings.listen_metrics, tls).await?,
+            metrics: listeners(&[&settings.listen_metrics[..], &settings.listen_http].concat(), tls).await?,
             auto_compaction: settings.auto_compaction,
         })
     }
@@ -290,8 +294,8 @@ async fn serve(listener: Listener, routes: Routes, context: Arc<Context>) {
         .max_concurrent_streams(context.limits.concurrent_streams)
         .initial_stream_window_size(STREAM_WINDOW_BYTES)
         .initial_connection_window_size(CONNECTION_WINDOW_BYTES)
-        .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
-        .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
+        .http2_keepalive_interval(context.limits.keepalive_interval)
+        .http2_keepalive_timeout(Some(context.limits.keepalive_timeout))
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .layer(metrics::CountLayer::new(&context))
         .layer(MapResponseLayer::new(oversized::reword))

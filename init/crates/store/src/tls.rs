@@ -10,12 +10,13 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use crate::flags::TlsFiles;
+use crate::flags::{TlsFiles, TlsVersions};
+
+mod clients;
 
 const LOOK_INTERVAL: Duration = Duration::from_secs(1);
 
@@ -54,6 +55,8 @@ pub enum TlsError {
         #[source]
         source: rustls::Error,
     },
+    #[error("{name:?} is no name that a client's certificate can be for")]
+    Name { name: String },
     #[error("protocol versions")]
     Versions(#[source] rustls::Error),
     #[error(
@@ -128,7 +131,7 @@ impl<C> Reloading<C> {
 }
 
 fn times(files: &TlsFiles) -> Vec<Option<SystemTime>> {
-    let paths = [Some(&files.cert), Some(&files.key), files.trusted_ca.as_ref()];
+    let paths = [Some(&files.cert), Some(&files.key), files.trusted_ca.as_ref(), files.revoked.as_ref()];
     let time = |path: Option<&PathBuf>| fs::metadata(path?).ok()?.modified().ok();
     paths.into_iter().map(time).collect()
 }
@@ -136,22 +139,25 @@ fn times(files: &TlsFiles) -> Vec<Option<SystemTime>> {
 fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
-        .with_safe_default_protocol_versions()
+        .with_protocol_versions(&versions(files.versions))
         .map_err(TlsError::Versions)?;
     // As in etcd, naming an authority means that clients must show a certificate of it.
     let builder = match &files.trusted_ca {
         None => builder.with_no_client_auth(),
-        Some(path) => {
-            let roots = Arc::new(authorities(path)?);
-            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider).build();
-            let verifier = verifier.map_err(|source| TlsError::Verifier { path: path.clone(), source })?;
-            builder.with_client_cert_verifier(verifier)
-        }
+        Some(path) => builder.with_client_cert_verifier(clients::verifier(files, path, provider)?),
     };
     let (chain, key) = pair(files)?;
     let mut config = builder.with_single_cert(chain, key).map_err(|source| unusable(files, source))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     Ok(Arc::new(config))
+}
+
+fn versions(versions: TlsVersions) -> Vec<&'static rustls::SupportedProtocolVersion> {
+    match versions {
+        TlsVersions::All => rustls::ALL_VERSIONS.to_vec(),
+        TlsVersions::Only12 => vec![&rustls::version::TLS12],
+        TlsVersions::Only13 => vec![&rustls::version::TLS13],
+    }
 }
 
 fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {

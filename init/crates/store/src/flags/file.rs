@@ -3,23 +3,33 @@
 use serde_json::{Map, Value};
 
 /// Sections and, in each, the file's key and the flag it stands for.
-const SECTIONS: [(&str, [(&str, &str); 4]); 2] = [
+const SECTIONS: [(&str, &[(&str, &str)]); 2] = [
     (
         "client-transport-security",
-        [
+        &[
             ("cert-file", "cert-file"),
             ("key-file", "key-file"),
             ("client-cert-auth", "client-cert-auth"),
             ("trusted-ca-file", "trusted-ca-file"),
+            ("auto-tls", "auto-tls"),
+            ("client-cert-file", "client-cert-file"),
+            ("client-key-file", "client-key-file"),
+            ("allowed-hostname", "client-cert-allowed-hostname"),
         ],
     ),
     (
         "peer-transport-security",
-        [
+        &[
             ("cert-file", "peer-cert-file"),
             ("key-file", "peer-key-file"),
             ("client-cert-auth", "peer-client-cert-auth"),
             ("trusted-ca-file", "peer-trusted-ca-file"),
+            ("auto-tls", "peer-auto-tls"),
+            ("client-cert-file", "peer-client-cert-file"),
+            ("client-key-file", "peer-client-key-file"),
+            ("allowed-cn", "peer-cert-allowed-cn"),
+            ("allowed-hostname", "peer-cert-allowed-hostname"),
+            ("skip-client-san-verification", "peer-skip-client-san-verification"),
         ],
     ),
 ];
@@ -62,6 +72,11 @@ fn scalar(key: &str, value: Value) -> Result<String, String> {
         Value::String(text) => Ok(text),
         Value::Number(number) => Ok(number.to_string()),
         Value::Bool(truth) => Ok(truth.to_string()),
-        Value::Null | Value::Array(_) | Value::Object(_) => Err(format!("{key} takes one value")),
+        // etcd writes some lists so, and others as text with commas.
+        Value::Array(values) => {
+            let texts: Result<Vec<String>, String> = values.into_iter().map(|value| scalar(key, value)).collect();
+            Ok(texts?.join(","))
+        }
+        Value::Null | Value::Object(_) => Err(format!("{key} takes one value")),
     }
 }

@@ -33,6 +33,19 @@ pub struct TlsFiles {
     pub key: PathBuf,
     pub client_cert_auth: bool,
     pub trusted_ca: Option<PathBuf>,
+    /// Certificates that are refused although an authority vouches for them.
+    pub revoked: Option<PathBuf>,
+    /// Names, one of which a client's certificate must be for; any if there are none.
+    pub allowed_hostnames: Vec<String>,
+    pub versions: TlsVersions,
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TlsVersions {
+    #[default]
+    All,
+    Only12,
+    Only13,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,6 +70,8 @@ pub struct Settings {
     pub initial_cluster_token: String,
     /// Whether the cluster is there already.
     pub join: bool,
+    /// Beside the metrics' addresses, which serve the same paths.
+    pub listen_http: Vec<Endpoint>,
     pub listen_metrics: Vec<Endpoint>,
     pub client_tls: Option<TlsFiles>,
     pub peer_tls: Option<TlsFiles>,
@@ -64,10 +79,14 @@ pub struct Settings {
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
     pub max_concurrent_streams: u32,
+    /// Zero turns it off.
+    pub keepalive_interval: Duration,
+    pub keepalive_timeout: Duration,
     pub heartbeat_interval: Duration,
     pub election_timeout: Duration,
     pub auto_compaction: AutoCompaction,
     pub watch_progress_notify_interval: Duration,
+    pub lease_checkpoints: bool,
     pub log_level: tracing::Level,
 }
 
@@ -77,6 +96,10 @@ pub enum SettingsError {
     Value { source_name: String, value: String, expected: &'static str },
     #[error("{source_name}: {value:?} is out of range: {range}")]
     Range { source_name: String, value: String, range: &'static str },
+    #[error("{source_name}: {instead}")]
+    Refused { source_name: String, instead: &'static str },
+    #[error("--tls-min-version is above --tls-max-version")]
+    TlsVersions,
     #[error("--{given} needs --{missing} beside it")]
     Incomplete { given: &'static str, missing: &'static str },
     #[error("--{flag} asks for https, and --{missing} is not given")]
@@ -103,11 +126,28 @@ const LARGEST_MAX_REQUEST_BYTES: usize = 16 << 20;
 
 impl Settings {
     pub fn new(words: &Words) -> Result<Self, SettingsError> {
+        if let Some((source_name, instead)) = words.refused() {
+            return Err(SettingsError::Refused { source_name: source_name.to_owned(), instead });
+        }
         let take = Take { words };
         let name = take.text("name").unwrap_or("default").to_owned();
-        let client_tls = take.tls(["cert-file", "key-file", "client-cert-auth", "trusted-ca-file"])?;
-        let peer_tls =
+        let mut client_tls = take.tls(["cert-file", "key-file", "client-cert-auth", "trusted-ca-file"])?;
+        if let Some(files) = &mut client_tls {
+            files.revoked = take.text("client-crl-file").map(PathBuf::from);
+            files.allowed_hostnames = take.list("client-cert-allowed-hostname").unwrap_or_default();
+            files.versions = take.tls_versions()?;
+            let restricts = files.revoked.is_some() || !files.allowed_hostnames.is_empty();
+            if restricts && files.trusted_ca.is_none() {
+                let given = if files.revoked.is_some() { "client-crl-file" } else { "client-cert-allowed-hostname" };
+                return Err(SettingsError::Incomplete { given, missing: "trusted-ca-file" });
+            }
+        }
+        let mut peer_tls =
             take.tls(["peer-cert-file", "peer-key-file", "peer-client-cert-auth", "peer-trusted-ca-file"])?;
+        if let Some(files) = &mut peer_tls {
+            files.revoked = take.text("peer-crl-file").map(PathBuf::from);
+            files.versions = take.tls_versions()?;
+        }
         let client_urls = take.list("listen-client-urls").unwrap_or_else(|| vec!["http://localhost:2379".to_owned()]);
         let peer_urls = take.list("listen-peer-urls").unwrap_or_else(|| vec!["http://localhost:2380".to_owned()]);
         let advertise_peer_urls = take.list("initial-advertise-peer-urls").unwrap_or_else(|| peer_urls.clone());
@@ -124,12 +164,8 @@ impl Settings {
             initial_cluster_token: take.text("initial-cluster-token").unwrap_or("etcd-cluster").to_owned(),
             join: take.joins()?,
             advertise_peer_urls,
-            listen_metrics: take.endpoints(
-                "listen-metrics-urls",
-                &take.list("listen-metrics-urls").unwrap_or_default(),
-                client_tls.as_ref(),
-                "cert-file",
-            )?,
+            listen_http: take.more_endpoints("listen-client-http-urls", client_tls.as_ref())?,
+            listen_metrics: take.more_endpoints("listen-metrics-urls", client_tls.as_ref())?,
             client_tls,
             peer_tls,
             quota_bytes: match take.number("quota-backend-bytes", 0, i64::MIN..=i64::MAX, "bytes")? {
@@ -144,10 +180,13 @@ impl Settings {
             )?,
             max_txn_ops: take.bounded("max-txn-ops", 128, 1 << 20)?,
             max_concurrent_streams: take.streams()?,
+            keepalive_interval: take.duration("grpc-keepalive-interval", Duration::from_hours(2))?,
+            keepalive_timeout: take.duration("grpc-keepalive-timeout", Duration::from_secs(20))?,
             heartbeat_interval: take.millis("heartbeat-interval", 100)?,
             election_timeout: take.millis("election-timeout", 1000)?,
             auto_compaction: take.auto_compaction()?,
             watch_progress_notify_interval: take.duration("watch-progress-notify-interval", Duration::from_mins(10))?,
+            lease_checkpoints: take.lease_checkpoints()?,
             log_level: take.log_level()?,
             name,
         };
@@ -240,7 +279,9 @@ impl Take<'_> {
 
     fn duration(&self, name: &str, default: Duration) -> Result<Duration, SettingsError> {
         let Some(word) = self.word(name) else { return Ok(default) };
-        parse_duration(&word.value).ok_or_else(|| Self::wrong(word, "duration such as 10m0s"))
+        // In its file etcd wants nanoseconds.
+        let nanoseconds = word.value.parse().ok().map(Duration::from_nanos);
+        nanoseconds.or_else(|| parse_duration(&word.value)).ok_or_else(|| Self::wrong(word, "duration such as 10m0s"))
     }
 
     fn switch(&self, name: &str) -> Result<bool, SettingsError> {
@@ -269,7 +310,65 @@ impl Take<'_> {
         if client_cert_auth && trusted_ca.is_none() {
             return Err(SettingsError::Incomplete { given: auth_name, missing: ca_name });
         }
-        Ok(Some(TlsFiles { cert, key, client_cert_auth, trusted_ca }))
+        let versions = TlsVersions::default();
+        Ok(Some(TlsFiles {
+            cert,
+            key,
+            client_cert_auth,
+            trusted_ca,
+            revoked: None,
+            allowed_hostnames: Vec::new(),
+            versions,
+        }))
+    }
+
+    fn tls_versions(&self) -> Result<TlsVersions, SettingsError> {
+        let version = |name: &str| match self.word(name) {
+            None => Ok(None),
+            Some(word) => match word.value.as_str() {
+                "TLS1.2" => Ok(Some(2)),
+                "TLS1.3" => Ok(Some(3)),
+                _ => Err(Self::wrong(word, "TLS version: TLS1.2 or TLS1.3")),
+            },
+        };
+        match (version("tls-min-version")?.unwrap_or(2), version("tls-max-version")?.unwrap_or(3)) {
+            (2, 3) => Ok(TlsVersions::All),
+            (2, _) => Ok(TlsVersions::Only12),
+            (_, 3) => Ok(TlsVersions::Only13),
+            _ => Err(SettingsError::TlsVersions),
+        }
+    }
+
+    /// etcd's list of features that are turned on or off; those without a meaning here are taken all the same.
+    fn lease_checkpoints(&self) -> Result<bool, SettingsError> {
+        const KNOWN: [&str; 11] = [
+            "AllAlpha",
+            "AllBeta",
+            "CompactHashCheck",
+            "FastLeaseKeepAlive",
+            "InitialCorruptCheck",
+            "LeaseCheckpoint",
+            "LeaseCheckpointPersist",
+            "PriorityRequest",
+            "SetMemberLocalAddr",
+            "StopGRPCServiceOnDefrag",
+            "TxnModeWriteWithSharedBuffer",
+        ];
+        let Some(word) = self.word("feature-gates") else { return Ok(false) };
+        let mut on = false;
+        for gate in word.value.split(',').map(str::trim).filter(|gate| !gate.is_empty()) {
+            let (name, truth) = gate.split_once('=').unwrap_or((gate, ""));
+            if !KNOWN.contains(&name) || !matches!(truth, "true" | "false") {
+                return Err(Self::wrong(word, "list of etcd's features such as LeaseCheckpoint=true"));
+            }
+            on |= truth == "true" && matches!(name, "LeaseCheckpoint" | "LeaseCheckpointPersist" | "AllAlpha");
+        }
+        Ok(on)
+    }
+
+    /// Of addresses that there are only if they are named.
+    fn more_endpoints(&self, flag: &'static str, tls: Option<&TlsFiles>) -> Result<Vec<Endpoint>, SettingsError> {
+        self.endpoints(flag, &self.list(flag).unwrap_or_default(), tls, "cert-file")
     }
 
     fn endpoints(

@@ -93,7 +93,7 @@ fn a_configuration_file_may_be_yaml_and_its_errors_name_it() {
     for (content, expected) in [
         ("nmae: x\n", "did you mean --name?"),
         ("peer-transport-security: { cert: x }\n", "peer-transport-security has no key cert"),
-        ("name: [a]\n", "name takes one value"),
+        ("name: {a: b}\n", "name takes one value"),
         ("name: {\n", "etcd.conf.yml"),
     ] {
         std::fs::write(&path, content).unwrap();
@@ -102,6 +102,64 @@ fn a_configuration_file_may_be_yaml_and_its_errors_name_it() {
     }
     let error = words(&["--config-file=/nowhere/x"], &[]).unwrap_err();
     assert!(matches!(error, WordsError::Read { .. }));
+}
+
+#[test]
+fn all_flags_of_etcd_are_known() {
+    // etcd 3.7.3: `etcd --help`, the first word of each line that begins with `--`.
+    let etcds = include_str!("etcd-flags");
+    assert!(etcds.lines().count() > 110);
+    for name in etcds.lines() {
+        assert!(find(name).is_some(), "--{name}");
+    }
+}
+
+#[test]
+fn what_would_do_something_else_here_is_refused() {
+    for (argument, instead) in [
+        ("--force-new-cluster", "keelson-store recover"),
+        ("--discovery=https://discovery.example/x", "--initial-cluster"),
+        ("--discovery-srv=example.com", "--initial-cluster"),
+    ] {
+        let error = settings(&[argument]).unwrap_err().to_string();
+        assert!(error.contains(instead), "{error}");
+    }
+    assert!(settings(&["--force-new-cluster=false", "--discovery="]).is_ok());
+}
+
+#[test]
+fn restrictions_on_clients_are_taken_and_need_an_authority() {
+    let tls = ["--cert-file=c", "--key-file=k", "--client-crl-file=r", "--client-cert-allowed-hostname=a,b"];
+    let error = settings(&tls).unwrap_err().to_string();
+    assert!(error.contains("--client-crl-file needs --trusted-ca-file"), "{error}");
+    let more = [&tls[..], &["--trusted-ca-file=ca", "--tls-min-version=TLS1.3"]].concat();
+    let files = settings(&more).unwrap().client_tls.unwrap();
+    assert_eq!(files.revoked.unwrap(), std::path::Path::new("r"));
+    assert_eq!(files.allowed_hostnames, ["a", "b"]);
+    assert_eq!(files.versions, TlsVersions::Only13);
+    let crossed = settings(&["--cert-file=c", "--key-file=k", "--tls-min-version=TLS1.3", "--tls-max-version=TLS1.2"]);
+    assert!(matches!(crossed, Err(SettingsError::TlsVersions)));
+}
+
+#[test]
+fn features_are_turned_on_by_etcds_names() {
+    assert!(!settings(&["--feature-gates=AllBeta=true"]).unwrap().lease_checkpoints);
+    assert!(settings(&["--feature-gates=LeaseCheckpoint=true,InitialCorruptCheck=false"]).unwrap().lease_checkpoints);
+    assert!(settings(&["--feature-gates=Nonsense=true"]).is_err());
+}
+
+#[test]
+fn the_files_durations_are_nanoseconds_and_its_lists_lists() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("etcd.conf.yml");
+    std::fs::write(
+        &path,
+        "watch-progress-notify-interval: 5000000000\nlog-outputs: [stderr, stdout]\nforce-new-cluster: false\n",
+    )
+    .unwrap();
+    let words = words(&[&format!("--config-file={}", path.display())], &[]).unwrap();
+    assert_eq!(Settings::new(&words).unwrap().watch_progress_notify_interval, Duration::from_secs(5));
+    assert_eq!(words.ignored().count(), 1);
 }
 
 #[test]

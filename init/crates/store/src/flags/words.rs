@@ -95,7 +95,9 @@ impl Words {
         };
         let value = match (value, flag.kind) {
             (Some(value), _) => value,
-            (None, Kind::Switch) => "true".to_owned(),
+            (None, Kind::Switch | Kind::IgnoredSwitch) => "true".to_owned(),
+            // The one switch among them, and nobody gives the others no value.
+            (None, Kind::Refused) if flag.name == "force-new-cluster" => "true".to_owned(),
             (None, _) => rest.next().ok_or(WordsError::NoValue { name: flag.name })?,
         };
         self.values.insert(flag.name, Word { value, source: format!("--{name}") });
@@ -121,9 +123,19 @@ impl Words {
         self.values.get(name)
     }
 
+    /// The first thing said that is refused, with what to do instead.
+    pub(super) fn refused(&self) -> Option<(&str, &'static str)> {
+        self.values.iter().find_map(|(name, word)| {
+            let flag = find(name).filter(|flag| flag.kind == Kind::Refused)?;
+            let off = matches!(word.value.as_str(), "" | "false" | "0" | "f" | "F" | "FALSE" | "False");
+            (!off).then_some((word.source.as_str(), flag.help))
+        })
+    }
+
     /// What was said and has no meaning here.
     pub fn ignored(&self) -> impl Iterator<Item = &str> {
-        let ignored = |name: &str| find(name).is_some_and(|flag| flag.kind == Kind::Ignored);
+        let ignored =
+            |name: &str| find(name).is_some_and(|flag| matches!(flag.kind, Kind::Ignored | Kind::IgnoredSwitch));
         self.values.iter().filter(move |(name, _)| ignored(name)).map(|(_, word)| word.source.as_str())
     }
 }

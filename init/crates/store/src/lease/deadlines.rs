@@ -58,6 +58,17 @@ impl Deadlines {
         self.queue.first().map(|(wake, _)| *wake)
     }
 
+    /// Leases that have longer than `longer_than` left, each with how long, by id.
+    pub fn remaining(&self, now: Duration, longer_than: Duration) -> Vec<(LeaseId, Duration)> {
+        let left = |(id, entry): (&LeaseId, &Entry)| {
+            let left = entry.deadline.checked_sub(now).filter(|left| *left > longer_than)?;
+            Some((*id, left))
+        };
+        let mut remaining: Vec<_> = self.by_lease.iter().filter_map(left).collect();
+        remaining.sort_unstable();
+        remaining
+    }
+
     /// At most `limit` leases that have run out and are to be revoked. They are told again later unless they are removed.
     pub fn due(&mut self, now: Duration, limit: usize) -> Vec<LeaseId> {
         let mut due = Vec::new();
@@ -99,6 +110,16 @@ mod tests {
         assert_eq!(deadlines.get(LeaseId(2)), Some(seconds(10)));
         assert_eq!(deadlines.due(seconds(100), 1).len(), 1);
         assert_eq!(deadlines.due(seconds(100), 10).len(), 1);
+    }
+
+    #[test]
+    fn what_is_left_is_told_of_leases_that_last() {
+        let mut deadlines = Deadlines::default();
+        for (id, deadline) in [(3, 400), (1, 900), (2, 310), (4, 5)] {
+            deadlines.set(LeaseId(id), seconds(deadline));
+        }
+        let remaining = deadlines.remaining(seconds(10), seconds(300));
+        assert_eq!(remaining, [(LeaseId(1), seconds(890)), (LeaseId(3), seconds(390))]);
     }
 
     #[test]

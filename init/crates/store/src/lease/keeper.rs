@@ -23,6 +23,10 @@ const REVOKE_BATCH: usize = 128;
 /// How often leadership is looked at when no lease is due.
 const POLL: Duration = Duration::from_millis(500);
 
+/// How often remaining times are written down, if that is asked for, and of how many leases at once. etcd's values.
+const CHECKPOINT_INTERVAL: Duration = Duration::from_mins(5);
+const CHECKPOINT_BATCH: usize = 1000;
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KeepError {
     #[error("leadership is not certain")]
@@ -40,11 +44,16 @@ pub struct Keeper {
     grace: Duration,
     /// The term that the deadlines are of.
     armed: Mutex<Option<u64>>,
+    checkpoints: bool,
+    /// Renewals share it, a checkpoint has it alone: one that was overtaken by a renewal would take back what that promised.
+    renewing: tokio::sync::RwLock<()>,
 }
 
 impl Keeper {
-    pub fn new(node: Arc<Node<State>>, election_timeout: Duration) -> Self {
-        Self { node, origin: Instant::now(), grace: election_timeout, armed: Mutex::default() }
+    pub fn new(node: Arc<Node<State>>, election_timeout: Duration, checkpoints: bool) -> Self {
+        let renewing = tokio::sync::RwLock::default();
+        let armed = Mutex::default();
+        Self { node, origin: Instant::now(), grace: election_timeout, armed, checkpoints, renewing }
     }
 
     fn now(&self) -> Duration {
@@ -53,10 +62,15 @@ impl Keeper {
 
     /// Watches deadlines, for ever.
     pub async fn run(&self) {
+        let mut checkpointed = self.now();
         loop {
             if let Some(term) = self.arm() {
                 self.begin_granted();
                 self.revoke_due(term).await;
+                if self.checkpoints && self.now().saturating_sub(checkpointed) >= CHECKPOINT_INTERVAL {
+                    self.checkpoint(term).await;
+                    checkpointed = self.now();
+                }
             } else {
                 // Whoever takes over gives every lease a deadline.
                 drop(self.node.state().take_granted_leases());
@@ -104,6 +118,25 @@ impl Keeper {
         }
     }
 
+    /// Writes down what leases have left, for whoever leads next. A short one is not worth it.
+    async fn checkpoint(&self, term: u64) {
+        let _alone = self.renewing.write().await;
+        let remaining = self.node.state().deadlines().remaining(self.now(), CHECKPOINT_INTERVAL);
+        for leases in remaining.chunks(CHECKPOINT_BATCH) {
+            let checkpoint = |(id, left): &(LeaseId, Duration)| pb::LeaseCheckpoint {
+                id: id.0,
+                // Never zero, which would mean that nothing was written down.
+                remaining_ttl: i64::try_from(left.as_secs()).unwrap_or(i64::MAX),
+            };
+            let checkpoints = leases.iter().map(checkpoint).collect();
+            let command = Command::LeaseCheckpoint(pb::LeaseCheckpointRequest { checkpoints });
+            if let Err(error) = self.node.propose_in_term(command, term).await {
+                tracing::warn!(%error, "remaining times of leases are not written down");
+                return;
+            }
+        }
+    }
+
     async fn revoke_due(&self, term: u64) {
         let due = {
             let mut deadlines = self.node.state().deadlines();
@@ -143,6 +176,7 @@ impl Keeper {
     }
 
     async fn renew_in(&self, id: LeaseId, term: u64) -> Result<Option<i64>, KeepError> {
+        let _shared = self.renewing.read().await;
         // This member leads, and knows every lease that was granted before the keep-alive came.
         self.node.read_index().await?;
         if self.arm() != Some(term) {

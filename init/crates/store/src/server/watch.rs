@@ -5,7 +5,7 @@
 //! or a timer. While a client takes nothing, nothing is read for it, not even its requests, and its memory is bounded by its
 //! queue.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -102,6 +102,8 @@ struct Watches {
     leader: LeaderWanted,
     queue: Arc<Queue>,
     by_id: BTreeMap<WatchId, Watcher>,
+    /// Watches that compaction ended: to etcd their ids are taken until the client cancels them too.
+    ended: BTreeSet<WatchId>,
     next_id: i64,
     /// A request for progress that awaits the watches that are behind.
     progress_wanted: bool,
@@ -128,6 +130,7 @@ impl Watches {
             leader,
             queue: Arc::default(),
             by_id: BTreeMap::new(),
+            ended: BTreeSet::new(),
             next_id: 0,
             progress_wanted: false,
             tick,
@@ -288,6 +291,7 @@ impl Watches {
     fn compacted(&mut self, id: WatchId, compact_revision: i64) -> WatchResponse {
         if let Some(watcher) = self.by_id.remove(&id) {
             self.forget(&watcher);
+            self.ended.insert(id);
         }
         WatchResponse { canceled: true, compact_revision, ..self.answer(id, 0) }
     }
@@ -313,7 +317,7 @@ impl Watches {
             Some(COMPACTED)
         } else if range.is_empty() {
             Some(EMPTY_RANGE)
-        } else if request.watch_id != 0 && self.by_id.contains_key(&WatchId(request.watch_id)) {
+        } else if request.watch_id != 0 && self.is_taken(WatchId(request.watch_id)) {
             Some(DUPLICATE_ID)
         } else {
             None
@@ -342,8 +346,12 @@ impl Watches {
         self.by_id.insert(id, watcher);
     }
 
+    fn is_taken(&self, id: WatchId) -> bool {
+        self.by_id.contains_key(&id) || self.ended.contains(&id)
+    }
+
     fn choose_id(&mut self) -> WatchId {
-        while self.by_id.contains_key(&WatchId(self.next_id)) {
+        while self.is_taken(WatchId(self.next_id)) {
             self.next_id += 1;
         }
         self.next_id += 1;
@@ -351,8 +359,11 @@ impl Watches {
     }
 
     fn cancel(&mut self, id: WatchId) {
-        let Some(watcher) = self.by_id.remove(&id) else { return };
-        self.forget(&watcher);
+        match self.by_id.remove(&id) {
+            Some(watcher) => self.forget(&watcher),
+            None if self.ended.remove(&id) => {}
+            None => return,
+        }
         let revision = self.context.node.state().hub().revision();
         self.queue.push(Item::Canceled { id, revision });
     }

@@ -2,93 +2,19 @@
 
 use std::collections::BTreeSet;
 
+use futures::future::join_all;
 use keelson_etcd_api::etcdserverpb as pb;
-use keelson_etcd_api::etcdserverpb::watch_request::RequestUnion;
-use keelson_etcd_api::mvccpb::Event;
 use keelson_store::command::Command;
-use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
-use tonic::Streaming;
 
 use crate::compare::{Seen, seen, settle_ties, settle_txn, strip};
 use crate::histories::{Histories, Step, count, seed};
-use crate::servers::{Clients, Server, etcd_program, wait_until, within};
-
-/// One watch, on a stream of its own, on one server.
-#[derive(Debug)]
-struct Watcher {
-    requests: mpsc::Sender<pb::WatchRequest>,
-    answers: Streaming<pb::WatchResponse>,
-    fragment: bool,
-    ended: bool,
-}
-
-/// What a watch was told since the last time.
-#[derive(Debug, Default, PartialEq)]
-struct Told {
-    events: Vec<Event>,
-    canceled: Option<(i64, String, i64)>,
-}
-
-fn watch_request(union: RequestUnion) -> pb::WatchRequest {
-    pb::WatchRequest { request_union: Some(union) }
-}
-
-impl Watcher {
-    async fn open(clients: &Clients, request: pb::WatchCreateRequest) -> (Self, pb::WatchResponse) {
-        let (requests, receiver) = mpsc::channel(16);
-        let fragment = request.fragment;
-        requests.send(watch_request(RequestUnion::CreateRequest(request))).await.unwrap();
-        let answers = clients.watch.clone().watch(ReceiverStream::new(receiver)).await.unwrap().into_inner();
-        let mut watcher = Self { requests, answers, fragment, ended: false };
-        let mut created = watcher.answer().await;
-        strip(&mut created.header);
-        assert!(created.created, "{created:?}");
-        watcher.ended = created.canceled;
-        (watcher, created)
-    }
-
-    async fn answer(&mut self) -> pb::WatchResponse {
-        within("a watch's answer", self.answers.message()).await.unwrap().expect("the stream goes on")
-    }
-
-    /// Reads until the server says that there is no more up to `revision`.
-    async fn told(&mut self, revision: i64) -> Told {
-        let mut told = Told::default();
-        let mut last = (0, false);
-        while !self.ended {
-            let progress = watch_request(RequestUnion::ProgressRequest(pb::WatchProgressRequest {}));
-            self.requests.send(progress).await.unwrap();
-            // etcd says nothing to a stream that is behind: ask again.
-            let pause = std::time::Duration::from_millis(150);
-            let Ok(answer) = tokio::time::timeout(pause, self.answers.message()).await else { continue };
-            let mut answer = answer.unwrap().expect("the stream goes on");
-            strip(&mut answer.header);
-            let header = answer.header.unwrap().revision;
-            if answer.canceled {
-                told.canceled = Some((answer.compact_revision, answer.cancel_reason, header));
-                self.ended = true;
-            } else if answer.events.is_empty() {
-                assert!(header >= last.0, "progress does not go back: {header} after {}", last.0);
-                if header >= revision {
-                    break;
-                }
-            } else {
-                let first = answer.events[0].kv.as_ref().unwrap().mod_revision;
-                assert!(first > last.0 || (self.fragment && last.1), "revision {first} comes in two answers");
-                last = (answer.events.last().unwrap().kv.as_ref().unwrap().mod_revision, answer.fragment);
-                assert!(header >= last.0, "the header is behind the events");
-                told.events.extend(answer.events);
-            }
-        }
-        told
-    }
-}
+use crate::servers::{Clients, Server, etcd_program, wait_until};
+use crate::streams::Streams;
 
 struct Pair {
     etcd: Clients,
     ours: Clients,
-    watchers: Vec<(pb::WatchCreateRequest, Watcher, Watcher)>,
+    streams: Vec<Streams>,
     context: String,
 }
 
@@ -181,25 +107,52 @@ impl Pair {
         self.same(&request, &seen(etcd), &seen(ours));
     }
 
-    async fn open_watch(&mut self, request: pb::WatchCreateRequest) {
-        let (etcd, created) = Watcher::open(&self.etcd, request.clone()).await;
-        let (ours, also_created) = Watcher::open(&self.ours, request.clone()).await;
-        self.same(&request, &created, &also_created);
-        self.watchers.push((request, etcd, ours));
+    async fn alarms(&mut self) {
+        let etcd = self.etcd.maintenance.alarm(pb::AlarmRequest::default()).await;
+        let ours = self.ours.maintenance.alarm(pb::AlarmRequest::default()).await;
+        self.same(&"alarms", &seen(etcd), &seen(ours));
     }
 
-    async fn compare_watches(&mut self, revision: i64) {
-        let mut watchers = std::mem::take(&mut self.watchers);
-        for (request, etcd, ours) in &mut watchers {
-            if request.start_revision > revision {
-                // It has not begun, and progress is not told before.
-                continue;
-            }
-            let (etcd, ours) = (etcd.told(revision).await, ours.told(revision).await);
-            self.same(request, &etcd, &ours);
+    async fn keep_alive(&mut self, id: i64) {
+        let request = pb::LeaseKeepAliveRequest { id };
+        let mut answers = Vec::new();
+        for clients in [&mut self.etcd, &mut self.ours] {
+            let requests = tokio_stream::iter([request]);
+            let mut stream = clients.lease.lease_keep_alive(requests).await.unwrap().into_inner();
+            let mut answer = stream.message().await.unwrap().expect("an answer to each request");
+            strip(&mut answer.header);
+            answers.push(answer);
         }
-        watchers.retain(|(_, etcd, _)| !etcd.ended);
-        self.watchers = watchers;
+        self.same(&request, &answers[0], &answers[1]);
+    }
+
+    /// A new watch, on a stream of its own or on one that has others.
+    async fn open_watch(&mut self, own: bool, which: usize, request: pb::WatchCreateRequest) {
+        if own || self.streams.is_empty() {
+            self.streams.push(Streams::open(&self.etcd, &self.ours).await);
+        }
+        let which = if own { self.streams.len() - 1 } else { which % self.streams.len() };
+        let context = self.context.clone();
+        self.streams[which].create(&request, &context).await;
+        self.streams.retain(|streams| !streams.ended());
+    }
+
+    /// All streams at once: etcd tells those that are behind no sooner than its next look at them.
+    async fn compare_watches(&mut self, revision: i64) {
+        let context = self.context.clone();
+        join_all(self.streams.iter_mut().map(|streams| streams.compare(revision, &context))).await;
+        self.streams.retain(|streams| !streams.ended());
+    }
+
+    /// Cancels a watch of a stream that is told everything.
+    async fn cancel_watch(&mut self, which: usize, revision: i64) {
+        self.compare_watches(revision).await;
+        if self.streams.is_empty() {
+            return;
+        }
+        let (which, context) = (which % self.streams.len(), self.context.clone());
+        self.streams[which].cancel(revision, &context).await;
+        self.streams.retain(|streams| !streams.ended());
     }
 }
 
@@ -229,7 +182,7 @@ impl Histories {
             key: self.key(),
             range_end: self.range_end(),
             start_revision: self.some_revision(),
-            progress_notify: false,
+            progress_notify: self.dice.one_in(3),
             filters,
             prev_kv: self.dice.one_in(2),
             watch_id: if self.dice.one_in(3) { 7 } else { 0 },
@@ -238,20 +191,33 @@ impl Histories {
     }
 }
 
+/// `KEELSON_DIFFERENTIAL_STEPS` is the number of steps of each history, `KEELSON_DIFFERENTIAL_HISTORIES` how many run beside each other,
+/// with seeds that follow on `KEELSON_SEED`.
 #[tokio::test(flavor = "multi_thread")]
 async fn random_history_gives_what_etcd_gives() {
     let Some(program) = etcd_program("KEELSON_ETCD") else { return };
     let seed = seed("random_history_gives_what_etcd_gives");
     let steps = count("KEELSON_DIFFERENTIAL_STEPS", 2500);
-    let (etcd, mut ours) = (Server::etcd(&program).await, Server::keelson(&[]).await);
-    let (etcd_clients, clients) = (etcd.clients(), ours.clients());
-    let mut pair = Pair { etcd: etcd_clients, ours: clients, watchers: Vec::new(), context: String::new() };
+    let histories = count("KEELSON_DIFFERENTIAL_HISTORIES", 1);
+    join_all((0..histories).map(|number| history(&program, seed + number, steps))).await;
+}
+
+async fn history(program: &std::path::Path, seed: u64, steps: u64) {
+    const PROGRESS: &str = "--watch-progress-notify-interval=300ms";
+    let (etcd, mut ours) = (Server::etcd_with(program, &[PROGRESS]).await, Server::keelson(&[PROGRESS]).await);
+    let mut pair = Pair { etcd: etcd.clients(), ours: ours.clients(), streams: Vec::new(), context: String::new() };
     let mut histories = Histories::new(seed);
     let mut compacted = BTreeSet::new();
     for step in 0..steps {
         pair.context = format!("KEELSON_SEED={seed}, step {step}");
+        if step % 10_000 == 9999 {
+            println!("{}", pair.context);
+        }
         let status = pair.ours.maintenance.status(pb::StatusRequest {}).await.unwrap().into_inner();
         histories.revision = status.header.unwrap().revision;
+        if histories.dice.one_in(25) {
+            more(&mut pair, &mut histories, &mut ours).await;
+        }
         match histories.step() {
             // etcd keeps a hash of every compaction under its revision, and answers any request that names no revision with
             // that of a compaction to 0.
@@ -268,31 +234,42 @@ async fn random_history_gives_what_etcd_gives() {
                 pair.command(&command).await;
             }
             Step::Range(request) => pair.range(&request).await,
-            Step::Checkpoint => match histories.dice.below(8) {
-                0..=3 if pair.watchers.len() < 12 => {
-                    let request = histories.watch();
-                    pair.open_watch(request).await;
+            Step::Checkpoint => {
+                let revision = histories.some_revision();
+                // For a revision that was compacted to, etcd tells the hash that it made then, of another range of rows.
+                if !compacted.contains(&revision) {
+                    pair.hash(revision.max(0)).await;
                 }
-                0..=4 => pair.compare_watches(histories.revision).await,
-                5 => pair.lease(1).await,
-                6 if histories.dice.one_in(8) => {
-                    // Ours must come back with everything; its watches end with it.
-                    pair.watchers.clear();
-                    ours.crash_and_restart().await;
-                    pair.ours = ours.clients();
-                }
-                _ => {
-                    let revision = histories.some_revision();
-                    // For a revision that was compacted to, etcd tells the hash that it made then, of another range of rows.
-                    if !compacted.contains(&revision) {
-                        pair.hash(revision.max(0)).await;
-                    }
-                }
-            },
+            }
         }
     }
     pair.compare_watches(histories.revision).await;
     pair.hash(0).await;
+}
+
+/// What is no request for keys: watches, leases, alarms, a crash of ours.
+async fn more(pair: &mut Pair, histories: &mut Histories, ours: &mut Server) {
+    const MOST_WATCHES: usize = 16;
+    let which = usize::try_from(histories.dice.below(64)).unwrap();
+    match histories.dice.below(16) {
+        0..=6 if pair.streams.iter().map(Streams::watches).sum::<usize>() < MOST_WATCHES => {
+            let own = histories.dice.one_in(2);
+            let request = histories.watch();
+            pair.open_watch(own, which, request).await;
+        }
+        0..=8 => pair.compare_watches(histories.revision).await,
+        9 => pair.cancel_watch(which, histories.revision).await,
+        10..=11 => pair.lease(histories.lease_id()).await,
+        12..=13 => pair.keep_alive(histories.lease_id()).await,
+        14 => pair.alarms().await,
+        _ if histories.dice.one_in(4) => {
+            // Ours must come back with everything; its watches end with it.
+            pair.streams.clear();
+            ours.crash_and_restart().await;
+            pair.ours = ours.clients();
+        }
+        _ => {}
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -316,7 +293,7 @@ async fn large_state_hashes_and_lists_as_etcd_does() {
         clients.compact(30).await;
     }
     let mut pair =
-        Pair { etcd: etcd.clients(), ours: ours.clients(), watchers: Vec::new(), context: "large".to_owned() };
+        Pair { etcd: etcd.clients(), ours: ours.clients(), streams: Vec::new(), context: "large".to_owned() };
     pair.hash(0).await;
     pair.hash(45).await;
     let all = pb::RangeRequest { key: "/".into(), range_end: "0".into(), ..Default::default() };

@@ -95,6 +95,11 @@ impl Histories {
         }
     }
 
+    /// One that may be granted.
+    pub(crate) fn lease_id(&mut self) -> i64 {
+        self.dice.pick(&LEASES)
+    }
+
     pub(crate) fn key(&mut self) -> Bytes {
         Bytes::from_static(self.dice.pick(&KEYS))
     }

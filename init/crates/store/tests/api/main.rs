@@ -23,6 +23,7 @@ mod leases;
 mod model;
 mod model_test;
 mod servers;
+mod streams;
 mod tls;
 mod tools;
 mod watches;

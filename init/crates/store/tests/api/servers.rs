@@ -59,7 +59,11 @@ impl Server {
     }
 
     pub(crate) async fn etcd(program: &Path) -> Self {
-        Self::start(program, &["--unsafe-no-fsync", "--log-level=error"]).await
+        Self::etcd_with(program, &[]).await
+    }
+
+    pub(crate) async fn etcd_with(program: &Path, more: &[&str]) -> Self {
+        Self::start(program, &[&["--unsafe-no-fsync", "--log-level=error"], more].concat()).await
     }
 
     async fn start(program: &Path, more: &[&str]) -> Self {
