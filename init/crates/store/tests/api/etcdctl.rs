@@ -113,7 +113,10 @@ fn maintenance(etcdctl: &Etcdctl) {
     assert!(etcdctl.ok(&["member", "list"]).contains("started, default"));
     assert_eq!(etcdctl.ok(&["alarm", "list"]), "");
     assert!(etcdctl.ok(&["auth", "status"]).contains("Authentication Status: false"));
-    etcdctl.fails(&["member", "add", "x", "--peer-urls=http://10.0.0.1:2380"], "this release runs one member");
+    let added = etcdctl.ok(&["member", "add", "x", "--learner", "--peer-urls=http://10.0.0.1:2380"]);
+    let id = added.split_whitespace().nth(1).unwrap();
+    assert!(etcdctl.ok(&["member", "list"]).contains("unstarted"));
+    etcdctl.ok(&["member", "remove", id]);
     let directory = tempfile::TempDir::new().unwrap();
     let file = directory.path().join("snapshot");
     etcdctl.ok(&["snapshot", "save", file.to_str().unwrap()]);
