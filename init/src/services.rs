@@ -1,14 +1,16 @@
 //! PID 1's own services, a file each: what every node needs before keelson-cluster can hand over the rest.
 //!
 //! Their arguments are constant. What they are told stands in files below /run/keelson, and when they may start is
-//! said by conditions on those files.
+//! said by conditions on those files. The one exception is containerd's HTTP proxy, which it takes from its environment.
 
+use keelson_config::{NodeConfig, Role};
 use keelson_control::{InvalidServiceName, ServiceName, ServiceSpec};
 
 mod cluster;
 mod containerd;
 mod log;
 mod network;
+mod proxy;
 mod store;
 
 /// The service that reads the others' output.
@@ -16,11 +18,13 @@ pub const LOG: &str = "log";
 const CLUSTER: &str = "cluster";
 const CONTAINERD: &str = "containerd";
 const NETWORK: &str = "network";
+const PROXY: &str = "proxy";
 const STORE: &str = "store";
 
 /// The fixed accounts (`/etc/passwd` in the image has the same).
 mod account {
     pub(super) const STORE: u32 = 64001;
+    pub(super) const PROXY: u32 = 64002;
     pub(super) const NETWORK: u32 = 64003;
     pub(super) const LOG: u32 = 64007;
 }
@@ -28,9 +32,9 @@ mod account {
 const MIB: u64 = 1024 * 1024;
 
 /// All of them; the store only where it has a voice.
-pub fn all(control_plane: bool) -> Result<Vec<ServiceSpec>, InvalidServiceName> {
-    let mut services = vec![log::spec()?, network::spec()?, containerd::spec()?, cluster::spec()?];
-    if control_plane {
+pub fn all(node: &NodeConfig) -> Result<Vec<ServiceSpec>, InvalidServiceName> {
+    let mut services = vec![log::spec()?, network::spec()?, containerd::spec(node)?, proxy::spec()?, cluster::spec()?];
+    if node.role == Role::ControlPlane {
         services.push(store::spec()?);
     }
     Ok(services)
@@ -46,23 +50,52 @@ mod tests {
 
     use super::*;
 
+    fn node(role: &str) -> NodeConfig {
+        let inputs = keelson_config::Inputs {
+            command_line: format!("keelson.role={role}").into_bytes(),
+            ..keelson_config::Inputs::default()
+        };
+        keelson_config::resolve(&inputs, &keelson_config::Remembered::default()).unwrap().node
+    }
+
+    #[test]
+    fn containerd_pulls_through_the_proxy_that_was_configured_and_never_for_the_clusters_own_addresses() {
+        let environment = |node: &NodeConfig| {
+            let services = all(node).unwrap();
+            services.into_iter().find(|spec| spec.name.as_str() == CONTAINERD).unwrap().environment
+        };
+        let mut node = node("worker");
+        assert_eq!(environment(&node).keys().collect::<Vec<_>>(), ["PATH"]);
+        node.http_proxy = Some(keelson_config::HttpProxy {
+            http: None,
+            https: Some("http://proxy.example:3128".to_owned()),
+            no_proxy: vec![".example".to_owned()],
+        });
+        let environment = environment(&node);
+        assert_eq!(environment["HTTPS_PROXY"], "http://proxy.example:3128");
+        assert!(!environment.contains_key("HTTP_PROXY"));
+        for excluded in [".example", "127.0.0.0/8", "10.244.0.0/16", "10.96.0.0/16", ".svc", ".cluster.local"] {
+            assert!(environment["NO_PROXY"].split(',').any(|entry| entry == excluded), "{excluded}");
+        }
+    }
+
     #[test]
     fn they_pass_the_checks_that_a_handed_over_set_must_pass() {
-        let set = ServiceSet { version: 1, services: all(true).unwrap() };
+        let set = ServiceSet { version: 1, services: all(&node("control-plane")).unwrap() };
         set.validate(&[]).unwrap();
     }
 
     #[test]
     fn a_worker_has_no_store() {
-        let has_store = |control_plane| all(control_plane).unwrap().iter().any(|spec| spec.name.as_str() == STORE);
-        assert!(has_store(true));
-        assert!(!has_store(false));
+        let has_store = |role| all(&node(role)).unwrap().iter().any(|spec| spec.name.as_str() == STORE);
+        assert!(has_store("control-plane"));
+        assert!(!has_store("worker"));
     }
 
     /// What was handed over always stops first; an edge in the other direction would be a circle.
     #[test]
     fn they_name_only_each_other() {
-        let services = all(true).unwrap();
+        let services = all(&node("control-plane")).unwrap();
         for spec in &services {
             for needed in spec.needs() {
                 assert!(services.iter().any(|other| other.name == *needed), "{} names {needed}", spec.name);
@@ -72,7 +105,7 @@ mod tests {
 
     #[test]
     fn output_is_read_until_the_very_end() {
-        let services = all(true).unwrap();
+        let services = all(&node("control-plane")).unwrap();
         let log = ServiceName::new(LOG).unwrap();
         for spec in services.iter().filter(|spec| spec.name != log) {
             assert!(spec.needs().any(|needed| *needed == log), "{} stops after its log", spec.name);
@@ -81,7 +114,7 @@ mod tests {
 
     #[test]
     fn only_who_makes_containers_has_all_capabilities_and_may_gain_privileges() {
-        for spec in all(true).unwrap() {
+        for spec in all(&node("control-plane")).unwrap() {
             let makes_containers = spec.name.as_str() == CONTAINERD;
             assert_eq!(spec.capabilities == keelson_control::Capabilities::All, makes_containers, "{}", spec.name);
             assert_eq!(spec.no_new_privs, !makes_containers, "{}", spec.name);
@@ -91,7 +124,7 @@ mod tests {
     /// A runaway in one service takes neither the others' process numbers nor their memory.
     #[test]
     fn every_one_is_bounded_in_processes_and_protected_in_memory() {
-        for spec in all(true).unwrap() {
+        for spec in all(&node("control-plane")).unwrap() {
             assert!(spec.limits.pids_max.is_some(), "{}", spec.name);
             let protected = spec.limits.memory_min_bytes.or(spec.limits.memory_low_bytes);
             assert!(protected.is_some_and(|bytes| bytes > 0), "{}", spec.name);

@@ -6,7 +6,6 @@ use std::hash::{BuildHasher, Hasher, RandomState};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use keelson_config::Role;
 use keelson_control::{InvalidServiceName, ServiceName, ShutdownKind};
 use keelson_init::services;
 use keelson_init::shutdown::Enforcer;
@@ -72,7 +71,7 @@ fn setup(boot: &Boot) -> Result<Setup, SuperviseError> {
     .map_err(SuperviseError::Enforcer)?;
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(Setup {
-        services: services::all(boot.facts.node.role == Role::ControlPlane).map_err(SuperviseError::Services)?,
+        services: services::all(&boot.facts.node).map_err(SuperviseError::Services)?,
         log_service: Some(ServiceName::new(services::LOG).map_err(SuperviseError::Services)?),
         containment: Box::new(containment),
         paths: Paths {

@@ -129,7 +129,9 @@ fn programs_name_no_path_of_the_machine_that_built_them() {
         .filter(|folder| folder != "/root/")
         .chain([format!("{home}/.cargo")])
         .collect();
-    for program in ["init", "keelson-exec", "keelson-network", "keelson-log", "keelson-store", "keelson-cluster"] {
+    for program in
+        ["init", "keelson-exec", "keelson-network", "keelson-log", "keelson-store", "keelson-cluster", "keelson-proxy"]
+    {
         let content = fs::read(image().root_tree.join("usr/bin").join(program)).unwrap();
         for trace in &traces {
             let found = content.windows(trace.len()).any(|window| window == trace.as_bytes());

@@ -2,14 +2,16 @@
 //! others, but with nothing of root's power beyond that.
 
 use keelson_control::{
-    Capabilities, Capability, InvalidServiceName, Limits, PersistentFailure, ServiceName, ServiceSpec,
+    Capabilities, Capability, InvalidServiceName, Limits, PersistentFailure, Readiness, ServiceName, ServiceSpec,
 };
 
-use super::{CLUSTER, CONTAINERD, LOG, MIB, NETWORK, STORE, names};
+use super::{CLUSTER, CONTAINERD, LOG, MIB, NETWORK, PROXY, STORE, names};
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
         on_persistent_failure: PersistentFailure::Reboot,
+        // When its API answers on the node itself, which is before there is a cluster.
+        readiness: Readiness::Notify,
         capabilities: Capabilities::only([Capability::Chown, Capability::DacOverride, Capability::Fowner]),
         limits: Limits {
             memory_low_bytes: Some(64 * MIB),
@@ -21,7 +23,7 @@ pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
         },
         // It talks to all of these to its end. Kubelet, which asks it for time at a shutdown, is handed over and
         // therefore gone by then.
-        stop_before: names(&[LOG, NETWORK, STORE, CONTAINERD])?,
+        stop_before: names(&[LOG, NETWORK, STORE, CONTAINERD, PROXY])?,
         ..ServiceSpec::daemon(ServiceName::new(CLUSTER)?, "/usr/bin/keelson-cluster")
     })
 }

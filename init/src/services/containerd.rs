@@ -1,7 +1,9 @@
 //! containerd. Its shims live in `/shims`, outside its cgroup, so that its restart touches no pod.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 
+use keelson_config::NodeConfig;
 use keelson_control::{
     Capabilities, Condition, InvalidServiceName, Limits, PersistentFailure, Readiness, ServiceName, ServiceSpec,
 };
@@ -10,12 +12,11 @@ use super::{CONTAINERD, LOG, MIB, NETWORK, names};
 
 const CONFIG: &str = "/run/keelson/containerd/config.toml";
 
-pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
+pub(super) fn spec(node: &NodeConfig) -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
         on_persistent_failure: PersistentFailure::Reboot,
         arguments: vec![format!("--config={CONFIG}")],
-        // It runs its shim and runc by name.
-        environment: [("PATH".to_owned(), "/usr/bin".to_owned())].into(),
+        environment: environment(node),
         conditions: vec![Condition::FileExists(PathBuf::from(CONFIG))],
         readiness: Readiness::Notify,
         // Makes containers: whatever a privileged pod may have, it has to have.
@@ -33,4 +34,30 @@ pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
         timeout_stop_seconds: 15,
         ..ServiceSpec::daemon(ServiceName::new(CONTAINERD)?, "/usr/bin/containerd")
     })
+}
+
+/// It runs its shim and runc by name, and knows of an HTTP proxy from nowhere else.
+fn environment(node: &NodeConfig) -> BTreeMap<String, String> {
+    let mut environment = BTreeMap::from([("PATH".to_owned(), "/usr/bin".to_owned())]);
+    let Some(proxy) = &node.http_proxy else {
+        return environment;
+    };
+    for (name, url) in [("HTTP_PROXY", &proxy.http), ("HTTPS_PROXY", &proxy.https)] {
+        if let Some(url) = url {
+            environment.insert(name.to_owned(), url.clone());
+        }
+    }
+    let cluster = &node.cluster;
+    let own = [
+        "localhost".to_owned(),
+        "127.0.0.0/8".to_owned(),
+        "::1".to_owned(),
+        cluster.pod_cidr.to_string(),
+        cluster.service_cidr.to_string(),
+        ".svc".to_owned(),
+        format!(".{}", cluster.cluster_domain),
+    ];
+    let excluded: Vec<_> = proxy.no_proxy.iter().cloned().chain(own).collect();
+    environment.insert("NO_PROXY".to_owned(), excluded.join(","));
+    environment
 }

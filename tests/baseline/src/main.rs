@@ -28,6 +28,7 @@ use keelson_pki::{AuthorityKind, Clock, Files, Mode, Owner, Profile, StandardFil
 use time::OffsetDateTime;
 
 const WORDS: &str = "keelson.role=control-plane keelson.bootstrap keelson.peers=none";
+const API_SERVER_URL: &str = "https://127.0.0.1:6443";
 /// Where kube-apiserver finds the key that a node's keelson-cluster would keep to itself.
 const TOKEN_KEY: &str = "/run/baseline/service-account.key";
 
@@ -39,6 +40,8 @@ enum BaselineError {
     Write { path: PathBuf, source: std::io::Error },
     #[error("no cluster was founded: {0}")]
     NotFounded(String),
+    #[error("the configuration is not a control plane's")]
+    NotAControlPlane,
     #[error("the pod range has no room for a node")]
     PodRange,
 }
@@ -79,28 +82,38 @@ fn write_all(folder: &Path, config: &NodeConfig, address: IpAddr, name: &str) ->
     let membership = match membership::decide(&files, &paths, config, name, clock)? {
         Decision::Member(membership) => membership,
         Decision::Waiting(reason) => return Err(BaselineError::NotFounded(reason).into()),
+        Decision::Join => return Err(BaselineError::NotAControlPlane.into()),
     };
+    let held = membership.control_plane().ok_or(BaselineError::NotAControlPlane)?;
     let circumstances =
         Circumstances { identity: &membership.identity, cluster: &config.cluster, addresses: &[address] };
     container_runtime::configure(&files, &paths, config)?;
-    store::configure(&files, &paths, &membership, circumstances, clock)?;
-    let settings =
-        kubernetes::Settings { paths: &paths, config, membership: &membership, address, addresses: &[address] };
+    store::configure(&files, &paths, held, circumstances, clock)?;
+    let settings = kubernetes::Settings {
+        paths: &paths,
+        config,
+        membership: &membership,
+        address,
+        addresses: &[address],
+        // Without a proxy.
+        api_server_url: API_SERVER_URL,
+        removed: &[],
+    };
     let services = kubernetes::configure(&files, settings, clock)?;
     let range: IpNet = features::pod_network::first_range(config.cluster.pod_cidr).ok_or(BaselineError::PodRange)?;
     features::pod_network::configure(&files, &paths, &[range])?;
 
-    let token_key = membership.authorities.get(AuthorityKind::KubernetesClient);
+    let token_key = held.authorities.get(AuthorityKind::KubernetesClient);
     let profile = Profile::client(Subject::named("baseline").organization("system:masters"));
     let operator = token_key.issue(&profile, clock)?;
     let operator_file = folder.join("operator.pem");
     write(&operator_file, &operator.to_file())?;
     let serving = folder.join("serving-ca.crt");
-    write(&serving, membership.authorities.get(AuthorityKind::KubernetesServing).certificate_pem().as_bytes())?;
-    let document = kubeconfig::for_component("https://127.0.0.1:6443", &serving, &operator_file);
+    write(&serving, held.authorities.get(AuthorityKind::KubernetesServing).certificate_pem().as_bytes())?;
+    let document = kubeconfig::for_component(API_SERVER_URL, &serving, &operator_file);
     write(&folder.join("kubeconfig"), &serde_json::to_vec_pretty(&document)?)?;
 
-    let signer = membership.authorities.get(AuthorityKind::KubernetesClient).issue(&profile, clock)?;
+    let signer = held.authorities.get(AuthorityKind::KubernetesClient).issue(&profile, clock)?;
     write(&tree.0.join(TOKEN_KEY.trim_start_matches('/')), &signer.to_file())?;
     for service in &services {
         write(&tree.0.join("run/baseline").join(service.name.as_str()), script(service).as_bytes())?;

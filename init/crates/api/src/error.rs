@@ -23,6 +23,26 @@ pub enum ErrorCode {
     Unauthenticated,
     /// 400: the request cannot be understood; `field` says where.
     Invalid,
+    /// 403: the join token is none of this cluster's, or its proof does not hold.
+    TokenInvalid,
+    /// 403: the join token is of another cluster.
+    TokenForeign,
+    /// 403
+    TokenExpired,
+    /// 403
+    TokenRevoked,
+    /// 403: as many nodes as may have joined with the token.
+    TokenUsed,
+    /// 403: the join token is for another role.
+    TokenRole,
+    /// 403: the join token is bound to another name or machine.
+    TokenBound,
+    /// 409: the name belongs to another node.
+    NameInUse,
+    /// 409: the address belongs to another node.
+    AddressInUse,
+    /// 410: the node was removed from the cluster.
+    Removed,
     /// 404
     NotFound,
     /// 405
@@ -48,6 +68,15 @@ impl ErrorCode {
         match self {
             Self::Unauthenticated => 401,
             Self::Invalid => 400,
+            Self::TokenInvalid
+            | Self::TokenForeign
+            | Self::TokenExpired
+            | Self::TokenRevoked
+            | Self::TokenUsed
+            | Self::TokenRole
+            | Self::TokenBound => 403,
+            Self::NameInUse | Self::AddressInUse => 409,
+            Self::Removed => 410,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooLarge => 413,

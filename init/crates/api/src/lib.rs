@@ -13,6 +13,7 @@
 
 pub mod boots;
 pub mod error;
+pub mod join;
 pub mod logs;
 pub mod nodes;
 pub mod openapi;
@@ -22,17 +23,20 @@ pub mod power;
 pub mod proof;
 pub mod services;
 pub mod status;
+pub mod token;
 
 pub use boots::{Boot, BootList};
 pub use error::{ErrorBody, ErrorCode};
+pub use join::{ControlPlane, Identities, JoinRequest, Joined, NodeSettings, RenewRequest, Renewed, TrustBundle};
 pub use logs::LogQuery;
-pub use nodes::{Node, NodeList};
+pub use nodes::{Denial, DrainStep, DrainingPod, Node, NodeList, NodeOrder, NodeOrdered};
 pub use operators::{
     Certificate, CertificateRequest, Challenge, KubeconfigMaterial, KubeconfigRequest, PublicAuthority,
 };
 pub use power::{PowerAccepted, PowerRequest};
 pub use services::{Service, ServiceList, ServiceState, Usage};
 pub use status::{Condition, ConditionStatus, Phase, Status, Versions};
+pub use token::{CreatedToken, Token, TokenEntry, TokenList, TokenRequest, TokenRole, TokenState};
 
 /// The first element of every path.
 pub const VERSION: &str = "v1";
@@ -42,3 +46,12 @@ pub const PORT: u16 = 6400;
 
 /// The organisation that marks an operator's client certificate, here and in kubeconfigs.
 pub const OPERATORS: &str = "keelson:operators";
+
+/// The organization of a node's client certificate for this API.
+pub const NODES: &str = "keelson:nodes";
+
+/// The organization of a control plane's serving certificate, by which a joining node tells it from a worker's.
+pub const CONTROL_PLANES: &str = "keelson:control-planes";
+
+/// The organization of a worker's serving certificate.
+pub const WORKERS: &str = "keelson:workers";

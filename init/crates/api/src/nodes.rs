@@ -30,3 +30,64 @@ pub struct Node {
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }
+
+/// The body of a request that does something with a node; an empty object will do.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NodeOrder {}
+
+/// What has become of it.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeOrdered {
+    pub name: String,
+    /// What is left to do and will be done by itself, in plain words; empty when nothing is.
+    pub pending: String,
+}
+
+/// One step of draining a node: its pods were asked to go. Asked again, it goes on from there.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainStep {
+    pub name: String,
+    /// Pods that are still there, `NAMESPACE/NAME`, and why a pod cannot be asked to go yet.
+    pub remaining: Vec<DrainingPod>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DrainingPod {
+    pub pod: String,
+    pub reason: String,
+}
+
+/// Kubernetes' `SubjectAccessReview` with the one answer that there is here.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Denial {
+    pub api_version: String,
+    pub kind: String,
+    pub status: DenialStatus,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct DenialStatus {
+    pub allowed: bool,
+    pub denied: bool,
+    pub reason: String,
+}
+
+impl Denial {
+    pub fn of_removed_node() -> Self {
+        Self {
+            api_version: "authorization.k8s.io/v1".to_owned(),
+            kind: "SubjectAccessReview".to_owned(),
+            status: DenialStatus {
+                allowed: false,
+                denied: true,
+                reason: "the node was removed from the cluster".to_owned(),
+            },
+        }
+    }
+}

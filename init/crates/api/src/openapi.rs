@@ -8,8 +8,9 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    BootList, Certificate, CertificateRequest, Challenge, ErrorBody, KubeconfigMaterial, KubeconfigRequest, NodeList,
-    PowerAccepted, PowerRequest, PublicAuthority, ServiceList, Status,
+    BootList, Certificate, CertificateRequest, Challenge, CreatedToken, Denial, DrainStep, ErrorBody, JoinRequest,
+    Joined, KubeconfigMaterial, KubeconfigRequest, NodeList, NodeOrder, NodeOrdered, NodeSettings, PowerAccepted,
+    PowerRequest, PublicAuthority, RenewRequest, Renewed, ServiceList, Status, TokenEntry, TokenList, TokenRequest,
     logs::{LINES_DEFAULT, LINES_MAX},
     paths,
 };
@@ -24,6 +25,7 @@ const OPENAPI_VERSION: &str = "3.1.0";
 pub enum Method {
     Get,
     Post,
+    Delete,
 }
 
 impl Method {
@@ -31,6 +33,7 @@ impl Method {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",
+            Self::Delete => "DELETE",
         }
     }
 }
@@ -42,6 +45,8 @@ pub enum Access {
     Public,
     /// Whoever shows an operator's client certificate, and root on the node's own socket.
     Operator,
+    /// A member of the cluster, by its node's client certificate.
+    Node,
 }
 
 /// What an answer of status 200 holds.
@@ -78,9 +83,18 @@ const fn post(
     Operation { method: Method::Post, path, access: Access::Operator, summary, request: Some(request), answer }
 }
 
+const fn node_order(path: &'static str, summary: &'static str, answer: Content) -> Operation {
+    post(path, summary, schema_of::<NodeOrder>, answer)
+}
+
 impl Operation {
     const fn public(mut self) -> Self {
         self.access = Access::Public;
+        self
+    }
+
+    const fn node(mut self) -> Self {
+        self.access = Access::Node;
         self
     }
 }
@@ -103,6 +117,14 @@ pub const OPERATIONS: &[Operation] = &[
     .public(),
     get(paths::STATUS, "What this node says of itself, and why it is not ready", json_of::<Status>()),
     get(paths::NODES, "The cluster's nodes, as Kubernetes knows them", json_of::<NodeList>()),
+    node_order(paths::NODE_CORDON, "Keeps new pods away from a node", json_of::<NodeOrdered>()),
+    node_order(paths::NODE_UNCORDON, "Lets pods onto a node again", json_of::<NodeOrdered>()),
+    node_order(paths::NODE_DRAIN, "Asks a node's pods to go, and says which are left", json_of::<DrainStep>()),
+    node_order(
+        paths::NODE_REMOVAL,
+        "Removes a node for good: its identity is denied, its Node and Pods are deleted",
+        json_of::<NodeOrdered>(),
+    ),
     get(paths::SERVICES, "The services that PID 1 supervises on this node", json_of::<ServiceList>()),
     get(paths::SERVICE_LOGS, "A service's log on this node", Content::Text),
     get(paths::BOOTS, "This node's boots, newest first", json_of::<BootList>()),
@@ -114,6 +136,33 @@ pub const OPERATIONS: &[Operation] = &[
         schema_of::<KubeconfigRequest>,
         json_of::<KubeconfigMaterial>(),
     ),
+    get(paths::TOKENS, "Join tokens, without their secrets", json_of::<TokenList>()),
+    post(paths::TOKENS, "Makes a join token", schema_of::<TokenRequest>, json_of::<CreatedToken>()),
+    Operation {
+        method: Method::Delete,
+        path: paths::TOKEN,
+        access: Access::Operator,
+        summary: "Revokes a join token, also one that was made offline and is not known yet",
+        request: None,
+        answer: json_of::<TokenEntry>(),
+    },
+    post(
+        paths::JOIN,
+        "Makes the caller a member of the cluster, for a join token",
+        schema_of::<JoinRequest>,
+        json_of::<Joined>(),
+    )
+    .public(),
+    post(
+        paths::NODE_CERTIFICATES,
+        "Renews a node's certificates, for the proof of its key",
+        schema_of::<RenewRequest>,
+        json_of::<Renewed>(),
+    )
+    .public(),
+    get(paths::NODE_SETTINGS, "What the calling node has to know of its cluster", json_of::<NodeSettings>()).node(),
+    post(paths::DENIALS, "Denies a removed node's access to Kubernetes", schema_of::<Value>, json_of::<Denial>())
+        .public(),
     get(paths::OPENAPI, "This document", Content::Document),
 ];
 
@@ -151,10 +200,16 @@ pub fn document() -> Value {
         "paths": all,
         "components": {
             "schemas": generator.take_definitions(true),
-            "securitySchemes": { "operator": {
-                "type": "mutualTLS",
-                "description": "A client certificate from POST /v1/operators/certificate",
-            } },
+            "securitySchemes": {
+                "operator": {
+                    "type": "mutualTLS",
+                    "description": "A client certificate from POST /v1/operators/certificate",
+                },
+                "node": {
+                    "type": "mutualTLS",
+                    "description": "The client certificate of a node, from POST /v1/join",
+                },
+            },
         },
     })
 }
@@ -168,6 +223,7 @@ fn describe(operation: &Operation, error: &Value, generator: &mut SchemaGenerato
     let security = match operation.access {
         Access::Public => json!([]),
         Access::Operator => json!([{ "operator": [] }]),
+        Access::Node => json!([{ "node": [] }]),
     };
     let mut described = json!({
         "summary": operation.summary,
@@ -182,8 +238,13 @@ fn describe(operation: &Operation, error: &Value, generator: &mut SchemaGenerato
             let body = json!({ "required": true, "content": { "application/json": { "schema": schema(generator) } } });
             fields.insert("requestBody".to_owned(), body);
         }
-        if operation.path == paths::SERVICE_LOGS {
-            fields.insert("parameters".to_owned(), log_parameters());
+        match operation.path {
+            paths::SERVICE_LOGS => drop(fields.insert("parameters".to_owned(), log_parameters())),
+            paths::TOKEN => drop(fields.insert("parameters".to_owned(), json!([path_parameter("id")]))),
+            path if path.contains("{name}") => {
+                fields.insert("parameters".to_owned(), json!([path_parameter("name")]));
+            }
+            _ => {}
         }
     }
     described
@@ -192,12 +253,16 @@ fn describe(operation: &Operation, error: &Value, generator: &mut SchemaGenerato
 /// The fields of [`crate::LogQuery`] and the service's name.
 fn log_parameters() -> Value {
     json!([
-        { "name": "name", "in": "path", "required": true, "schema": { "type": "string" } },
+        path_parameter("name"),
         { "name": "lines", "in": "query", "description": "How many of the newest lines",
           "schema": { "type": "integer", "minimum": 0, "maximum": LINES_MAX, "default": LINES_DEFAULT } },
         { "name": "follow", "in": "query", "description": "Whether to go on with lines as they come",
           "schema": { "type": "boolean", "default": false } },
     ])
+}
+
+fn path_parameter(name: &str) -> Value {
+    json!({ "name": name, "in": "path", "required": true, "schema": { "type": "string" } })
 }
 
 #[cfg(test)]
@@ -238,10 +303,13 @@ mod tests {
     }
 
     #[test]
-    fn only_the_way_to_a_certificate_is_public() {
+    fn only_the_way_to_a_certificate_and_a_plain_no_are_public() {
         let public: Vec<_> =
             OPERATIONS.iter().filter(|operation| operation.access == Access::Public).map(|o| o.path).collect();
-        assert_eq!(public, [paths::AUTHORITY, paths::CHALLENGE, paths::OPERATOR_CERTIFICATE]);
+        let certificates =
+            [paths::AUTHORITY, paths::CHALLENGE, paths::OPERATOR_CERTIFICATE, paths::JOIN, paths::NODE_CERTIFICATES];
+        let no = [paths::DENIALS];
+        assert_eq!(public, [&certificates[..], &no].concat());
     }
 
     #[test]
@@ -249,10 +317,18 @@ mod tests {
         let schemas = document();
         let additional =
             |name: &str| schemas.pointer(&format!("/components/schemas/{name}/additionalProperties")).cloned();
-        for request in ["CertificateRequest", "KubeconfigRequest", "PowerRequest"] {
+        for request in [
+            "CertificateRequest",
+            "KubeconfigRequest",
+            "PowerRequest",
+            "TokenRequest",
+            "JoinRequest",
+            "RenewRequest",
+            "NodeOrder",
+        ] {
             assert_eq!(additional(request), Some(Value::Bool(false)), "{request}");
         }
-        for answer in ["Status", "NodeList", "ServiceList", "Certificate"] {
+        for answer in ["Status", "NodeList", "ServiceList", "Certificate", "Joined", "NodeSettings", "TokenList"] {
             assert_eq!(additional(answer), None, "{answer}");
         }
     }

@@ -6,15 +6,38 @@ pub const OPERATOR_CERTIFICATE: &str = "/v1/operators/certificate";
 pub const KUBECONFIG: &str = "/v1/kubeconfig";
 pub const STATUS: &str = "/v1/status";
 pub const NODES: &str = "/v1/nodes";
+/// The name of the node stands in the braces, here and in the following.
+pub const NODE_REMOVAL: &str = "/v1/nodes/{name}/removal";
+pub const NODE_CORDON: &str = "/v1/nodes/{name}/cordon";
+pub const NODE_UNCORDON: &str = "/v1/nodes/{name}/uncordon";
+pub const NODE_DRAIN: &str = "/v1/nodes/{name}/drain";
 pub const SERVICES: &str = "/v1/services";
 /// The name of the service stands in the braces.
 pub const SERVICE_LOGS: &str = "/v1/services/{name}/logs";
 pub const BOOTS: &str = "/v1/boots";
 pub const REBOOT: &str = "/v1/reboot";
 pub const POWER_OFF: &str = "/v1/power-off";
+pub const TOKENS: &str = "/v1/tokens";
+/// The id of the token stands in the braces.
+pub const TOKEN: &str = "/v1/tokens/{id}";
+pub const JOIN: &str = "/v1/join";
+pub const NODE_SETTINGS: &str = "/v1/node/settings";
+pub const NODE_CERTIFICATES: &str = "/v1/node/certificates";
+/// Where kube-apiserver asks about identities that were removed.
+pub const DENIALS: &str = "/v1/denials";
 pub const OPENAPI: &str = "/v1/openapi.json";
 
 /// The path of one service's log.
 pub fn service_logs(name: &str) -> String {
     SERVICE_LOGS.replace("{name}", name)
+}
+
+/// The path of one token.
+pub fn token(id: &str) -> String {
+    TOKEN.replace("{id}", id)
+}
+
+/// The path of what is done with one node: one of those above.
+pub fn node(template: &str, name: &str) -> String {
+    template.replace("{name}", name)
 }

@@ -1,9 +1,9 @@
 //! The node's API: HTTPS on port 6400 for operators, and the same on a unix socket for root.
 //!
-//! Who may do what is decided in one place, [`router`], before a request is looked at any further: three endpoints lead to
-//! a certificate and answer to everyone, all others answer 401 to whoever does not show an operator's certificate. A
-//! certificate of another authority does not get past the TLS handshake. The unix socket answers to root by peer
-//! credentials and needs no certificate.
+//! Who may do what is decided in one place, [`router`], before a request is looked at any further: some endpoints lead to
+//! a certificate and answer to everyone, what nodes ask answers to a node's certificate, and all others answer 401 to
+//! whoever does not show an operator's. A certificate of another authority does not get past the TLS handshake. The unix
+//! socket answers to root by peer credentials and needs no certificate.
 //!
 //! It answers before the store and Kubernetes do, because its first use is to say why they do not. TLS has to wait for the
 //! node's certificates; the unix socket does not.
@@ -15,8 +15,10 @@
 pub mod caller;
 pub mod challenge;
 pub mod connection;
+pub mod departures;
 pub mod limiter;
 pub mod logs;
+pub mod members;
 pub mod operators;
 pub mod power;
 pub mod respond;
@@ -29,7 +31,4 @@ pub mod views;
 mod listen;
 
 pub use listen::{Endpoints, serve};
-pub use sources::{NodeSource, NodeSourceError};
-
-#[cfg(test)]
-mod tests;
+pub use sources::{Answer, NodeSource, NodeSourceError};

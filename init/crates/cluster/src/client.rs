@@ -132,6 +132,14 @@ impl Client {
         self.json(Method::PATCH, &path, Some(("application/merge-patch+json", change))).await
     }
 
+    pub async fn create(&self, path: &str, object: &Value) -> Result<Value, ClientError> {
+        self.json(Method::POST, path, Some(("application/json", object))).await
+    }
+
+    pub async fn delete(&self, path: &str) -> Result<Value, ClientError> {
+        self.json(Method::DELETE, path, None).await
+    }
+
     /// Follows the objects of a list path from `resource_version` on.
     pub async fn watch(&self, path: &str) -> Result<Watch, ClientError> {
         let attempt = self.send(Method::GET, path, None);

@@ -3,7 +3,8 @@
 //! A control plane's leaves are never on STATE: their keys are made at each boot, live in memory (`/run`), and die with it.
 //! The node holds the authorities anyway, so it needs nobody to begin again after any time switched off. Within a boot, a leaf is
 //! kept until two thirds of its life are over or its names change; its file is then replaced in place, and the components
-//! read it again by themselves.
+//! read it again by themselves. A worker's leaves say the same ([`Circumstances::node_identities`]) and are on its STATE,
+//! because it has nobody but the control planes to ask.
 //!
 //! | directory below `/run/keelson` | file | subject | certified by |
 //! |---|---|---|---|
@@ -20,12 +21,14 @@
 
 use std::net::IpAddr;
 
-use keelson_config::ClusterConfig;
+use keelson_api::Identities;
+use keelson_config::{ClusterConfig, Role};
 use keelson_pki::{
     AuthorityError, AuthorityKind, Clock, Files, FilesError, Mode, Names, Owner, Pair, Profile, Subject,
 };
 
 use crate::accounts;
+use crate::api_server::caller::NODE_PREFIX;
 use crate::authorities::Authorities;
 use crate::identity::Identity;
 use crate::paths::Paths;
@@ -36,6 +39,8 @@ pub const API_SERVERS_GROUP: &str = "keelson:kube-apiservers";
 pub const KUBE_PROXIES_GROUP: &str = "keelson:kube-proxies";
 /// This process, as a client of kube-apiserver.
 pub const CLUSTER_MANAGERS_GROUP: &str = "keelson:cluster-managers";
+/// What looks after a worker's routes, and reads Nodes for that.
+pub const NETWORK_RECONCILERS_GROUP: &str = "keelson:network-reconcilers";
 /// What `--requestheader-allowed-names` admits.
 pub const FRONT_PROXY_NAME: &str = "front-proxy-client";
 
@@ -87,10 +92,17 @@ impl Circumstances<'_> {
             .with_either(self.cluster.extra_sans.iter().cloned())
     }
 
-    /// The certificate of this process' own API.
+    /// The certificate of this process' own API. Names that the operator adds are the control planes'.
     pub fn api_profile(&self) -> Profile {
-        let names = self.node_names().with_either(self.cluster.extra_sans.iter().cloned());
-        Profile::server(Subject::named(format!("keelson {}", self.identity.name)), names)
+        let names = match self.identity.role {
+            Role::ControlPlane => self.node_names().with_either(self.cluster.extra_sans.iter().cloned()),
+            Role::Worker => self.node_names(),
+        };
+        let organization = match self.identity.role {
+            Role::ControlPlane => keelson_api::CONTROL_PLANES,
+            Role::Worker => keelson_api::WORKERS,
+        };
+        Profile::server(Subject::named(format!("keelson {}", self.identity.name)).organization(organization), names)
     }
 
     fn client(&self, name: String, group: Option<&str>) -> Profile {
@@ -181,28 +193,35 @@ impl Circumstances<'_> {
         services.into_iter().flat_map(of).collect()
     }
 
-    /// What every node has, worker or not.
-    fn node(&self) -> Vec<Credential> {
-        let credential =
-            |service, file, authority, profile| Credential { service, file, owner: Owner::ROOT, authority, profile };
+    /// What every node has, worker or not: who certifies it, and what it says.
+    ///
+    /// kubelet's serving certificate has no name of the loopback: components reach the API server there, through the proxy,
+    /// and a worker's certificate that was good for that name could stand in for an API server's.
+    pub fn node_identities(&self) -> Identities<(AuthorityKind, Profile)> {
         let name = &self.identity.name;
         let node_name = format!("system:node:{name}");
-        let serving = Subject::named(&node_name).organization("system:nodes");
-        let kube_proxy = self.client(format!("keelson:kube-proxy:{name}"), Some(KUBE_PROXIES_GROUP));
+        let own = Names::default().with_dns([name.clone()]).with_addresses(self.addresses.iter().copied());
+        let kubelet_serving = Subject::named(&node_name).organization("system:nodes");
+        let client = |name: String, group| (AuthorityKind::KubernetesClient, self.client(name, Some(group)));
+        let node = self.client(format!("{NODE_PREFIX}{name}"), Some(keelson_api::NODES));
+        Identities {
+            node: (AuthorityKind::Api, node),
+            api_serving: (AuthorityKind::Api, self.api_profile()),
+            kubelet_client: client(node_name, "system:nodes"),
+            kubelet_serving: (AuthorityKind::KubernetesServing, Profile::server(kubelet_serving, own)),
+            kube_proxy: client(format!("keelson:kube-proxy:{name}"), KUBE_PROXIES_GROUP),
+            network_reconciler: client(format!("keelson:network-reconciler:{name}"), NETWORK_RECONCILERS_GROUP),
+        }
+    }
+
+    fn node(&self) -> Vec<Credential> {
+        let credential =
+            |service, file, (authority, profile)| Credential { service, file, owner: Owner::ROOT, authority, profile };
+        let identities = self.node_identities();
         vec![
-            credential(
-                "kubelet",
-                "client.pem",
-                AuthorityKind::KubernetesClient,
-                self.client(node_name, Some("system:nodes")),
-            ),
-            credential(
-                "kubelet",
-                "serving.pem",
-                AuthorityKind::KubernetesServing,
-                Profile::server(serving, self.node_names()),
-            ),
-            credential("kube-proxy", "client.pem", AuthorityKind::KubernetesClient, kube_proxy),
+            credential("kubelet", "client.pem", identities.kubelet_client),
+            credential("kubelet", "serving.pem", identities.kubelet_serving),
+            credential("kube-proxy", "client.pem", identities.kube_proxy),
         ]
     }
 }

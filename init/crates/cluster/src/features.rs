@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use keelson_config::Role;
 use keelson_pki::Files;
 use tokio::sync::{mpsc, watch};
 
@@ -13,10 +14,12 @@ use crate::report;
 use crate::status::ConditionKind;
 
 pub mod access;
+pub mod departure;
 pub mod dns;
 pub mod leases;
 pub mod node_object;
 pub mod pod_network;
+pub mod roles;
 
 /// Before another try.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -35,7 +38,12 @@ pub async fn run(
     ended_controllers: mpsc::Receiver<&'static str>,
 ) {
     let features = Features { node, files, api, ready };
+    if features.node.config.role == Role::Worker {
+        return features.keep_node().await;
+    }
     tokio::join!(
+        features.keep_roles(),
+        features.clean_up(),
         features.keep_access(),
         features.keep_node(),
         features.keep_dns(images),
@@ -78,7 +86,9 @@ impl Features {
     async fn keep_node(&self) {
         loop {
             self.api_server().await;
-            self.access_applied().await;
+            if self.node.config.role == Role::ControlPlane {
+                self.access_applied().await;
+            }
             let result = match self.api.client() {
                 Ok(client) => node_object::follow(&self.node, &self.files, &client).await.map_err(Into::into),
                 Err(error) => Err(error),
@@ -86,6 +96,55 @@ impl Features {
             if let Err(error) = result {
                 self.tell(ConditionKind::NodeRegistered, &error);
                 tokio::time::sleep(RETRY_PAUSE).await;
+            }
+        }
+    }
+
+    /// Every member's Node says what it is: kubelet may not say that of its own node.
+    async fn keep_roles(&self) {
+        let member = self.node.member().await;
+        let Some(registry) = member.registry.clone() else { return };
+        loop {
+            self.api_server().await;
+            self.access_applied().await;
+            let result = match self.api.client() {
+                Ok(client) => roles::follow(&registry, &client).await.map_err(Into::into),
+                Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                report::error(&error);
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Deletes what Kubernetes still has of nodes that were removed.
+    async fn clean_up(&self) {
+        let member = self.node.member().await;
+        let Some(registry) = member.registry.clone() else { return };
+        let mut views = registry.view();
+        let mut done = Vec::new();
+        loop {
+            self.api_server().await;
+            self.access_applied().await;
+            let view = views.borrow_and_update().clone();
+            let result = match (view, self.api.client()) {
+                (Some(view), Ok(client)) => {
+                    departure::clean_all(&client, &view, &mut done).await.map_err(KubernetesApiError::from)
+                }
+                (None, _) => Ok(()),
+                (_, Err(error)) => Err(error),
+            };
+            let pause = match result {
+                Ok(()) => RESYNC,
+                Err(error) => {
+                    report::error(&error);
+                    RETRY_PAUSE
+                }
+            };
+            tokio::select! {
+                _ = views.changed() => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }

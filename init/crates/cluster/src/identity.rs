@@ -36,6 +36,11 @@ impl NodeUid {
         Self(Uuid::new_v4().to_string())
     }
 
+    /// One that a control plane has given.
+    pub fn from_record(uid: &str) -> Self {
+        Self(uid.to_owned())
+    }
+
     pub fn as_str(&self) -> &str {
         &self.0
     }
@@ -44,6 +49,11 @@ impl NodeUid {
 impl ClusterId {
     pub fn generate() -> Self {
         Self(Uuid::new_v4().to_string())
+    }
+
+    /// The id of the cluster that a node has joined.
+    pub fn from_record(id: &str) -> Self {
+        Self(id.to_owned())
     }
 
     pub fn as_str(&self) -> &str {

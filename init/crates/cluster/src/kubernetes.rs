@@ -11,8 +11,9 @@ use std::path::PathBuf;
 
 use aws_lc_rs::digest;
 use keelson_config::{Component, NodeConfig};
-use keelson_control::{InvalidServiceName, ServiceName, ServiceSpec};
-use keelson_pki::{Clock, Files, FilesError, Mode, Owner};
+use keelson_control::{Account, Condition, InvalidServiceName, Readiness, ServiceName, ServiceSpec};
+use keelson_pki::pair::certificate_pem;
+use keelson_pki::{Clock, Files, FilesError, Mode, Owner, kubeconfig};
 use serde_json::Value;
 
 use crate::credentials::{self, Circumstances, CredentialError};
@@ -28,8 +29,10 @@ mod scheduler;
 
 pub use kubelet::{SHUTDOWN_GRACE, is_accepted_label};
 
-/// Until every node has a proxy, components speak to this node's API server.
-pub const API_SERVER_URL: &str = "https://127.0.0.1:6443";
+/// The node's proxy, which finds an API server that is well.
+pub const PROXY_URL: &str = "https://127.0.0.1:6444";
+/// PID 1's service of it.
+const PROXY_SERVICE: &str = "proxy";
 /// Every suite of TLS 1.2 that has forward secrecy and authenticated encryption; TLS 1.3's cannot be chosen.
 pub const CIPHER_SUITES: [&str; 6] = [
     "TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256",
@@ -71,6 +74,10 @@ pub struct Settings<'a> {
     pub address: IpAddr,
     /// All of them, the preferred one first.
     pub addresses: &'a [IpAddr],
+    /// Where components find the Kubernetes API.
+    pub api_server_url: &'a str,
+    /// The UIDs of nodes that were removed and whose certificates have not all expired.
+    pub removed: &'a [String],
 }
 
 impl<'a> Settings<'a> {
@@ -122,13 +129,14 @@ struct Wanted {
 
 /// Writes everything the components read, and returns the services that PID 1 is to run.
 pub fn configure(files: &dyn Files, settings: Settings<'_>, clock: Clock) -> Result<Vec<ServiceSpec>, KubernetesError> {
-    let wanted = [
-        api_server::wanted(settings)?,
-        controller_manager::wanted(settings)?,
-        scheduler::wanted(settings)?,
-        kubelet::wanted(settings)?,
-        kube_proxy::wanted(settings)?,
-    ];
+    let mut wanted = Vec::new();
+    if let Some(held) = settings.membership.control_plane() {
+        wanted.push(api_server::wanted(settings, held)?);
+        wanted.push(controller_manager::wanted(settings, held)?);
+        wanted.push(scheduler::wanted(settings)?);
+    }
+    wanted.push(kubelet::wanted(settings)?);
+    wanted.push(kube_proxy::wanted(settings)?);
     for component in &wanted {
         let directory = settings.paths.service(component.component.as_str());
         let account = &component.spec.account;
@@ -140,8 +148,11 @@ pub fn configure(files: &dyn Files, settings: Settings<'_>, clock: Clock) -> Res
     }
     make_data_directories(files, settings, &wanted)?;
     registries::configure(files, settings)?;
-    let credentials = settings.circumstances().kubernetes();
-    credentials::issue(files, settings.paths, &settings.membership.authorities, &credentials, clock)?;
+    // A worker's come from the control planes and are put there by [`crate::worker::deliver`].
+    if let Some(held) = settings.membership.control_plane() {
+        let credentials = settings.circumstances().kubernetes();
+        credentials::issue(files, settings.paths, &held.authorities, &credentials, clock)?;
+    }
     Ok(wanted.into_iter().map(|component| component.spec).collect())
 }
 
@@ -162,6 +173,60 @@ fn make_data_directories(files: &dyn Files, settings: Settings<'_>, wanted: &[Wa
         }
     }
     Ok(())
+}
+
+/// A component that is the API server's client: its kubeconfig, and by whom it knows the server.
+fn client_files(settings: Settings<'_>, component: Component) -> Result<Vec<ComponentFile>, KubernetesError> {
+    let file = |name: &str| settings.file(component, name);
+    let kubeconfig = kubeconfig::for_component(settings.api_server_url, &file("serving-ca.crt"), &file("client.pem"));
+    let authority = certificate_pem(&settings.membership.trust.kubernetes_serving);
+    Ok(vec![
+        ComponentFile::settings("kubeconfig", &kubeconfig)?,
+        ComponentFile::certificate("serving-ca.crt", authority),
+    ])
+}
+
+/// What the controller manager and the scheduler have in common: clients and servers on the loopback, one of whom leads.
+fn controller_flags(settings: Settings<'_>, component: Component) -> Flags {
+    let file = |name: &str| settings.file(component, name);
+    let mut flags = Flags::default();
+    flags
+        .path("kubeconfig", &file("kubeconfig"))
+        .path("authentication-kubeconfig", &file("kubeconfig"))
+        .path("authorization-kubeconfig", &file("kubeconfig"))
+        .set("bind-address", "127.0.0.1")
+        .path("tls-cert-file", &file("serving.pem"))
+        .path("tls-private-key-file", &file("serving.pem"))
+        .set("tls-min-version", TLS_MIN_VERSION)
+        .set("tls-cipher-suites", CIPHER_SUITES.join(","))
+        .set("profiling", "false");
+    leader_election(&mut flags);
+    flags
+}
+
+/// What a client of the API server waits for that is of no use without one.
+fn api_server_conditions(settings: Settings<'_>) -> Result<Vec<Condition>, KubernetesError> {
+    Ok(vec![
+        Condition::ServiceReady(ServiceName::new(PROXY_SERVICE)?),
+        Condition::FileExists(settings.paths.apiserver_ready()),
+    ])
+}
+
+/// Such a component's service.
+fn controller_service(
+    settings: Settings<'_>,
+    component: Component,
+    files: &[ComponentFile],
+    flags: Flags,
+    (account, port): (u32, u16),
+) -> Result<ServiceSpec, KubernetesError> {
+    let mut spec = service(component, files, flags.with_extra(settings, component))?;
+    spec.account = Account::id(account);
+    spec.conditions = api_server_conditions(settings)?;
+    spec.stop_before = vec![ServiceName::new("kube-apiserver")?];
+    spec.readiness = Readiness::Tcp(([127, 0, 0, 1], port).into());
+    spec.limits.oom_score_adj = Some(-997);
+    Ok(spec)
 }
 
 /// Longer than the defaults, because on a machine whose processor is short a renewal may take ten seconds; what a lease of a dead

@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod accounts;
+pub mod admission;
 pub mod api_server;
 pub mod authorities;
 pub mod boot_mark;
@@ -15,6 +16,7 @@ pub mod credentials;
 pub mod features;
 pub mod identity;
 pub mod images;
+pub mod join;
 pub mod kubernetes;
 pub mod kubernetes_api;
 pub mod login;
@@ -25,14 +27,18 @@ pub mod node;
 pub mod paths;
 pub mod probes;
 pub mod proto;
+pub mod proxy_feed;
+pub mod registry;
 pub mod report;
 pub mod secrets;
 pub mod signer;
 pub mod status;
 pub mod store;
 pub mod supervision;
+pub mod trust;
 pub mod unix_socket;
 pub mod watch_file;
+pub mod worker;
 
 pub use node::{ControlError, Member, Node};
 pub use paths::Paths;

@@ -5,28 +5,36 @@
 //! circumstances ([`Manager::reconcile`]), run again when they change (addresses, the clock) and every minute for the leaves'
 //! age; it writes only what differs.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use keelson_control::ServiceSpec;
-use keelson_pki::{AuthorityError, AuthorityKind, Files, Mode, Owner, StandardFiles};
+use keelson_pki::{AuthorityError, Files, FilesError, Mode, Owner, StandardFiles};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
-use crate::credentials::{self, Circumstances, CredentialError};
-use crate::kubernetes::{self, KubernetesError, Settings};
+use crate::credentials::CredentialError;
+use crate::join::renewal::{self, RenewalError};
+use crate::kubernetes::KubernetesError;
 use crate::kubernetes_api::KubernetesApi;
-use crate::membership::{self, Decision, Membership};
-use crate::node::{Member, Node};
+use crate::membership::{ControlPlane, Membership, Standing};
+use crate::node::Node;
 use crate::paths::Paths;
+use crate::registry::Registry;
+use crate::registry::etcd::Etcd;
 use crate::status::ConditionKind;
 use crate::store::{self, StoreError};
 use crate::unix_socket::Admitted;
+use crate::worker::{Worker, WorkerError};
 use crate::{
-    accounts, api_server, boot_mark, container_runtime, features, images, login, network, probes, report, signer,
-    supervision,
+    accounts, admission, api_server, boot_mark, container_runtime, features, images, login, network, probes,
+    proxy_feed, report, signer, supervision, worker,
 };
+
+mod cluster;
+mod work;
+
+use work::Work;
 
 mod start;
 
@@ -40,6 +48,8 @@ const CLOCK_INTERVAL: Duration = Duration::from_secs(2);
 const CLOCK_JUMP: Duration = Duration::from_secs(30);
 /// Before another try after a failure that may pass, such as a full disk or a PID 1 that is busy.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
+/// How long a worker's start waits for a control plane to say whether it was removed.
+const REMOVED_DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 enum ReconcileError {
@@ -51,6 +61,12 @@ enum ReconcileError {
     Credentials(#[from] CredentialError),
     #[error("certifying this process' own API")]
     Api(#[source] AuthorityError),
+    #[error(transparent)]
+    Renewal(#[from] RenewalError),
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
     #[error("the work was interrupted")]
     Interrupted,
 }
@@ -70,16 +86,17 @@ pub async fn run(paths: Paths) -> Result<(), StartError> {
         tokio::spawn(login::serve(Arc::clone(&node))),
         tokio::spawn(images::keep(Arc::clone(&node), images.clone())),
         tokio::spawn(serve_api(Arc::clone(&node), Arc::clone(&api))),
+        tokio::spawn(proxy_feed::run(Arc::clone(&node))),
         tokio::spawn(boot_mark::run(Arc::clone(&node))),
     ] {
         // They run as long as the process; none has an end that anybody waits for.
         drop(task);
     }
 
-    let membership = Arc::new(join_or_found(&node, &files).await);
-    let mut manager = Manager { node, files, membership, applied: None };
+    let membership = Arc::new(cluster::find(&node, &files).await);
+    let mut manager = Manager::new(node, files, membership);
     manager.become_member().await;
-    tokio::spawn(serve_signer(Arc::clone(&manager.node), Arc::clone(&manager.membership)));
+    manager.start_following();
     let ready = watch::Sender::new(false);
     tokio::spawn(features::run(
         Arc::clone(&manager.node),
@@ -114,29 +131,6 @@ async fn configure_container_runtime(node: &Arc<Node>, files: &Arc<dyn Files>) {
     }
 }
 
-/// Returns once the node has a cluster. A node that has none stays here, and says why.
-async fn join_or_found(node: &Arc<Node>, files: &Arc<dyn Files>) -> Membership {
-    loop {
-        let (shared, own_files) = (Arc::clone(node), Arc::clone(files));
-        let decide =
-            move || membership::decide(&*own_files, &shared.paths, &shared.config, shared.name(), shared.clock());
-        let (reason, may_pass) = match tokio::task::spawn_blocking(decide).await {
-            Ok(Ok(Decision::Member(membership))) => return *membership,
-            Ok(Ok(Decision::Waiting(reason))) => (reason, false),
-            Ok(Err(error)) => (report::chain(&error), true),
-            Err(error) => (report::chain(&error), true),
-        };
-        if node.status.fails(ConditionKind::Member, reason.as_str()) {
-            report::info(&reason);
-            show(node, files, &format!("no cluster: {reason}\n")).await;
-        }
-        if !may_pass {
-            std::future::pending::<()>().await;
-        }
-        tokio::time::sleep(RETRY_PAUSE).await;
-    }
-}
-
 /// Gives PID 1 something to show on the console.
 async fn show(node: &Arc<Node>, files: &Arc<dyn Files>, text: &str) {
     let (path, files, text) = (node.paths.console(), Arc::clone(files), text.to_owned());
@@ -148,12 +142,12 @@ async fn show(node: &Arc<Node>, files: &Arc<dyn Files>, text: &str) {
     }
 }
 
-async fn serve_signer(node: Arc<Node>, membership: Arc<Membership>) {
+async fn serve_signer(node: Arc<Node>, held: Arc<ControlPlane>) {
     let path = node.paths.signer_socket();
     let admitted = Admitted::account(accounts::KUBE_APISERVER);
     loop {
         match signer::listen(&path, admitted) {
-            Ok(listener) => match signer::serve(listener, admitted, Arc::clone(&membership)).await {},
+            Ok(listener) => match signer::serve(listener, admitted, Arc::clone(&held)).await {},
             Err(error) => report::error(&error),
         }
         tokio::time::sleep(RETRY_PAUSE).await;
@@ -164,16 +158,28 @@ struct Manager {
     node: Arc<Node>,
     files: Arc<dyn Files>,
     membership: Arc<Membership>,
+    /// The cluster's records, on a control plane.
+    registry: Option<Arc<Registry>>,
+    worker: Option<Arc<Worker>>,
     /// What PID 1 has accepted.
     applied: Option<Vec<ServiceSpec>>,
 }
 
 impl Manager {
+    fn new(node: Arc<Node>, files: Arc<dyn Files>, membership: Arc<Membership>) -> Self {
+        let registry = membership.control_plane().map(|held| {
+            let backend = Etcd::new(store::CLIENT_ADDRESS, Arc::clone(held), node.clock_floor);
+            Arc::new(Registry::new(Arc::new(backend)))
+        });
+        Self { node, files, membership, registry, worker: None, applied: None }
+    }
+
     /// The first certificates, before anything can be served under them.
     async fn become_member(&mut self) {
         loop {
-            match self.reconcile().await {
+            match self.take_place().await {
                 Ok(()) => break,
+                Err(ReconcileError::Renewal(RenewalError::Removed)) => self.leave().await,
                 Err(error) => {
                     self.node.status.fails(ConditionKind::Member, report::chain(&error));
                     report::error(&error);
@@ -186,28 +192,129 @@ impl Manager {
         report::info(format!("member of cluster {cluster}"));
     }
 
+    /// Everything that has to be there before the first services are handed over.
+    async fn take_place(&mut self) -> Result<(), ReconcileError> {
+        if let Standing::Worker(holding) = &self.membership.standing {
+            let worker = match &self.worker {
+                Some(worker) => Arc::clone(worker),
+                None => Arc::clone(self.worker.insert(Arc::new(Worker::new(holding)?))),
+            };
+            self.ask_whether_removed(&worker).await?;
+        }
+        self.reconcile().await
+    }
+
+    /// A node that was removed while it was off has to know before it starts a pod. If nobody answers, it goes on: its pods
+    /// come from an API server, and none of those answers either.
+    async fn ask_whether_removed(&self, worker: &Arc<Worker>) -> Result<(), ReconcileError> {
+        let asking = async {
+            self.renew(worker).await?;
+            renewal::fetch_settings(&self.node, &self.files, worker, &self.membership.trust).await
+        };
+        match tokio::time::timeout(REMOVED_DEADLINE, asking).await {
+            Ok(Err(error @ RenewalError::Removed)) => Err(error.into()),
+            Ok(Err(error)) => {
+                report::error(&error);
+                Ok(())
+            }
+            Ok(Ok(_)) | Err(_) => Ok(()),
+        }
+    }
+
+    async fn renew(&self, worker: &Arc<Worker>) -> Result<bool, RenewalError> {
+        let Membership { identity, trust, .. } = &*self.membership;
+        let addresses = self.node.addresses();
+        renewal::renew_if_due(&self.node, &self.files, worker, identity, trust, &addresses).await
+    }
+
+    /// What runs beside [`Self::keep`] for as long as the node is a member.
+    fn start_following(&self) {
+        if let (Some(held), Some(registry)) = (self.membership.control_plane(), &self.registry) {
+            tokio::spawn(serve_signer(Arc::clone(&self.node), Arc::clone(held)));
+            let (kept, identity) = (Arc::clone(registry), self.membership.identity.clone());
+            tokio::spawn(admission::keep_own_record(Arc::clone(registry), identity, Arc::clone(&self.node)));
+            tokio::spawn(async move { kept.keep(|error| report::error(error)).await });
+        }
+    }
+
     /// Reconciles when circumstances change, and every minute.
     async fn keep(&mut self) {
         let mut network = self.node.network();
+        let mut settings = self.worker.as_ref().map(|worker| worker.settings());
+        let mut views = self.registry.as_ref().map(|registry| registry.view());
+        let member = self.node.member().await;
+        let mut following =
+            tokio::spawn(renewal::follow_settings(Arc::clone(&self.node), Arc::clone(&self.files), member));
         loop {
             let result = self.reconcile().await;
             let failed = result.is_err();
-            if let Err(error) = result {
-                report::error(&error);
+            match result {
+                Err(ReconcileError::Renewal(RenewalError::Removed)) => self.leave().await,
+                Err(error) => report::error(&error),
+                Ok(()) => {}
             }
             let pause = if failed || self.applied.is_none() { RETRY_PAUSE } else { RECONCILE_INTERVAL };
             tokio::select! {
                 _ = network.changed() => {}
+                () = changed(settings.as_mut()) => {}
+                // Who was removed is denied at once.
+                () = changed(views.as_mut()) => {}
+                _ = &mut following, if self.worker.is_some() => self.leave().await,
                 () = tokio::time::sleep(pause) => {}
                 () = clock_jump() => report::info("the clock was set: looking at all certificates again"),
             }
         }
     }
 
+    /// The node was removed: it forgets the cluster and reboots, which ends its pods. Does not return.
+    async fn leave(&mut self) {
+        let cluster = &self.membership.identity.cluster_id;
+        let reason = format!("the node was removed from cluster {cluster}; to join again it needs a new token");
+        self.node.status.fails(ConditionKind::Member, reason.as_str());
+        report::info(&reason);
+        loop {
+            let (files, paths) = (Arc::clone(&self.files), self.node.paths.clone());
+            let forgotten = tokio::task::spawn_blocking(move || worker::forget(&*files, &paths)).await;
+            match forgotten {
+                Ok(Ok(())) => {
+                    let order = reason.clone();
+                    match self.node.control(move |mut client| client.reboot(&order)).await {
+                        Ok(()) => std::future::pending::<()>().await,
+                        Err(error) => report::error(&error),
+                    }
+                }
+                Ok(Err(error)) => report::error(&error),
+                Err(error) => report::error(&error),
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
     async fn reconcile(&mut self) -> Result<(), ReconcileError> {
-        let (node, files, membership) = (Arc::clone(&self.node), Arc::clone(&self.files), Arc::clone(&self.membership));
-        let addresses = self.node.addresses();
-        let write = move || write_configuration(&node, &*files, &membership, &addresses);
+        let mut addresses = self.node.addresses();
+        if let Some(worker) = self.worker.clone() {
+            match self.renew(&worker).await {
+                Ok(true) => report::info("the node's certificates were renewed"),
+                Ok(false) => {}
+                // The present ones hold for a while yet.
+                Err(error) if !matches!(error, RenewalError::Removed) && worker.pairs_now().is_some() => {
+                    report::error(&error);
+                }
+                Err(error) => return Err(error.into()),
+            }
+            // What control planes have not seen is in no certificate.
+            let verified = worker::verified_addresses(&worker.settings_now());
+            addresses.retain(|address| verified.contains(address));
+        }
+        let work = Work {
+            node: Arc::clone(&self.node),
+            files: Arc::clone(&self.files),
+            membership: Arc::clone(&self.membership),
+            registry: self.registry.clone(),
+            worker: self.worker.clone(),
+            addresses,
+        };
+        let write = move || work.write_configuration();
         let services = tokio::task::spawn_blocking(write).await.map_err(|_| ReconcileError::Interrupted)??;
         match services {
             Some(services) => {
@@ -247,48 +354,21 @@ impl Manager {
         let Some(address) = self.node.addresses().first().copied() else {
             return;
         };
-        let fingerprint = self.membership.authorities.get(AuthorityKind::Api).fingerprint();
+        let fingerprint = self.membership.trust.fingerprint();
         let host = std::net::SocketAddr::new(address, keelson_api::PORT);
         show(&self.node, &self.files, &format!("API https://{host} fingerprint {fingerprint}\n")).await;
     }
 }
 
-/// Everything that others read. The services need an address; without one there are none yet.
-fn write_configuration(
-    node: &Node,
-    files: &dyn Files,
-    membership: &Arc<Membership>,
-    addresses: &[IpAddr],
-) -> Result<Option<Vec<ServiceSpec>>, ReconcileError> {
-    let clock = node.clock();
-    let circumstances = Circumstances { identity: &membership.identity, cluster: &node.config.cluster, addresses };
-    store::configure(files, &node.paths, membership, circumstances, clock)?;
-    renew_api_serving(node, membership, circumstances)?;
-    let Some(address) = addresses.first().copied() else {
-        return Ok(None);
+/// Waits for ever if there is nothing to follow.
+async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
+    let news = match receiver {
+        Some(receiver) => receiver.changed().await.is_ok(),
+        None => false,
     };
-    let settings = Settings { paths: &node.paths, config: &node.config, membership, address, addresses };
-    Ok(Some(kubernetes::configure(files, settings, clock)?))
-}
-
-fn renew_api_serving(
-    node: &Node,
-    membership: &Arc<Membership>,
-    circumstances: Circumstances<'_>,
-) -> Result<(), ReconcileError> {
-    let (clock, profile) = (node.clock(), circumstances.api_profile());
-    let authority = membership.authorities.get(AuthorityKind::Api);
-    let issue = || authority.issue(&profile, clock).map_err(ReconcileError::Api);
-    match node.member_now() {
-        None => node.set_member(Arc::new(Member::new(Arc::clone(membership), issue()?))),
-        Some(member) => {
-            let current = credentials::is_current(&member.api_serving().borrow(), &profile, authority, clock);
-            if !current {
-                member.set_api_serving(issue()?);
-            }
-        }
+    if !news {
+        std::future::pending::<()>().await;
     }
-    Ok(())
 }
 
 /// Returns when the wall clock has been set.

@@ -4,8 +4,12 @@
 //! be none. That is one-shot: once STATE holds an identity, `keelson.bootstrap` means nothing. Everything else is a state
 //! that one can see, not an error: the node runs, its console and its status say what is missing.
 //!
+//! A worker joins with a token ([`crate::join`]); what it was given then is on its STATE and is taken up at each boot.
+//!
 //! Founding writes the authorities and secrets first and the identity last, so a power cut leaves either no cluster (and what
 //! was made is taken up again) or a whole one.
+
+use std::sync::Arc;
 
 use keelson_config::{NodeConfig, Peers, Role};
 use keelson_pki::{Clock, Files, FilesError, Mode, Owner};
@@ -14,6 +18,8 @@ use crate::authorities::{Authorities, AuthoritiesError};
 use crate::identity::{ClusterId, Identity, IdentityError, NodeUid};
 use crate::paths::Paths;
 use crate::secrets::{Secrets, SecretsError};
+use crate::trust::Trust;
+use crate::worker::{Holding, WorkerError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum MembershipError {
@@ -24,6 +30,8 @@ pub enum MembershipError {
     #[error(transparent)]
     Secrets(#[from] SecretsError),
     #[error(transparent)]
+    Worker(#[from] WorkerError),
+    #[error(transparent)]
     Files(#[from] FilesError),
     #[error(
         "{field} is {configured:?} in the configuration and {on_state:?} on STATE: STATE wins, correct one of them"
@@ -31,17 +39,41 @@ pub enum MembershipError {
     Contradiction { field: &'static str, configured: String, on_state: String },
 }
 
-/// What a control plane holds.
+/// A node's place in its cluster.
 #[derive(Debug)]
 pub struct Membership {
     pub identity: Identity,
+    pub trust: Trust,
+    pub standing: Standing,
+}
+
+#[derive(Debug)]
+pub enum Standing {
+    ControlPlane(Arc<ControlPlane>),
+    Worker(Box<Holding>),
+}
+
+/// What a control plane holds, and nobody else.
+#[derive(Debug)]
+pub struct ControlPlane {
     pub authorities: Authorities,
     pub secrets: Secrets,
+}
+
+impl Membership {
+    pub fn control_plane(&self) -> Option<&Arc<ControlPlane>> {
+        match &self.standing {
+            Standing::ControlPlane(held) => Some(held),
+            Standing::Worker(_) => None,
+        }
+    }
 }
 
 #[derive(Debug)]
 pub enum Decision {
     Member(Box<Membership>),
+    /// A token was given, and this node is in no cluster yet.
+    Join,
     /// In words for the operator: why this node is in no cluster.
     Waiting(String),
 }
@@ -60,6 +92,7 @@ pub fn decide(
         return Ok(Decision::Member(Box::new(take_up(files, paths, identity)?)));
     }
     match obstacle(config) {
+        _ if config.role == Role::Worker && files.read(&paths.token())?.is_some() => Ok(Decision::Join),
         Some(reason) => Ok(Decision::Waiting(reason)),
         None => Ok(Decision::Member(Box::new(found(files, paths, name, clock)?))),
     }
@@ -67,9 +100,13 @@ pub fn decide(
 
 /// Why this node, which has no cluster, does not found one.
 fn obstacle(config: &NodeConfig) -> Option<String> {
-    let joining = "this release of Keelson has no joining, so the node stays alone and runs no pods";
+    let joining = "a control plane cannot join yet, so the node stays alone and runs no pods";
     match (config.role, config.bootstrap, &config.peers) {
-        (Role::Worker, _, _) => Some(format!("the node is a worker and belongs to no cluster; {joining}")),
+        (Role::Worker, _, _) => Some(
+            "the node is a worker, belongs to no cluster and has no token; make one with keelctl token create --role worker \
+             and set keelson.token"
+                .to_owned(),
+        ),
         (Role::ControlPlane, false, _) => Some(format!(
             "the node is a control plane, belongs to no cluster and was not told to found one; to found one set \
              keelson.bootstrap and keelson.peers=none; {joining}"
@@ -115,9 +152,22 @@ fn check(config: &NodeConfig, identity: &Identity) -> Result<(), MembershipError
 }
 
 fn take_up(files: &dyn Files, paths: &Paths, identity: Identity) -> Result<Membership, MembershipError> {
+    if identity.role == Role::Worker {
+        let holding = Holding::read(files, paths)?;
+        return Ok(Membership {
+            identity,
+            trust: holding.trust.clone(),
+            standing: Standing::Worker(Box::new(holding)),
+        });
+    }
     let authorities = Authorities::read(files, &paths.authorities())?;
     let secrets = Secrets::read(files, &paths.cluster_state())?;
-    Ok(Membership { identity, authorities, secrets })
+    Ok(control_plane(identity, authorities, secrets))
+}
+
+fn control_plane(identity: Identity, authorities: Authorities, secrets: Secrets) -> Membership {
+    let trust = Trust::of(&authorities);
+    Membership { identity, trust, standing: Standing::ControlPlane(Arc::new(ControlPlane { authorities, secrets })) }
 }
 
 fn found(files: &dyn Files, paths: &Paths, name: &str, clock: Clock) -> Result<Membership, MembershipError> {
@@ -130,7 +180,7 @@ fn found(files: &dyn Files, paths: &Paths, name: &str, clock: Clock) -> Result<M
     let authorities = Authorities::create(files, &paths.authorities(), &identity.cluster_id, clock)?;
     let secrets = Secrets::create(files, &paths.cluster_state())?;
     files.write(&paths.identity(), &identity.to_file()?, Mode::PRIVATE, Owner::ROOT)?;
-    Ok(Membership { identity, authorities, secrets })
+    Ok(control_plane(identity, authorities, secrets))
 }
 
 #[cfg(test)]

@@ -17,7 +17,10 @@ use tokio::sync::watch;
 use crate::identity::Identity;
 use crate::membership::Membership;
 use crate::paths::Paths;
+use crate::registry::Registry;
 use crate::status::StatusBoard;
+use crate::trust::Trust;
+use crate::worker::Worker;
 
 /// How PID 1's log calls this process.
 const CLIENT_NAME: &str = "keelson-cluster";
@@ -46,8 +49,8 @@ impl Node {
     pub fn new(paths: Paths, config: NodeConfig, name: String, clock_floor: OffsetDateTime) -> Self {
         Self {
             paths,
+            status: StatusBoard::of(config.role),
             config,
-            status: StatusBoard::default(),
             clock_floor,
             name,
             network: watch::Sender::new(NetworkState::default()),
@@ -123,18 +126,36 @@ impl Node {
 pub struct Member {
     pub identity: Identity,
     pub membership: Arc<Membership>,
+    /// The cluster's records, on a control plane.
+    pub registry: Option<Arc<Registry>>,
+    /// What a worker holds and renews.
+    pub worker: Option<Arc<Worker>>,
     api_serving: watch::Sender<Arc<Pair>>,
 }
 
 impl Member {
-    pub fn new(membership: Arc<Membership>, api_serving: Pair) -> Self {
+    pub fn new(membership: Arc<Membership>, api_serving: Arc<Pair>) -> Self {
         let identity = membership.identity.clone();
-        Self { identity, membership, api_serving: watch::Sender::new(Arc::new(api_serving)) }
+        Self { identity, membership, registry: None, worker: None, api_serving: watch::Sender::new(api_serving) }
     }
 
-    /// An authority that this node signs with. A control plane holds all of them.
-    pub fn authority(&self, kind: AuthorityKind) -> &Authority {
-        self.membership.authorities.get(kind)
+    #[must_use]
+    pub fn with_registry(self, registry: Arc<Registry>) -> Self {
+        Self { registry: Some(registry), ..self }
+    }
+
+    #[must_use]
+    pub fn with_worker(self, worker: Arc<Worker>) -> Self {
+        Self { worker: Some(worker), ..self }
+    }
+
+    /// An authority that this node signs with. A control plane holds all of them, a worker none.
+    pub fn authority(&self, kind: AuthorityKind) -> Option<&Authority> {
+        self.membership.control_plane().map(|held| held.authorities.get(kind))
+    }
+
+    pub fn trust(&self) -> &Trust {
+        &self.membership.trust
     }
 
     /// The certificate that the API on port 6400 serves with; it changes at each renewal and when addresses change.
@@ -142,7 +163,7 @@ impl Member {
         self.api_serving.subscribe()
     }
 
-    pub fn set_api_serving(&self, pair: Pair) {
-        self.api_serving.send_replace(Arc::new(pair));
+    pub fn set_api_serving(&self, pair: Arc<Pair>) {
+        self.api_serving.send_replace(pair);
     }
 }

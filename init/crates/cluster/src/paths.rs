@@ -37,6 +37,16 @@ impl Paths {
         self.at("/state/pki/authorities")
     }
 
+    /// A worker's key and certificates.
+    pub fn node_credentials(&self) -> PathBuf {
+        self.at("/state/pki/node")
+    }
+
+    /// What a worker was told last.
+    pub fn node_settings(&self) -> PathBuf {
+        self.cluster_state().join("settings.json")
+    }
+
     pub fn cluster_state(&self) -> PathBuf {
         self.at("/state/cluster")
     }
@@ -49,6 +59,16 @@ impl Paths {
 
     pub fn node_config(&self) -> PathBuf {
         self.at(keelson_config::NODE_CONFIG_PATH)
+    }
+
+    /// The join token, until it has been used.
+    pub fn token(&self) -> PathBuf {
+        self.at(keelson_config::TOKEN_PATH)
+    }
+
+    /// The machine's SMBIOS uuid.
+    pub fn hardware(&self) -> PathBuf {
+        self.at("/sys/class/dmi/id/product_uuid")
     }
 
     pub fn clock_floor(&self) -> PathBuf {
@@ -110,6 +130,11 @@ impl Paths {
     /// Where kube-apiserver has `ServiceAccount` tokens signed.
     pub fn signer_socket(&self) -> PathBuf {
         self.own().join("signer.sock")
+    }
+
+    /// Where keelson-proxy is told of API servers.
+    pub fn proxy_feed(&self) -> PathBuf {
+        self.service("proxy").join("feed.sock")
     }
 
     pub fn containerd_socket(&self) -> PathBuf {

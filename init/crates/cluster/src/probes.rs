@@ -1,6 +1,7 @@
 //! Asks the components how they are, and tells PID 1 of those that no longer answer.
 //!
-//! The API server's readiness is what others wait for: while `/readyz` answers ok, the file `apiserver-ready` exists. Liveness is
+//! The API server's readiness is what others wait for: while `/readyz` answers ok, the file `apiserver-ready` exists. A control
+//! plane asks its own, a worker any. Liveness is
 //! another question, asked of each component; several failures in a row, after it has once answered, are reported, and PID 1 decides.
 //! A component that never answered is PID 1's own matter (its start has a timeout).
 
@@ -9,7 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_control::ServiceState;
-use keelson_pki::{AuthorityKind, Files, Mode, Owner};
+use keelson_pki::{Files, Mode, Owner};
 use tokio::sync::watch;
 
 use crate::client::{Client, ClientError};
@@ -17,7 +18,7 @@ use crate::features::leases;
 use crate::kubernetes_api::{KubernetesApi, KubernetesApiError};
 use crate::node::{ControlError, Node};
 use crate::status::ConditionKind;
-use crate::{report, supervision};
+use crate::{kubernetes_api, report, supervision};
 
 /// While nobody listens: a refused connection costs next to nothing.
 const LISTENING_INTERVAL: Duration = Duration::from_millis(100);
@@ -41,16 +42,19 @@ const LIVENESS: [(&str, u16, &str); 3] = [
 
 pub async fn run(node: Arc<Node>, files: Arc<dyn Files>, api: Arc<KubernetesApi>, ready: watch::Sender<bool>) {
     let member = node.member().await;
-    let authority = member.authority(AuthorityKind::KubernetesServing).certificate().clone();
-    for (service, port, path) in LIVENESS {
+    let authority = member.trust().kubernetes_serving.clone();
+    let is_control_plane = member.membership.control_plane().is_some();
+    for (service, port, path) in LIVENESS.into_iter().filter(|_| is_control_plane) {
         let server = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
         match Client::new(server, &authority, None) {
             Ok(client) => drop(tokio::spawn(watch_liveness(Arc::clone(&node), client, service, path))),
             Err(error) => report::error(&error),
         }
     }
-    let readiness = Readiness { node, files, api, ready };
-    match Client::new(SocketAddr::from((Ipv4Addr::LOCALHOST, 6443)), &authority, None) {
+    let readiness = Readiness { node, files, api, ready, is_control_plane };
+    // A worker asks whichever API server its proxy finds.
+    let server = if is_control_plane { kubernetes_api::SERVER } else { kubernetes_api::PROXY };
+    match Client::new(server, &authority, None) {
         Ok(client) => readiness.watch(&client).await,
         Err(error) => report::error(&error),
     }
@@ -111,6 +115,7 @@ struct Readiness {
     files: Arc<dyn Files>,
     api: Arc<KubernetesApi>,
     ready: watch::Sender<bool>,
+    is_control_plane: bool,
 }
 
 impl Readiness {
@@ -142,7 +147,9 @@ impl Readiness {
     }
 
     async fn became_ready(&self) {
-        if let Err(error) = self.release_stale_leases().await {
+        if self.is_control_plane
+            && let Err(error) = self.release_stale_leases().await
+        {
             report::error(&error);
         }
         match self.files.write(&self.node.paths.apiserver_ready(), b"", Mode::PUBLIC, Owner::ROOT) {

@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::net::UnixListener;
 use tonic::{Request, Response, Status};
 
-use crate::membership::Membership;
+use crate::membership::ControlPlane;
 use crate::proto::signer::v1::external_jwt_signer_server::{ExternalJwtSigner, ExternalJwtSignerServer};
 use crate::proto::signer::v1::{
     FetchKeysRequest, FetchKeysResponse, Key, MetadataRequest, MetadataResponse, SignJwtRequest, SignJwtResponse,
@@ -43,12 +43,8 @@ pub fn listen(path: &Path, admitted: Admitted) -> Result<UnixListener, SignerErr
 }
 
 /// Serves until it is dropped. One connection is all that kube-apiserver opens; each is served on its own.
-pub async fn serve(
-    listener: UnixListener,
-    admitted: Admitted,
-    membership: Arc<Membership>,
-) -> std::convert::Infallible {
-    let service = ExternalJwtSignerServer::new(Signer { membership });
+pub async fn serve(listener: UnixListener, admitted: Admitted, held: Arc<ControlPlane>) -> std::convert::Infallible {
+    let service = ExternalJwtSignerServer::new(Signer { held });
     loop {
         let Some(stream) = unix_socket::accept(&listener, admitted).await else {
             continue;
@@ -64,7 +60,7 @@ pub async fn serve(
 }
 
 struct Signer {
-    membership: Arc<Membership>,
+    held: Arc<ControlPlane>,
 }
 
 #[tonic::async_trait]
@@ -74,7 +70,7 @@ impl ExternalJwtSigner for Signer {
         if claims.is_empty() || claims.len() > CLAIMS_MAX || URL_SAFE_NO_PAD.decode(&claims).is_err() {
             return Err(Status::invalid_argument("claims are not base64url of a reasonable size"));
         }
-        let key = &self.membership.secrets.signing;
+        let key = &self.held.secrets.signing;
         let header = json!({ "alg": "ES256", "kid": key.id(), "typ": "JWT" }).to_string();
         let header = URL_SAFE_NO_PAD.encode(header);
         let signature = key.sign(format!("{header}.{claims}").as_bytes()).map_err(|error| unavailable(&error))?;
@@ -82,7 +78,7 @@ impl ExternalJwtSigner for Signer {
     }
 
     async fn fetch_keys(&self, _: Request<FetchKeysRequest>) -> Result<Response<FetchKeysResponse>, Status> {
-        let key = &self.membership.secrets.signing;
+        let key = &self.held.secrets.signing;
         let public = Key {
             key_id: key.id().to_owned(),
             key: key.public_key().map_err(|error| unavailable(&error))?,

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Mutex;
 
 use keelson_api::{Condition, ConditionStatus, Phase};
+use keelson_config::Role;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::watch;
@@ -72,8 +73,32 @@ struct Entry {
     since: OffsetDateTime,
 }
 
+impl ConditionKind {
+    /// Those that a node of this role has, in their order.
+    pub fn of(role: Role) -> &'static [Self] {
+        match role {
+            Role::ControlPlane => &Self::ALL,
+            Role::Worker => &Self::WORKER,
+        }
+    }
+
+    /// A worker has no store, no API server of its own, and deploys nothing.
+    const WORKER: [Self; 9] = [
+        Self::NetworkUp,
+        Self::Member,
+        Self::ContainerRuntimeReady,
+        Self::ImagesImported,
+        Self::ServicesApplied,
+        Self::ApiServerReady,
+        Self::NodeRegistered,
+        Self::PodNetworkConfigured,
+        Self::NodeReady,
+    ];
+}
+
 #[derive(Debug)]
 pub struct StatusBoard {
+    kinds: &'static [ConditionKind],
     entries: Mutex<Board>,
     changed: watch::Sender<u64>,
 }
@@ -87,11 +112,15 @@ struct Board {
 
 impl Default for StatusBoard {
     fn default() -> Self {
-        Self { entries: Mutex::default(), changed: watch::Sender::new(0) }
+        Self::of(Role::ControlPlane)
     }
 }
 
 impl StatusBoard {
+    pub fn of(role: Role) -> Self {
+        Self { kinds: ConditionKind::of(role), entries: Mutex::default(), changed: watch::Sender::new(0) }
+    }
+
     pub fn holds(&self, kind: ConditionKind, reason: impl Into<String>) {
         self.set(kind, true, reason.into());
     }
@@ -116,18 +145,18 @@ impl StatusBoard {
     }
 
     pub fn ready(&self) -> bool {
-        self.lock().ready()
+        self.lock().ready(self.kinds)
     }
 
     pub fn phase(&self) -> Phase {
-        self.lock().phase()
+        self.lock().phase(self.kinds)
     }
 
     pub fn conditions(&self) -> Vec<Condition> {
         let board = self.lock();
-        ConditionKind::ALL
-            .into_iter()
-            .map(|kind| match board.entries.get(&kind) {
+        self.kinds
+            .iter()
+            .map(|kind| match board.entries.get(kind) {
                 Some(entry) => Condition {
                     kind: kind.name().to_owned(),
                     status: if entry.holds { ConditionStatus::True } else { ConditionStatus::False },
@@ -155,7 +184,7 @@ impl StatusBoard {
             _ => OffsetDateTime::now_utc(),
         };
         board.entries.insert(kind, Entry { holds, reason, since });
-        board.was_ready |= board.ready();
+        board.was_ready |= board.ready(self.kinds);
         drop(board);
         self.changed.send_modify(|generation| *generation += 1);
         true
@@ -168,21 +197,21 @@ impl StatusBoard {
 }
 
 impl Board {
-    fn ready(&self) -> bool {
-        ConditionKind::ALL.iter().all(|kind| self.entries.get(kind).is_some_and(|entry| entry.holds))
+    fn ready(&self, kinds: &[ConditionKind]) -> bool {
+        kinds.iter().all(|kind| self.entries.get(kind).is_some_and(|entry| entry.holds))
     }
 
-    fn phase(&self) -> Phase {
+    fn phase(&self, kinds: &[ConditionKind]) -> Phase {
         let holds = |kind| self.entries.get(&kind).is_some_and(|entry| entry.holds);
         if self.shutting_down {
             Phase::ShuttingDown
-        } else if self.ready() {
+        } else if self.ready(kinds) {
             Phase::Ready
         } else if self.was_ready {
             Phase::Degraded
         } else if !holds(ConditionKind::Member) {
             Phase::Starting
-        } else if !holds(ConditionKind::StoreServing) {
+        } else if kinds.contains(&ConditionKind::StoreServing) && !holds(ConditionKind::StoreServing) {
             Phase::StartingStore
         } else {
             Phase::StartingKubernetes
@@ -213,6 +242,17 @@ mod tests {
         assert_eq!(board.phase(), Phase::Ready);
         board.fails(ConditionKind::NodeReady, "kubelet does not answer");
         assert_eq!(board.phase(), Phase::Degraded);
+    }
+
+    #[test]
+    fn a_worker_needs_neither_store_nor_dns_of_its_own() {
+        let board = StatusBoard::of(Role::Worker);
+        for kind in ConditionKind::of(Role::Worker) {
+            assert!(!board.ready());
+            board.holds(*kind, "fine");
+        }
+        assert_eq!(board.phase(), Phase::Ready);
+        assert!(board.conditions().iter().all(|condition| condition.kind != "StoreServing"));
     }
 
     #[test]

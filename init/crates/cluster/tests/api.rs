@@ -17,3 +17,6 @@ mod answers;
 #[cfg(test)]
 #[path = "support/credentials.rs"]
 mod credentials;
+#[cfg(test)]
+#[path = "support/joining.rs"]
+mod joining;

@@ -22,6 +22,7 @@ pub mod child;
 pub mod client;
 pub mod codec;
 pub mod message;
+pub mod notify;
 pub mod set;
 pub mod spec;
 pub mod status;

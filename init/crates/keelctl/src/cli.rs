@@ -41,6 +41,12 @@ pub(crate) enum Command {
     Poweroff(Power),
     /// Lists the node's boots and how they ended
     Boots(Format),
+    /// Cordons, drains and removes nodes
+    #[command(subcommand)]
+    Node(Node),
+    /// Makes, lists and revokes the tokens that nodes join with
+    #[command(subcommand)]
+    Token(Token),
     /// Manages contexts: which node, known by which fingerprint, with which key
     #[command(subcommand)]
     Config(Config),
@@ -113,6 +119,83 @@ pub(crate) struct Power {
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, requires = "wait")]
     pub timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Node {
+    /// Keeps new pods away from a node
+    Cordon { name: String },
+    /// Lets pods onto a node again
+    Uncordon { name: String },
+    /// Cordons a node and waits until its pods are gone; those of daemon sets stay
+    Drain(Drain),
+    /// Drains a node and removes it for good: its identity is denied, its Node and Pods are deleted
+    Remove(Remove),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Drain {
+    pub name: String,
+    /// How long to wait for the pods
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
+    pub timeout: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Remove {
+    #[command(flatten)]
+    pub drain: Drain,
+    /// Do not drain: for a node that is gone
+    #[arg(long)]
+    pub force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Token {
+    /// Makes a token and prints it: one line, for keelson.token
+    Create(CreateToken),
+    /// Lists tokens, without their secrets
+    #[command(visible_alias = "ls")]
+    List(Format),
+    /// Revokes a token, also one that was made offline; takes its id or the whole line
+    Revoke { token: String },
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Role {
+    ControlPlane,
+    Worker,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct CreateToken {
+    /// What the node becomes
+    #[arg(long, value_enum)]
+    pub role: Role,
+    /// For how long, such as 1h or 30d
+    #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub ttl: Duration,
+    /// How many nodes may join with it
+    #[arg(long, default_value_t = 1)]
+    pub uses: u32,
+    /// The only name that a node may join under; a worker that has the name is replaced
+    #[arg(long)]
+    pub name: Option<String>,
+    /// The SMBIOS uuid of the only machine that may use it; a worker of that machine may come back with it
+    #[arg(long, value_name = "UUID")]
+    pub hardware: Option<String>,
+    /// Where the node is to ask, ADDRESS:6400; can be given several times [default: all control planes]
+    #[arg(long = "endpoint", value_name = "HOST:PORT")]
+    pub endpoints: Vec<String>,
+    /// Sign the token with the context's key and ask nobody; needs --cluster, and --endpoint unless the context's will do
+    #[arg(long, requires = "cluster")]
+    pub offline: bool,
+    /// The cluster's id, as keelctl status shows it
+    #[arg(long, value_name = "ID", requires = "offline")]
+    pub cluster: Option<String>,
+    /// How to print
+    #[arg(short, long, value_enum, default_value_t)]
+    pub output: OutputFormat,
 }
 
 #[derive(Debug, Subcommand)]

@@ -15,6 +15,7 @@ use hyper::{
 };
 use hyper_util::rt::TokioIo;
 use keelson_api::{ErrorBody, ErrorCode};
+use keelson_pki::PinnedVerifier;
 use rustls::{ClientConfig, crypto::aws_lc_rs, version::TLS13};
 use rustls_pki_types::ServerName;
 use serde::{Serialize, de::DeserializeOwned};
@@ -24,7 +25,6 @@ use tokio_rustls::TlsConnector;
 use crate::{
     config::{Context, Endpoint},
     credential::Credential,
-    pin::PinnedVerifier,
 };
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(10);
@@ -169,7 +169,7 @@ impl Client {
         credential: Option<&Credential>,
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ClientError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = Arc::new(PinnedVerifier::new(self.context.fingerprint.clone(), Arc::clone(&provider)));
+        let verifier = Arc::new(PinnedVerifier::new(self.context.fingerprint.digest(), Arc::clone(&provider)));
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .map_err(ClientError::Tls)?

@@ -5,16 +5,18 @@ mod contexts;
 mod keys;
 mod kubeconfig;
 mod logs;
+mod node;
 mod nodes;
 mod power;
 mod services;
 mod status;
+mod tokens;
 
 use clap::CommandFactory;
 use serde_json::json;
 
 use crate::{
-    cli::{Arguments, Command, OutputFormat},
+    cli::{Arguments, Command, OutputFormat, Token},
     config::Config,
     error::{Error, ExitStatus},
     output,
@@ -33,6 +35,13 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitStatus, Error> {
         Command::Reboot(arguments) => block_on(power::reboot(session()?, &arguments)),
         Command::Poweroff(arguments) => block_on(power::power_off(session()?, &arguments)),
         Command::Boots(format) => block_on(boots::run(session()?, format)),
+        Command::Node(arguments) => block_on(node::run(session()?, &arguments)),
+        Command::Token(Token::Create(arguments)) if arguments.offline => {
+            tokens::create_offline(&Config::read(config)?, context.as_deref(), &arguments)
+        }
+        Command::Token(Token::Create(arguments)) => block_on(tokens::create(session()?, &arguments)),
+        Command::Token(Token::List(format)) => block_on(tokens::list(session()?, format)),
+        Command::Token(Token::Revoke { token }) => block_on(tokens::revoke(session()?, &token)),
         Command::Config(arguments) => contexts::run(Config::read(config)?, arguments),
         Command::Key(arguments) => keys::run(&arguments),
         Command::Version(format) => version(format.output, format),

@@ -79,7 +79,7 @@ pub(crate) struct Endpoint {
 /// The SHA-256 of the API authority's certificate, in lower-case hexadecimal.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(try_from = "String", into = "String")]
-pub(crate) struct Fingerprint(String);
+pub(crate) struct Fingerprint(keelson_pki::Fingerprint);
 
 /// The configuration and the file it is from.
 #[derive(Debug)]
@@ -259,9 +259,12 @@ impl From<Endpoint> for String {
 }
 
 impl Fingerprint {
-    /// 64 lower-case hexadecimal digits.
-    pub(crate) fn hexadecimal(&self) -> &str {
-        &self.0
+    pub(crate) fn digest(&self) -> keelson_pki::Fingerprint {
+        self.0
+    }
+
+    pub(crate) fn hexadecimal(&self) -> String {
+        self.0.hexadecimal()
     }
 }
 
@@ -272,14 +275,13 @@ impl FromStr for Fingerprint {
         let error = || ConfigError::Fingerprint { fingerprint: text.to_owned() };
         // Also in the form with colons between bytes, in which openssl prints it.
         let digits: String = text.strip_prefix("sha256:").ok_or_else(error)?.replace(':', "").to_ascii_lowercase();
-        let valid = digits.len() == 64 && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
-        if valid { Ok(Self(digits)) } else { Err(error()) }
+        keelson_pki::Fingerprint::from_hexadecimal(&digits).map(Self).ok_or_else(error)
     }
 }
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "sha256:{}", self.0)
+        self.0.fmt(formatter)
     }
 }
 

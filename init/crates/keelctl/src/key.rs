@@ -53,7 +53,11 @@ impl OperatorKey {
 
     /// A signature in base64.
     pub(crate) fn sign(&self, message: &[u8]) -> Result<String, KeyError> {
-        self.0.sign(message).map(|signature| BASE64_STANDARD.encode(signature)).map_err(KeyError::Sign)
+        self.sign_bytes(message).map(|signature| BASE64_STANDARD.encode(signature))
+    }
+
+    pub(crate) fn sign_bytes(&self, message: &[u8]) -> Result<Vec<u8>, KeyError> {
+        self.0.sign(message).map_err(KeyError::Sign)
     }
 }
 

@@ -21,7 +21,6 @@ mod private_file;
 mod session;
 
 mod client;
-mod pin;
 
 mod age;
 mod output;

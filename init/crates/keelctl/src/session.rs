@@ -48,6 +48,10 @@ impl Session {
         self.json(Method::POST, path, Some(body)).await
     }
 
+    pub(crate) async fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
+        self.json(Method::DELETE, path, None).await
+    }
+
     /// An answer that is read while it comes.
     pub(crate) async fn stream(&mut self, path: &str) -> Result<Response<Incoming>, Error> {
         loop {
@@ -105,7 +109,7 @@ impl Session {
         let key = OperatorKey::read(&self.context.key)?;
         let request = Request::new().map_err(|source| self.credential_error(source))?;
         let challenge: Challenge = self.ask(Method::GET, paths::CHALLENGE, None).await?;
-        let message = proof::message(self.context.fingerprint.hexadecimal(), &challenge.nonce, &request.csr);
+        let message = proof::message(&self.context.fingerprint.hexadecimal(), &challenge.nonce, &request.csr);
         let body = CertificateRequest {
             csr: request.csr.clone(),
             nonce: challenge.nonce,

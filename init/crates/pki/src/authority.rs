@@ -15,7 +15,7 @@
 //! and its extended key usage names one side only where it serves one: Go and OpenSSL apply it to all that it signs. webpki
 //! looks at a root's name and key alone, so a program of ours that verifies must trust one authority for one purpose.
 
-use std::fmt;
+use std::fmt::{self, Write as _};
 
 use aws_lc_rs::{digest, rand};
 use rcgen::{
@@ -102,12 +102,32 @@ impl Fingerprint {
         bytes.copy_from_slice(digest::digest(&digest::SHA256, certificate).as_ref());
         Self(bytes)
     }
+
+    /// 64 lower-case digits.
+    pub fn hexadecimal(&self) -> String {
+        self.0.iter().fold(String::with_capacity(64), |mut text, byte| {
+            // Writing to a string does not fail.
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
+    }
+
+    /// Of 64 digits in lower case; `None` for anything else.
+    pub fn from_hexadecimal(digits: &str) -> Option<Self> {
+        let mut bytes = [0; 32];
+        if digits.len() != 64 || digits.bytes().any(|digit| !matches!(digit, b'0'..=b'9' | b'a'..=b'f')) {
+            return None;
+        }
+        for (index, byte) in bytes.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(digits.get(2 * index..2 * index + 2)?, 16).ok()?;
+        }
+        Some(Self(bytes))
+    }
 }
 
 impl fmt::Display for Fingerprint {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("sha256:")?;
-        self.0.iter().try_for_each(|byte| write!(formatter, "{byte:02x}"))
+        write!(formatter, "sha256:{}", self.hexadecimal())
     }
 }
 
@@ -183,13 +203,7 @@ impl Authority {
         request: &str,
         clock: Clock,
     ) -> Result<CertificateDer<'static>, AuthorityError> {
-        let request = CertificateSigningRequestParams::from_pem(request).map_err(AuthorityError::Request)?;
-        let algorithm = PublicKeyData::algorithm(&request.public_key);
-        let accepted = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
-        if !accepted.contains(&algorithm) {
-            return Err(AuthorityError::RequestKey);
-        }
-        self.certify(profile, &request.public_key, clock)
+        self.certify(profile, &read_request(request)?.public_key, clock)
     }
 
     fn certify(
@@ -203,6 +217,18 @@ impl Authority {
         apply(&mut params, clock.validity(profile.life))?;
         Ok(params.signed_by(key, &self.issuer).map_err(sign_error)?.into())
     }
+}
+
+/// The public key of a request (PKCS#10, PEM) as DER `SubjectPublicKeyInfo`; whoever made the request holds its key.
+pub fn request_key(request: &str) -> Result<Vec<u8>, AuthorityError> {
+    Ok(read_request(request)?.public_key.subject_public_key_info())
+}
+
+fn read_request(request: &str) -> Result<CertificateSigningRequestParams, AuthorityError> {
+    let request = CertificateSigningRequestParams::from_pem(request).map_err(AuthorityError::Request)?;
+    let algorithm = PublicKeyData::algorithm(&request.public_key);
+    let accepted = [&rcgen::PKCS_ECDSA_P256_SHA256, &rcgen::PKCS_ECDSA_P384_SHA384, &rcgen::PKCS_ED25519];
+    if accepted.contains(&algorithm) { Ok(request) } else { Err(AuthorityError::RequestKey) }
 }
 
 /// Life and serial number. Serial numbers are random: two certificates of one key must differ, RFC 5280, 4.1.2.2.

@@ -15,13 +15,17 @@
 
 pub mod authority;
 pub mod files;
+pub mod key;
 pub mod kubeconfig;
 pub mod pair;
+pub mod pin;
 pub mod profile;
 pub mod validity;
 
-pub use authority::{Authority, AuthorityError, AuthorityKind, Fingerprint};
+pub use authority::{Authority, AuthorityError, AuthorityKind, Fingerprint, request_key};
 pub use files::{Files, FilesError, Mode, Owner, StandardFiles};
+pub use key::{Key, KeyError};
 pub use pair::{Pair, PairError};
+pub use pin::PinnedVerifier;
 pub use profile::{Names, Profile, Subject, Usage};
 pub use validity::{Clock, Validity};

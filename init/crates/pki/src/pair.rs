@@ -75,7 +75,11 @@ impl Pair {
         check_header(content)?;
         let certificate = CertificateDer::from_pem_slice(content).map_err(|_| PairError::Certificate)?;
         let key = PrivatePkcs8KeyDer::from_pem_slice(content).map_err(|_| PairError::Key)?;
-        let key = key_pair(&key)?;
+        Self::checked(certificate, key_pair(&key)?)
+    }
+
+    /// Refuses a key that is not the certificate's.
+    pub(crate) fn checked(certificate: CertificateDer<'static>, key: KeyPair) -> Result<Self, PairError> {
         let pair = Self { certificate, key };
         if pair.parsed()?.public_key().raw != rcgen::PublicKeyData::subject_public_key_info(&pair.key) {
             return Err(PairError::Mismatch);
@@ -169,7 +173,7 @@ fn check_header(content: &[u8]) -> Result<(), PairError> {
     if oldest > VERSION { Err(PairError::TooNew { oldest }) } else { Ok(()) }
 }
 
-fn key_pair(key: &PrivatePkcs8KeyDer<'_>) -> Result<KeyPair, PairError> {
+pub(crate) fn key_pair(key: &PrivatePkcs8KeyDer<'_>) -> Result<KeyPair, PairError> {
     KeyPair::from_pkcs8_der_and_sign_algo(key, &rcgen::PKCS_ECDSA_P256_SHA256).map_err(|_| PairError::Key)
 }
 

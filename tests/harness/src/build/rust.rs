@@ -14,8 +14,15 @@ use super::step::Step;
 const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The packages whose programs are in the image.
-const PACKAGES: &[&str] =
-    &["keelson-init", "keelson-exec", "keelson-network", "keelson-log", "keelson-store", "keelson-cluster"];
+const PACKAGES: &[&str] = &[
+    "keelson-init",
+    "keelson-exec",
+    "keelson-network",
+    "keelson-log",
+    "keelson-store",
+    "keelson-cluster",
+    "keelson-proxy",
+];
 
 /// Builds the programs; returns the folder that holds them.
 pub(crate) fn build(checkout: &Path, target: &Path, step: &mut Step<'_>) -> Result<PathBuf, BuildError> {

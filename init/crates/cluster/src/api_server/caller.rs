@@ -2,10 +2,15 @@
 
 use std::net::IpAddr;
 
-use keelson_api::OPERATORS;
+use keelson_api::{NODES, OPERATORS};
+use keelson_pki::profile::UID_ATTRIBUTE;
 use rustls_pki_types::CertificateDer;
 use time::OffsetDateTime;
+use x509_parser::der_parser::Oid;
 use x509_parser::prelude::{FromDer, X509Certificate};
+
+/// What stands before a node's name in its certificate for this API.
+pub const NODE_PREFIX: &str = "keelson:node:";
 
 /// The one at the other end of a connection.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -14,6 +19,9 @@ pub enum Caller {
     Stranger { address: IpAddr },
     /// The TLS handshake has verified the certificate; it is good until it expires, which is checked at each request.
     Operator { name: String, expires: OffsetDateTime },
+    /// A node of the cluster, by a certificate that is checked like an operator's; whether it is still a member is for
+    /// the records to say.
+    Node { name: String, uid: String, address: IpAddr, expires: OffsetDateTime },
     /// Root, over the unix socket.
     Root,
 }
@@ -22,13 +30,18 @@ impl Caller {
     /// Reads a certificate that the handshake has verified. One of the API's authority that is not an operator's (a node's
     /// own serving certificate, say) makes its holder a stranger.
     pub fn from_certificate(certificate: Option<&CertificateDer<'_>>, address: IpAddr) -> Self {
-        certificate.and_then(operator).unwrap_or(Self::Stranger { address })
+        certificate.and_then(|certificate| known(certificate, address)).unwrap_or(Self::Stranger { address })
+    }
+
+    /// Whether the caller is a node at this moment.
+    pub fn is_node(&self, now: OffsetDateTime) -> bool {
+        matches!(self, Self::Node { expires, .. } if now <= *expires)
     }
 
     /// The operator's name if the caller may use the whole API at this moment.
     pub fn authorized(&self, now: OffsetDateTime) -> Option<&str> {
         match self {
-            Self::Stranger { .. } => None,
+            Self::Stranger { .. } | Self::Node { .. } => None,
             Self::Operator { name, expires } => (now <= *expires).then_some(name),
             Self::Root => Some("root"),
         }
@@ -37,17 +50,23 @@ impl Caller {
     /// The address by which attempts are limited; root's are not.
     pub fn address(&self) -> Option<IpAddr> {
         match self {
-            Self::Stranger { address } => Some(*address),
+            Self::Stranger { address } | Self::Node { address, .. } => Some(*address),
             Self::Operator { .. } | Self::Root => None,
         }
     }
 }
 
-fn operator(certificate: &CertificateDer<'_>) -> Option<Caller> {
+fn known(certificate: &CertificateDer<'_>, address: IpAddr) -> Option<Caller> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let subject = certificate.subject();
-    let is_operator = subject.iter_organization().any(|organization| organization.as_str() == Ok(OPERATORS));
-    let name = subject.iter_common_name().next()?.as_str().ok()?.to_owned();
+    let of = |group: &str| subject.iter_organization().any(|organization| organization.as_str() == Ok(group));
+    let name = subject.iter_common_name().next()?.as_str().ok()?;
     let expires = certificate.validity().not_after.to_datetime();
-    is_operator.then_some(Caller::Operator { name, expires })
+    if of(OPERATORS) {
+        return Some(Caller::Operator { name: name.to_owned(), expires });
+    }
+    let name = name.strip_prefix(NODE_PREFIX).filter(|_| of(NODES))?.to_owned();
+    let is_uid = |kind: &Oid<'_>| kind.iter().is_some_and(|arcs| arcs.eq(UID_ATTRIBUTE.iter().copied()));
+    let uid = subject.iter_attributes().find(|attribute| is_uid(attribute.attr_type()))?.as_str().ok()?.to_owned();
+    Some(Caller::Node { name, uid, address, expires })
 }

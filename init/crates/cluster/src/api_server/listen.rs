@@ -10,7 +10,6 @@ use std::{
 };
 
 use keelson_api::PORT;
-use keelson_pki::AuthorityKind;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Semaphore, watch},
@@ -58,6 +57,8 @@ pub(super) enum ListenError {
     Tcp { address: SocketAddr, source: io::Error },
     #[error("cannot listen on {}", path.display())]
     Unix { path: PathBuf, source: io::Error },
+    #[error("cannot tell PID 1 that the API answers")]
+    Ready { source: io::Error },
     #[error(transparent)]
     Tls(#[from] TlsError),
 }
@@ -105,6 +106,10 @@ async fn serve_socket(context: Arc<Context>, path: &Path) -> ListenError {
         Ok(listener) => listener,
         Err(source) => return failed(source),
     };
+    // From here on this process answers: the port follows when there is a cluster, which may never be.
+    if let Err(source) = keelson_control::notify::ready() {
+        return ListenError::Ready { source };
+    }
     let slots = Arc::new(Semaphore::new(LOCAL_CONNECTIONS_MAX));
     loop {
         // The semaphore is never closed.
@@ -159,7 +164,7 @@ async fn serve_port(context: Arc<Context>, address: SocketAddr) -> ListenError {
 /// With the certificate as it is now.
 fn acceptor(member: &Member, serving: &mut watch::Receiver<Arc<keelson_pki::Pair>>) -> Result<TlsAcceptor, TlsError> {
     let pair = Arc::clone(&serving.borrow_and_update());
-    let config = tls::server_config(&pair, member.authority(AuthorityKind::Api).certificate())?;
+    let config = tls::server_config(&pair, &member.trust().api)?;
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 

@@ -24,6 +24,7 @@ use time::format_description::well_known::Rfc3339;
 use super::{
     caller::Caller,
     challenge::{ChallengeError, LIFE},
+    members::not_a_control_plane,
     respond::Refusal,
     router::Context,
     views::api_server_url,
@@ -31,7 +32,7 @@ use super::{
 use crate::node::Member;
 
 pub fn authority(member: &Member) -> PublicAuthority {
-    PublicAuthority { certificate: member.authority(AuthorityKind::Api).certificate_pem() }
+    PublicAuthority { certificate: certificate_pem(&member.trust().api) }
 }
 
 pub fn challenge(context: &Context, caller: &Caller) -> Result<Challenge, Refusal> {
@@ -50,7 +51,7 @@ pub fn certificate(
     limit(context, caller)?;
     let now = Instant::now();
     let nonce = context.challenges.check(&request.nonce, now).map_err(|error| challenge_refusal(&error))?;
-    let authority = member.authority(AuthorityKind::Api);
+    let authority = member.authority(AuthorityKind::Api).ok_or_else(|| not_a_control_plane(member))?;
     let operator = proven(&context.node.config.operator_keys, authority, request)?;
     let issued = issue(authority, operator, &request.csr, context.node.clock())?;
     context.challenges.consume(&nonce, now).map_err(|error| challenge_refusal(&error))?;
@@ -67,7 +68,7 @@ pub fn kubeconfig(
     operator: &str,
     request: &KubeconfigRequest,
 ) -> Result<KubeconfigMaterial, Refusal> {
-    let clients = member.authority(AuthorityKind::KubernetesClient);
+    let clients = member.authority(AuthorityKind::KubernetesClient).ok_or_else(|| not_a_control_plane(member))?;
     let issued = issue(clients, operator, &request.csr, context.node.clock())?;
     let address = context.node.addresses().first().copied();
     let server = address.map(api_server_url).ok_or_else(|| {
@@ -75,7 +76,7 @@ pub fn kubeconfig(
     })?;
     Ok(KubeconfigMaterial {
         certificate: issued.pem,
-        certificate_authority: member.authority(AuthorityKind::KubernetesServing).certificate_pem(),
+        certificate_authority: certificate_pem(&member.trust().kubernetes_serving),
         server,
         cluster: format!("keelson-{}", member.identity.cluster_id.as_str().get(..8).unwrap_or_default()),
         expires: issued.expires,
@@ -126,7 +127,7 @@ fn issue(authority: &Authority, operator: &str, csr: &str, clock: Clock) -> Resu
     Ok(Issued { pem: certificate_pem(&certificate), expires: expires.format(&Rfc3339).unwrap_or_default() })
 }
 
-fn limit(context: &Context, caller: &Caller) -> Result<(), Refusal> {
+pub(super) fn limit(context: &Context, caller: &Caller) -> Result<(), Refusal> {
     let Some(address) = caller.address() else { return Ok(()) };
     context.limiter.attempt(address, Instant::now()).map_err(|wait| {
         let seconds = wait.as_secs() + 1;
@@ -137,7 +138,7 @@ fn limit(context: &Context, caller: &Caller) -> Result<(), Refusal> {
     })
 }
 
-fn challenge_refusal(error: &ChallengeError) -> Refusal {
+pub(super) fn challenge_refusal(error: &ChallengeError) -> Refusal {
     match error {
         ChallengeError::NoRandomness => Refusal::because(ErrorCode::Internal, error),
         ChallengeError::TooMany => Refusal::because(ErrorCode::TooManyRequests, error),

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use hyper::{Request, body::Body};
 use keelson_api::{
-    ErrorCode,
-    openapi::{self, Access, OPERATIONS, Operation},
+    ErrorCode, NodeOrder,
+    openapi::{self, Access, Method, OPERATIONS, Operation},
     paths,
 };
 use serde::de::DeserializeOwned;
@@ -17,8 +17,9 @@ use tokio::time::timeout;
 use super::{
     caller::Caller,
     challenge::{ChallengeError, Challenges},
+    departures,
     limiter::Limiter,
-    logs, operators,
+    logs, members, operators,
     power::{self, Order},
     respond::{self, Answer, Refusal},
     sources::NodeSource,
@@ -26,7 +27,7 @@ use super::{
 };
 use crate::node::{Member, Node};
 
-/// A certificate request with its proof is the largest body, and below 4 KiB.
+/// A join has six certificate requests of half a KiB each, and a token.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a body may take to arrive.
@@ -49,7 +50,7 @@ impl Context {
         Ok(Self { node, nodes, challenges: Challenges::new()?, limiter: Limiter::default() })
     }
 
-    fn member(&self) -> Result<Arc<Member>, Refusal> {
+    pub(super) fn member(&self) -> Result<Arc<Member>, Refusal> {
         self.node.member_now().ok_or_else(|| {
             Refusal::new(ErrorCode::Unavailable, "the node has no cluster yet, so there is nothing to certify with")
         })
@@ -76,23 +77,39 @@ where
 {
     let (head, body) = request.into_parts();
     let path = head.uri.path();
-    let operator = caller.authorized(OffsetDateTime::now_utc());
+    let now = OffsetDateTime::now_utc();
+    let operator = caller.authorized(now);
     let found = find(head.method.as_str(), path);
-    let public = found.as_ref().is_ok_and(|(operation, _)| operation.access == Access::Public);
+    let open = match found.as_ref().map(|(operation, _)| operation.access) {
+        Ok(Access::Public) => true,
+        Ok(Access::Node) => caller.is_node(now),
+        Ok(Access::Operator) | Err(_) => false,
+    };
     // Before anything else is told: what exists is no stranger's business either.
     let operator = match operator {
         Some(operator) => operator,
-        None if public => "",
+        None if open => "",
         None => return Err(unauthenticated()),
     };
     let (operation, parameter) = found?;
     match operation.path {
         paths::AUTHORITY => Ok(respond::json(&operators::authority(&*context.member()?))),
+        paths::TOKENS | paths::TOKEN | paths::JOIN | paths::NODE_CERTIFICATES | paths::NODE_SETTINGS => {
+            members(context, caller, operation, parameter, operator, body).await
+        }
         paths::CHALLENGE => operators::challenge(context, caller).map(|challenge| respond::json(&challenge)),
         paths::OPERATOR_CERTIFICATE => {
             let request = read(body).await?;
             let member = context.member()?;
             operators::certificate(context, &member, caller, &request).map(|certificate| respond::json(&certificate))
+        }
+        paths::NODE_CORDON | paths::NODE_UNCORDON | paths::NODE_DRAIN | paths::NODE_REMOVAL => {
+            let NodeOrder {} = read(body).await?;
+            departures(context, operation.path, parameter, operator).await
+        }
+        paths::DENIALS => {
+            let _: serde_json::Value = read(body).await?;
+            Ok(respond::json(&departures::deny()))
         }
         paths::STATUS => Ok(respond::json(&views::status(&context.node))),
         paths::NODES => views::nodes(context).await.map(|nodes| respond::json(&nodes)),
@@ -111,6 +128,52 @@ where
         }
         paths::OPENAPI => Ok(respond::whole("application/json", Bytes::from_static(openapi::DOCUMENT.as_bytes()))),
         path => Err(Refusal::new(ErrorCode::Internal, format!("{path} is documented and not served"))),
+    }
+}
+
+/// What is done with one node.
+async fn departures(context: &Context, path: &str, name: &str, operator: &str) -> Result<Answer, Refusal> {
+    match path {
+        paths::NODE_DRAIN => departures::drain(context, name).await.map(|step| respond::json(&step)),
+        paths::NODE_REMOVAL => departures::remove(context, name, operator).await.map(|done| respond::json(&done)),
+        _ => {
+            let unschedulable = path == paths::NODE_CORDON;
+            departures::set_unschedulable(context, name, unschedulable).await.map(|done| respond::json(&done))
+        }
+    }
+}
+
+/// What concerns the cluster's members.
+async fn members<B>(
+    context: &Context,
+    caller: &Caller,
+    operation: &Operation,
+    parameter: &str,
+    operator: &str,
+    body: B,
+) -> Result<Answer, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match (operation.method, operation.path) {
+        (Method::Get, paths::TOKENS) => members::list_tokens(context).await.map(|tokens| respond::json(&tokens)),
+        (_, paths::TOKENS) => {
+            let request = read(body).await?;
+            members::create_token(context, &request, operator).await.map(|token| respond::json(&token))
+        }
+        (_, paths::TOKEN) => {
+            members::revoke_token(context, parameter, operator).await.map(|token| respond::json(&token))
+        }
+        (_, paths::JOIN) => {
+            let request = read(body).await?;
+            members::join(context, caller, &request).await.map(|joined| respond::json(&joined))
+        }
+        (_, paths::NODE_CERTIFICATES) => {
+            let request = read(body).await?;
+            members::renew(context, caller, &request).await.map(|renewed| respond::json(&renewed))
+        }
+        _ => members::settings(context, caller).await.map(|settings| respond::json(&settings)),
     }
 }
 

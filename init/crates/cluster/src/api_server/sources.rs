@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, pin::Pin};
 
-use keelson_api::NodeList;
+use keelson_api::{DrainStep, NodeList};
 
 /// Why Kubernetes could not be asked.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -10,12 +10,22 @@ pub enum NodeSourceError {
     /// It does not answer yet, or not any more; the text says what was tried.
     #[error("Kubernetes' API does not answer: {0}")]
     Unavailable(String),
-    /// It answered something else than a list of nodes.
+    #[error("Kubernetes has no such node")]
+    NotFound,
+    /// It answered something else than what was asked for.
     #[error("Kubernetes' API answered with an error: {0}")]
     Refused(String),
 }
 
-/// The cluster's nodes, as Kubernetes' API tells them.
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, NodeSourceError>> + Send + 'a>>;
+
+/// The cluster's nodes, as Kubernetes' API tells them, and what it can be asked to do with one.
 pub trait NodeSource: fmt::Debug + Send + Sync {
-    fn nodes(&self) -> Pin<Box<dyn Future<Output = Result<NodeList, NodeSourceError>> + Send + '_>>;
+    fn nodes(&self) -> Answer<'_, NodeList>;
+    /// Whether new pods are kept away.
+    fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> Answer<'a, ()>;
+    /// One step of draining.
+    fn drain<'a>(&'a self, name: &'a str) -> Answer<'a, DrainStep>;
+    /// Deletes the objects of a node that is no member any more.
+    fn clean<'a>(&'a self, name: &'a str) -> Answer<'a, ()>;
 }

@@ -51,7 +51,7 @@ impl Server {
     fn tls(&self) -> ServerConfig {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let mut roots = RootCertStore::empty();
-        roots.add(self.membership.authorities.get(AuthorityKind::KubernetesClient).certificate().clone()).unwrap();
+        roots.add(self.membership.trust.kubernetes_client.clone()).unwrap();
         let verifier =
             WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build().unwrap();
         let names = keelson_pki::Names::loopback();
@@ -69,12 +69,12 @@ impl Server {
     /// From long ago until after now, because TLS looks at the real clock.
     fn issue(&self, kind: AuthorityKind, profile: &Profile) -> Pair {
         let clock = keelson_pki::Clock::system(time::OffsetDateTime::UNIX_EPOCH);
-        self.membership.authorities.get(kind).issue(profile, clock).unwrap()
+        self.membership.control_plane().unwrap().authorities.get(kind).issue(profile, clock).unwrap()
     }
 
     fn client(&self) -> Client {
         let pair = self.issue(AuthorityKind::KubernetesClient, &Profile::client(Subject::named("manager")));
-        let trusted = self.membership.authorities.get(AuthorityKind::KubernetesServing).certificate();
+        let trusted = &self.membership.trust.kubernetes_serving;
         Client::new(self.address, trusted, Some(&pair)).unwrap()
     }
 
@@ -175,7 +175,7 @@ async fn a_watch_tells_events_until_the_server_ends_it() {
 #[tokio::test]
 async fn a_server_of_another_authority_is_not_talked_to() {
     let (server, other) = (Server::start(ok).await, found_in_memory());
-    let stranger = other.authorities.get(AuthorityKind::KubernetesServing).certificate();
+    let stranger = &other.trust.kubernetes_serving;
     let client = Client::new(server.address, stranger, None).unwrap();
     assert!(matches!(client.get("/").await, Err(ClientError::Connect { .. })));
     assert!(server.seen().is_empty());

@@ -7,10 +7,11 @@ use keelson_api::OPERATORS;
 use serde_json::{Value, json};
 
 use crate::client::{Client, ClientError};
-use crate::credentials::{API_SERVERS_GROUP, CLUSTER_MANAGERS_GROUP, KUBE_PROXIES_GROUP};
+use crate::credentials::{API_SERVERS_GROUP, CLUSTER_MANAGERS_GROUP, KUBE_PROXIES_GROUP, NETWORK_RECONCILERS_GROUP};
 
 const RBAC: &str = "/apis/rbac.authorization.k8s.io/v1";
 const MANAGER_ROLE: &str = "keelson:cluster-manager";
+const RECONCILER_ROLE: &str = "keelson:network-reconciler";
 
 /// Brings the bindings about; `masters` is a client that may do everything.
 pub async fn apply(masters: &Client) -> Result<(), ClientError> {
@@ -19,9 +20,11 @@ pub async fn apply(masters: &Client) -> Result<(), ClientError> {
         binding(API_SERVERS_GROUP, "system:kubelet-api-admin", API_SERVERS_GROUP),
         binding(KUBE_PROXIES_GROUP, "system:node-proxier", KUBE_PROXIES_GROUP),
         binding(MANAGER_ROLE, MANAGER_ROLE, CLUSTER_MANAGERS_GROUP),
+        binding(RECONCILER_ROLE, RECONCILER_ROLE, NETWORK_RECONCILERS_GROUP),
     ];
     let mut objects = vec![
         (format!("{RBAC}/clusterroles/{MANAGER_ROLE}"), manager_cluster_role()),
+        (format!("{RBAC}/clusterroles/{RECONCILER_ROLE}"), reconciler_role()),
         (format!("{RBAC}/namespaces/kube-system/roles/{MANAGER_ROLE}"), manager_role()),
         (format!("{RBAC}/namespaces/kube-system/rolebindings/{MANAGER_ROLE}"), manager_role_binding()),
     ];
@@ -47,13 +50,27 @@ fn group_subject(group: &str) -> Value {
     json!({ "apiGroup": "rbac.authorization.k8s.io", "kind": "Group", "name": group })
 }
 
-/// Nodes: reading them, and their labels.
+/// Nodes: reading them, their labels, and their departure with their pods.
 fn manager_cluster_role() -> Value {
     json!({
         "apiVersion": "rbac.authorization.k8s.io/v1",
         "kind": "ClusterRole",
         "metadata": { "name": MANAGER_ROLE },
-        "rules": [{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch"] }],
+        "rules": [
+            { "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch", "patch", "delete"] },
+            { "apiGroups": [""], "resources": ["pods"], "verbs": ["list", "delete"] },
+            { "apiGroups": [""], "resources": ["pods/eviction"], "verbs": ["create"] },
+        ],
+    })
+}
+
+/// A worker sees where the others' pods are, and how its own node stands.
+fn reconciler_role() -> Value {
+    json!({
+        "apiVersion": "rbac.authorization.k8s.io/v1",
+        "kind": "ClusterRole",
+        "metadata": { "name": RECONCILER_ROLE },
+        "rules": [{ "apiGroups": [""], "resources": ["nodes"], "verbs": ["get", "list", "watch"] }],
     })
 }
 

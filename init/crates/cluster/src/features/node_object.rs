@@ -37,7 +37,8 @@ pub async fn follow(node: &Node, files: &Arc<dyn Files>, client: &Client) -> Res
 
 async fn reconcile(node: &Node, files: &Arc<dyn Files>, client: &Client, object: &Value) -> Result<(), ClientError> {
     node.status.holds(ConditionKind::NodeRegistered, "kubelet has registered the node");
-    if !configure_pod_network(node, files, object).await {
+    let is_control_plane = node.config.role == Role::ControlPlane;
+    if !configure_pod_network(node, files, object).await && is_control_plane {
         claim_first_range(node, client).await?;
     }
     let (ready, reason) = readiness(object);
@@ -47,7 +48,8 @@ async fn reconcile(node: &Node, files: &Arc<dyn Files>, client: &Client, object:
         node.status.fails(ConditionKind::NodeReady, reason);
     }
     let missing = missing_labels(object, wanted_labels(node));
-    if !missing.is_empty() {
+    // A worker's own identity may not write: its roles come from a control plane ([`super::roles`]).
+    if is_control_plane && !missing.is_empty() {
         let path = format!("/api/v1/nodes/{}", node.name());
         client.merge(&path, &json!({ "metadata": { "labels": missing } })).await?;
     }
@@ -121,17 +123,22 @@ fn readiness(object: &Value) -> (bool, String) {
 }
 
 /// A control plane runs pods as well, so it carries both roles.
-fn wanted_labels(node: &Node) -> Map<String, Value> {
-    let roles: &[&str] = match node.config.role {
+pub(super) fn role_labels(role: Role) -> impl Iterator<Item = (String, Value)> {
+    let roles: &[&str] = match role {
         Role::ControlPlane => &["control-plane", "worker"],
         Role::Worker => &["worker"],
     };
-    let roles = roles.iter().map(|role| (format!("{ROLE_LABEL}{role}"), Value::from("")));
-    let given = node.config.labels.iter().filter(|(name, _)| !is_accepted_label(name));
-    roles.chain(given.map(|(name, value)| (name.clone(), Value::from(value.as_str())))).collect()
+    roles.iter().map(|role| (format!("{ROLE_LABEL}{role}"), Value::from("")))
 }
 
-fn missing_labels(object: &Value, wanted: Map<String, Value>) -> Map<String, Value> {
+fn wanted_labels(node: &Node) -> Map<String, Value> {
+    let given = node.config.labels.iter().filter(|(name, _)| !is_accepted_label(name));
+    role_labels(node.config.role)
+        .chain(given.map(|(name, value)| (name.clone(), Value::from(value.as_str()))))
+        .collect()
+}
+
+pub(super) fn missing_labels(object: &Value, wanted: Map<String, Value>) -> Map<String, Value> {
     let present = object.pointer("/metadata/labels");
     wanted.into_iter().filter(|(name, value)| present.and_then(|labels| labels.get(name)) != Some(value)).collect()
 }

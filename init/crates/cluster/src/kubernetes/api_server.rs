@@ -1,7 +1,7 @@
 //! kube-apiserver, hardened: what CIS and the distribution's guides leave to the administrator is on from the start.
 //!
 //! - anonymous requests reach the three health paths and nothing else: with `--anonymous-auth=false` `/readyz` would answer 401
-//! - authorizers from a file that is read again when it changes: Node, then RBAC; a denial of removed nodes will stand before them
+//! - authorizers from a file that is read again when it changes: first the denial of removed nodes, then Node, then RBAC
 //! - Secrets are encrypted at rest; there is no provider for plain text
 //! - `ServiceAccount` tokens are signed by keelson-cluster over a unix socket, so this process holds no key for them
 //! - every request is audited, bodies of Secrets and tokens never
@@ -18,6 +18,7 @@ use serde_json::{Value, json};
 use super::{CIPHER_SUITES, ComponentFile, Flags, KubernetesError, Settings, TLS_MIN_VERSION, Wanted, service};
 use crate::accounts;
 use crate::credentials::FRONT_PROXY_NAME;
+use crate::membership::ControlPlane;
 use crate::store::CLIENT_URL;
 
 mod audit;
@@ -31,8 +32,8 @@ const AUDIT_MEGABYTES: &str = "100";
 /// Watches never end by themselves. Without this the server waits for them until it is killed.
 const WATCH_GRACE: &str = "3s";
 
-pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> {
-    let authority = |kind| settings.membership.authorities.get(kind).certificate_pem();
+pub(super) fn wanted(settings: Settings<'_>, held: &ControlPlane) -> Result<Wanted, KubernetesError> {
+    let authority = |kind| held.authorities.get(kind).certificate_pem();
     let clients = authority(AuthorityKind::KubernetesClient) + &authority(AuthorityKind::KubernetesRequests);
     let files = vec![
         ComponentFile::certificate("client-ca.crt", clients).watched(),
@@ -41,8 +42,10 @@ pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> 
         ComponentFile::certificate("store-ca.crt", authority(AuthorityKind::StoreClient)),
         ComponentFile::settings("authentication.json", &authentication(settings.config.cluster.oidc.as_ref()))?
             .watched(),
-        ComponentFile::settings("authorization.json", &authorization())?.watched(),
-        ComponentFile::settings("encryption.json", &settings.membership.secrets.encryption.configuration())?.watched(),
+        ComponentFile::settings("authorization.json", &authorization(settings))?.watched(),
+        ComponentFile::settings("denial.json", &denial(settings))?.watched(),
+        ComponentFile::certificate("api-ca.crt", authority(AuthorityKind::Api)).watched(),
+        ComponentFile::settings("encryption.json", &held.secrets.encryption.configuration())?.watched(),
         ComponentFile::settings("admission.json", &admission())?,
         ComponentFile::settings("audit.json", &audit::policy())?,
     ];
@@ -146,11 +149,48 @@ fn token_issuer(oidc: &Oidc) -> Value {
     json!({ "issuer": issuer, "claimValidationRules": required, "claimMappings": mappings })
 }
 
-fn authorization() -> Value {
+/// Nobody can take a certificate back, so who was removed is denied by identity. The webhook is asked only about those: its
+/// answer is always no, and so is its silence.
+fn authorization(settings: Settings<'_>) -> Value {
+    let mut authorizers = Vec::new();
+    if !settings.removed.is_empty() {
+        authorizers.push(json!({
+            "type": "Webhook",
+            "name": "removed-nodes",
+            "webhook": {
+                "timeout": "3s",
+                "subjectAccessReviewVersion": "v1",
+                "matchConditionSubjectAccessReviewVersion": "v1",
+                "failurePolicy": "Deny",
+                "authorizedTTL": "1s",
+                "unauthorizedTTL": "5m",
+                "connectionInfo": {
+                    "type": "KubeConfigFile",
+                    "kubeConfigFile": settings.file(COMPONENT, "denial.json"),
+                },
+                "matchConditions": [{ "expression": format!("request.uid in {}", json!(settings.removed)) }],
+            },
+        }));
+    }
+    authorizers.push(json!({ "type": "Node", "name": "node" }));
+    authorizers.push(json!({ "type": "RBAC", "name": "rbac" }));
     json!({
         "apiVersion": "apiserver.config.k8s.io/v1",
         "kind": "AuthorizationConfiguration",
-        "authorizers": [{ "type": "Node", "name": "node" }, { "type": "RBAC", "name": "rbac" }],
+        "authorizers": authorizers,
+    })
+}
+
+/// Where the webhook answers: this node's own API.
+fn denial(settings: Settings<'_>) -> Value {
+    let server = format!("https://127.0.0.1:{}{}", keelson_api::PORT, keelson_api::paths::DENIALS);
+    let cluster = json!({ "server": server, "certificate-authority": settings.file(COMPONENT, "api-ca.crt") });
+    json!({
+        "apiVersion": "v1",
+        "kind": "Config",
+        "clusters": [{ "name": "denial", "cluster": cluster }],
+        "contexts": [{ "name": "denial", "context": { "cluster": "denial", "user": "" } }],
+        "current-context": "denial",
     })
 }
 

@@ -1,11 +1,10 @@
 //! kube-proxy in nftables mode.
 
 use keelson_config::Component;
-use keelson_control::{Capabilities, Capability, Condition, Readiness, ServiceName};
-use keelson_pki::{AuthorityKind, kubeconfig};
+use keelson_control::{Capabilities, Capability, Readiness, ServiceName};
 use serde_json::{Value, json};
 
-use super::{API_SERVER_URL, ComponentFile, Flags, KubernetesError, Settings, Wanted, service};
+use super::{ComponentFile, Flags, KubernetesError, Settings, Wanted, api_server_conditions, client_files, service};
 
 const COMPONENT: Component = Component::KubeProxy;
 /// kube-proxy's own default, which it would otherwise have to lower by itself.
@@ -13,17 +12,12 @@ const OOM_SCORE_ADJUSTMENT: i16 = -999;
 
 pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> {
     let file = |name: &str| settings.file(COMPONENT, name);
-    let authority = settings.membership.authorities.get(AuthorityKind::KubernetesServing).certificate_pem();
-    let kubeconfig = kubeconfig::for_component(API_SERVER_URL, &file("serving-ca.crt"), &file("client.pem"));
-    let files = vec![
-        ComponentFile::settings("kubeconfig", &kubeconfig)?,
-        ComponentFile::certificate("serving-ca.crt", authority),
-        ComponentFile::settings("config.json", &configuration(settings))?,
-    ];
+    let mut files = client_files(settings, COMPONENT)?;
+    files.push(ComponentFile::settings("config.json", &configuration(settings))?);
     let mut flags = Flags::default();
     flags.path("config", &file("config.json"));
     let mut spec = service(COMPONENT, &files, flags.with_extra(settings, COMPONENT))?;
-    spec.conditions = vec![Condition::FileExists(settings.paths.apiserver_ready())];
+    spec.conditions = api_server_conditions(settings)?;
     spec.stop_before = vec![ServiceName::new("kube-apiserver")?];
     spec.readiness = Readiness::Tcp(([127, 0, 0, 1], 10249).into());
     // Rules and connection tracking; the files of its directory are root's own.

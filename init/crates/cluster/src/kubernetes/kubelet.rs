@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use keelson_config::Component;
 use keelson_control::{Capabilities, Condition, Readiness, ServiceName};
-use keelson_pki::{AuthorityKind, kubeconfig};
+use keelson_pki::pair::certificate_pem;
 use serde_json::{Value, json};
 
 use super::{
-    API_SERVER_URL, CIPHER_SUITES, ComponentFile, Flags, KubernetesError, Settings, TLS_MIN_VERSION, Wanted, service,
+    CIPHER_SUITES, ComponentFile, Flags, KubernetesError, Settings, TLS_MIN_VERSION, Wanted, client_files, service,
 };
 
 pub(super) const ROOT_DIRECTORY: &str = "/var/lib/kubelet";
@@ -25,21 +25,13 @@ const SHUTDOWN_GRACE_CRITICAL: Duration = Duration::from_secs(10);
 const POD_PIDS: u32 = 4096;
 
 pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> {
-    let file = |name: &str| settings.file(COMPONENT, name);
-    let authorities = &settings.membership.authorities;
-    let kubeconfig = kubeconfig::for_component(API_SERVER_URL, &file("serving-ca.crt"), &file("client.pem"));
-    let files = vec![
-        ComponentFile::settings("kubeconfig", &kubeconfig)?,
-        ComponentFile::settings("config.json", &configuration(settings))?,
-        ComponentFile::certificate(
-            "serving-ca.crt",
-            authorities.get(AuthorityKind::KubernetesServing).certificate_pem(),
-        ),
-        ComponentFile::certificate("client-ca.crt", authorities.get(AuthorityKind::KubernetesClient).certificate_pem())
-            .watched(),
-    ];
+    let clients = certificate_pem(&settings.membership.trust.kubernetes_client);
+    let mut files = client_files(settings, COMPONENT)?;
+    files.push(ComponentFile::settings("config.json", &configuration(settings))?);
+    files.push(ComponentFile::certificate("client-ca.crt", clients).watched());
     let mut spec = service(COMPONENT, &files, flags(settings).with_extra(settings, COMPONENT))?;
     spec.conditions = vec![
+        Condition::ServiceReady(ServiceName::new(super::PROXY_SERVICE)?),
         Condition::SocketAnswers(settings.paths.containerd_socket()),
         // It looks for logind once, at its start.
         Condition::SocketAnswers(settings.paths.system_bus()),

@@ -10,11 +10,17 @@ struct Fixture {
     root: tempfile::TempDir,
     config: NodeConfig,
     membership: Membership,
+    removed: Vec<String>,
 }
 
 impl Fixture {
     fn new() -> Self {
-        Self { root: tempfile::tempdir().unwrap(), config: founding(), membership: found_in_memory() }
+        Self {
+            root: tempfile::tempdir().unwrap(),
+            config: founding(),
+            membership: found_in_memory(),
+            removed: Vec::new(),
+        }
     }
 
     fn paths(&self) -> Paths {
@@ -33,6 +39,8 @@ impl Fixture {
             membership: &self.membership,
             address: addresses[0],
             addresses,
+            api_server_url: PROXY_URL,
+            removed: &self.removed,
         };
         configure(&keelson_pki::StandardFiles, settings, clock()).unwrap()
     }
@@ -69,10 +77,13 @@ fn the_services_are_a_valid_set() {
         membership: &fixture.membership,
         address: addresses[0],
         addresses: &addresses,
+        api_server_url: PROXY_URL,
+        removed: &[],
     };
     let services = configure(&MemoryFiles::default(), settings, clock()).unwrap();
     assert_eq!(services.len(), 5);
-    let fixed = ["store", "containerd"].map(|name| ServiceSpec::daemon(ServiceName::new(name).unwrap(), "/usr/bin/x"));
+    let fixed =
+        ["store", "containerd", "proxy"].map(|name| ServiceSpec::daemon(ServiceName::new(name).unwrap(), "/usr/bin/x"));
     ServiceSet { version: 1, services }.validate(&fixed).unwrap();
 }
 
@@ -112,6 +123,28 @@ fn anonymous_requests_reach_the_health_paths_only() {
     let apiserver = spec(&services, "kube-apiserver");
     assert!(flag(apiserver, "anonymous-auth").is_none(), "it would exclude the file");
     assert!(flag(apiserver, "authorization-mode").is_none(), "it would exclude the file");
+}
+
+#[test]
+fn removed_nodes_are_denied_before_anybody_is_asked_whether_they_may() {
+    let mut fixture = Fixture::new();
+    let before = fixture.configure();
+    let kinds = |fixture: &Fixture| {
+        let authorization = fixture.json("/run/keelson/kube-apiserver/authorization.json");
+        let kinds = authorization["authorizers"].as_array().unwrap().iter().map(|one| one["type"].clone());
+        kinds.collect::<Vec<_>>()
+    };
+    assert_eq!(kinds(&fixture), ["Node", "RBAC"]);
+    fixture.removed = vec!["uid-1".to_owned(), "uid-2".to_owned()];
+    assert_eq!(fixture.configure(), before, "the API server reads the file again by itself");
+    assert_eq!(kinds(&fixture), ["Webhook", "Node", "RBAC"]);
+    let authorization = fixture.json("/run/keelson/kube-apiserver/authorization.json");
+    let webhook = &authorization["authorizers"][0]["webhook"];
+    assert_eq!(webhook["failurePolicy"], "Deny");
+    assert_eq!(webhook["matchConditions"][0]["expression"], r#"request.uid in ["uid-1","uid-2"]"#);
+    let kubeconfig = fixture.json("/run/keelson/kube-apiserver/denial.json");
+    let path = kubeconfig["clusters"][0]["cluster"]["certificate-authority"].as_str().unwrap();
+    assert!(std::path::Path::new(path).exists());
 }
 
 #[test]

@@ -90,14 +90,14 @@ pub(crate) fn decide_with(files: &dyn Files, config: &NodeConfig) -> Result<Deci
 pub(crate) fn found_in_memory() -> Membership {
     match decide_with(&MemoryFiles::default(), &founding()).unwrap() {
         Decision::Member(membership) => *membership,
-        Decision::Waiting(reason) => panic!("{reason}"),
+        other => panic!("{other:?}"),
     }
 }
 
 fn member(decision: Decision) -> Membership {
     match decision {
         Decision::Member(membership) => *membership,
-        Decision::Waiting(reason) => panic!("waits: {reason}"),
+        other => panic!("{other:?}"),
     }
 }
 
@@ -123,9 +123,11 @@ fn a_cluster_on_state_is_taken_up_whatever_the_configuration_says_of_founding() 
         let second = member(decide_with(&files, &again).unwrap());
         assert_eq!(second.identity, first.identity);
         let fingerprint = |membership: &Membership| {
-            keelson_pki::AuthorityKind::ALL.map(|kind| membership.authorities.get(kind).fingerprint())
+            let held = membership.control_plane().unwrap();
+            keelson_pki::AuthorityKind::ALL.map(|kind| held.authorities.get(kind).fingerprint())
         };
         assert_eq!(fingerprint(&second), fingerprint(&first));
+        let (second, first) = (second.control_plane().unwrap(), first.control_plane().unwrap());
         assert_eq!(second.secrets.encryption, first.secrets.encryption);
         assert_eq!(second.secrets.signing.id(), first.secrets.signing.id());
     }
@@ -135,9 +137,20 @@ fn a_cluster_on_state_is_taken_up_whatever_the_configuration_says_of_founding() 
 fn everything_else_waits_and_says_what_is_missing() {
     assert!(reason(&config("worker", false, &json!("unsaid"))).contains("worker"));
     assert!(reason(&config("worker", true, &json!("declared-none"))).contains("worker"));
+    assert!(reason(&config("worker", false, &json!("unsaid"))).contains("keelson.token"));
     assert!(reason(&config("control-plane", false, &json!("unsaid"))).contains("keelson.bootstrap"));
     assert!(reason(&config("control-plane", true, &json!("unsaid"))).contains("keelson.peers=none"));
     assert!(reason(&config("control-plane", true, &json!({ "named": ["b", "c"] }))).contains("b, c"));
+}
+
+#[test]
+fn a_worker_with_a_token_joins_and_one_whose_token_was_used_up_waits() {
+    let files = MemoryFiles::default();
+    let worker = config("worker", false, &json!("unsaid"));
+    files.write(&Paths::default().token(), b"keelson1.", Mode::SECRET, Owner::ROOT).unwrap();
+    assert!(matches!(decide_with(&files, &worker).unwrap(), Decision::Join));
+    files.remove(&Paths::default().token()).unwrap();
+    assert!(matches!(decide_with(&files, &worker).unwrap(), Decision::Waiting(_)));
 }
 
 #[test]

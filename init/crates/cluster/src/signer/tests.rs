@@ -21,7 +21,7 @@ async fn serve_in_memory() -> Served {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("signer.sock");
     let listener = listen(&path, Admitted::ROOT).unwrap();
-    let task = tokio::spawn(serve(listener, Admitted::ROOT, Arc::new(found_in_memory())));
+    let task = tokio::spawn(serve(listener, Admitted::ROOT, Arc::clone(found_in_memory().control_plane().unwrap())));
     let endpoint = Endpoint::from_shared(format!("unix://{}", path.display())).unwrap();
     let client = ExternalJwtSignerClient::new(endpoint.connect().await.unwrap());
     Served { _directory: directory, client, task }

@@ -1,10 +1,14 @@
 //! Every endpoint for every kind of caller: a table of what is expected and what is found.
 
+use std::sync::Arc;
+
 use keelson_api::{
-    OPERATORS,
+    NODES, OPERATORS,
     openapi::{Access, Method, OPERATIONS, Operation},
     paths,
 };
+use keelson_cluster::registry::{Change, NodeRecord, RemovedRecord};
+use keelson_config::Role;
 use keelson_pki::{Authority, AuthorityKind, Clock, Names, Profile, Subject};
 use rcgen::{CertificateParams, KeyPair};
 use rustls::version::TLS12;
@@ -33,10 +37,16 @@ enum Shown {
     OtherOrganization,
     /// A client of the right authority whose name, not organization, is that of the operators.
     NamedLikeOperators,
+    /// A member's.
+    Node,
+    /// One of a node that was removed.
+    RemovedNode,
+    /// A node's organization, without the identity that goes with it.
+    NodeWithoutIdentity,
     Operator,
 }
 
-const ALL: [Shown; 9] = [
+const ALL: [Shown; 12] = [
     Shown::Nothing,
     Shown::Foreign,
     Shown::OtherDoor,
@@ -45,6 +55,9 @@ const ALL: [Shown; 9] = [
     Shown::Serving,
     Shown::OtherOrganization,
     Shown::NamedLikeOperators,
+    Shown::Node,
+    Shown::RemovedNode,
+    Shown::NodeWithoutIdentity,
     Shown::Operator,
 ];
 
@@ -62,7 +75,7 @@ fn operator() -> Subject {
 
 fn identity_of(fixture: &Fixture, shown: Shown) -> Option<Identity> {
     let member = fixture.member();
-    let (api, clock) = (member.authority(AuthorityKind::Api), fixture.node.clock());
+    let (api, clock) = (member.authority(AuthorityKind::Api).expect("a control plane"), fixture.node.clock());
     let client = Profile::client(operator());
     let issue = |authority: &Authority, profile: &Profile, clock: Clock| {
         Some(identity(&authority.issue(profile, clock).expect("a certificate")))
@@ -72,7 +85,9 @@ fn identity_of(fixture: &Fixture, shown: Shown) -> Option<Identity> {
         Shown::Foreign => {
             issue(&Authority::create(AuthorityKind::Api, "other", clock).expect("an authority"), &client, clock)
         }
-        Shown::OtherDoor => issue(member.authority(AuthorityKind::KubernetesClient), &client, clock),
+        Shown::OtherDoor => {
+            issue(member.authority(AuthorityKind::KubernetesClient).expect("a control plane"), &client, clock)
+        }
         Shown::Expired => {
             let past = OffsetDateTime::now_utc() - Duration::days(2);
             issue(api, &client.life(Duration::DAY), Clock { now: past, floor: past })
@@ -83,30 +98,71 @@ fn identity_of(fixture: &Fixture, shown: Shown) -> Option<Identity> {
             issue(api, &Profile::client(Subject::named(OPERATOR).organization("system:masters")), clock)
         }
         Shown::NamedLikeOperators => issue(api, &Profile::client(Subject::named(OPERATORS)), clock),
+        Shown::Node => issue(api, &Profile::client(node().uid(MEMBER)), clock),
+        Shown::RemovedNode => issue(api, &Profile::client(node().uid(REMOVED)), clock),
+        Shown::NodeWithoutIdentity => issue(api, &Profile::client(node()), clock),
         Shown::Operator => issue(api, &client, clock),
     }
 }
 
+const MEMBER: &str = "uid-of-the-member";
+const REMOVED: &str = "uid-of-one-that-was-removed";
+
+fn node() -> Subject {
+    Subject::named("keelson:node:w1").organization(NODES)
+}
+
+/// A member of that name, and one that had it before.
+async fn record_nodes(fixture: &Fixture) {
+    let member = NodeRecord {
+        version: 1,
+        name: "w1".to_owned(),
+        uid: MEMBER.to_owned(),
+        role: Role::Worker,
+        addresses: vec!["192.0.2.7".to_owned()],
+        key: None,
+        hardware: None,
+        token: None,
+        joined: 0,
+    };
+    let removed = RemovedRecord {
+        version: 1,
+        uid: REMOVED.to_owned(),
+        name: "w1".to_owned(),
+        removed: 0,
+        by: OPERATOR.to_owned(),
+    };
+    let change = Change::default().put(&member).expect("a record").put(&removed).expect("a record");
+    assert!(fixture.registry.commit(change).await.expect("written"));
+}
+
 fn expected(shown: Shown, operation: &Operation) -> Outcome {
-    // The way to a certificate is open, and an empty object is not a proof.
-    let open = if operation.path == paths::OPERATOR_CERTIFICATE { 400 } else { 200 };
-    match shown {
-        Shown::Foreign | Shown::OtherDoor | Shown::Expired | Shown::ForServers | Shown::Serving => {
+    // The way to a certificate is open, and an empty object proves nothing.
+    let proofs = [paths::OPERATOR_CERTIFICATE, paths::JOIN, paths::NODE_CERTIFICATES];
+    let open = if proofs.contains(&operation.path) { 400 } else { 200 };
+    match (shown, operation.access) {
+        (Shown::Foreign | Shown::OtherDoor | Shown::Expired | Shown::ForServers | Shown::Serving, _) => {
             Outcome::NoConnection
         }
-        Shown::Nothing | Shown::OtherOrganization | Shown::NamedLikeOperators => match operation.access {
-            Access::Public => Outcome::Status(open),
-            Access::Operator => Outcome::Status(401),
-        },
-        Shown::Operator => Outcome::Status(open),
+        (Shown::Operator, _) if operation.path == paths::NODE_REMOVAL => Outcome::Status(404),
+        (_, Access::Public) | (Shown::Operator, Access::Operator) | (Shown::Node, Access::Node) => {
+            Outcome::Status(open)
+        }
+        (Shown::RemovedNode, Access::Node) => Outcome::Status(410),
+        _ => Outcome::Status(401),
     }
 }
 
 fn request_of(operation: &Operation) -> (String, String) {
-    let path = operation.path.replace("{name}", "kubelet");
+    let path = operation
+        .path
+        .replace("nodes/{name}", "nodes/w9")
+        .replace("{name}", "kubelet")
+        .replace("{id}", "0123456789abcdef");
     let body = match (operation.method, operation.path) {
-        (Method::Get, _) => String::new(),
+        (Method::Get | Method::Delete, _) => String::new(),
         (Method::Post, paths::KUBECONFIG) => serde_json::json!({ "csr": csr() }).to_string(),
+        (Method::Post, paths::TOKENS) => serde_json::json!({ "role": "worker" }).to_string(),
         (Method::Post, _) => "{}".to_owned(),
     };
     (path, body)
@@ -121,6 +177,7 @@ fn csr() -> String {
 async fn each_caller_gets_what_is_its_and_nothing_else() {
     let fixture = Fixture::start(&super::credentials::Operator::new().public);
     fixture.log("kubelet", "a line");
+    record_nodes(&fixture).await;
     let mut wrong = 0;
     println!("{:<20} {:<42} {:<13} found", "shown", "operation", "expected");
     for shown in ALL {
@@ -143,7 +200,7 @@ async fn each_caller_gets_what_is_its_and_nothing_else() {
         }
     }
     assert_eq!(wrong, 0, "see the table");
-    assert_eq!(ALL.len() * OPERATIONS.len(), 108, "a row was lost");
+    assert_eq!(ALL.len() * OPERATIONS.len(), 276, "a row was lost");
 }
 
 #[tokio::test]
@@ -201,11 +258,11 @@ async fn a_renewed_certificate_is_served_from_the_next_connection_on() {
     let fixture = Fixture::start(&super::credentials::Operator::new().public);
     ask(&fixture, None, "GET", paths::AUTHORITY, "").await.expect("an answer");
     let member = fixture.member();
-    let authority = member.authority(AuthorityKind::Api);
+    let authority = member.authority(AuthorityKind::Api).expect("a control plane");
     // A certificate without the address by which this test calls: the client must notice.
     let profile = Profile::server(Subject::named("first"), Names::default().with_dns(["elsewhere".to_owned()]));
-    member.set_api_serving(authority.issue(&profile, fixture.node.clock()).expect("a certificate"));
+    member.set_api_serving(Arc::new(authority.issue(&profile, fixture.node.clock()).expect("a certificate")));
     assert!(ask(&fixture, None, "GET", paths::AUTHORITY, "").await.is_none(), "the old certificate is still served");
-    member.set_api_serving(super::fixture::serving(authority, fixture.node.clock()));
+    member.set_api_serving(Arc::new(super::fixture::serving(authority, fixture.node.clock())));
     ask(&fixture, None, "GET", paths::AUTHORITY, "").await.expect("an answer");
 }

@@ -126,7 +126,13 @@ async fn logs_are_the_newest_lines_and_mistakes_are_told() {
 fn operator_identity(fixture: &Fixture) -> Identity {
     let member = fixture.member();
     let profile = Profile::client(Subject::named(OPERATOR).organization(keelson_api::OPERATORS));
-    identity(&member.authority(AuthorityKind::Api).issue(&profile, fixture.node.clock()).expect("a certificate"))
+    identity(
+        &member
+            .authority(AuthorityKind::Api)
+            .expect("a control plane")
+            .issue(&profile, fixture.node.clock())
+            .expect("a certificate"),
+    )
 }
 
 #[tokio::test]

@@ -70,7 +70,7 @@ pub(crate) async fn stream(
     body: &str,
 ) -> Option<Response<Incoming>> {
     let authority = fixture.member();
-    let authority: &Authority = authority.authority(keelson_pki::AuthorityKind::Api);
+    let authority: &Authority = authority.authority(keelson_pki::AuthorityKind::Api).expect("a control plane");
     let mut roots = RootCertStore::empty();
     roots.add(authority.certificate().clone()).expect("a root");
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))

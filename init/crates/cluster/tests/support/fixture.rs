@@ -4,10 +4,8 @@
 
 use std::{
     fmt, fs,
-    future::Future,
     net::{Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
-    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicBool, Ordering},
@@ -15,13 +13,14 @@ use std::{
     thread,
 };
 
-use keelson_api::{Condition, ConditionStatus, Node as ApiNode, NodeList};
+use keelson_api::{Condition, ConditionStatus, DrainStep, DrainingPod, Node as ApiNode, NodeList};
 use keelson_cluster::{
     ConditionKind, Member, Node, Paths,
-    api_server::{self, Endpoints, NodeSource, NodeSourceError},
+    api_server::{self, Answer as NodeAnswer, Endpoints, NodeSource, NodeSourceError},
     membership::{self, Decision},
+    registry::{Answer, Backend, Change, Entry, NodeRecord, Registry, Revision},
 };
-use keelson_config::{Inputs, Remembered, network_state::NetworkState};
+use keelson_config::{Inputs, Remembered, Role, network_state::NetworkState};
 use keelson_control::{
     BootRecord, Desired, ExitReason, LastExit, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceState,
     ServiceStatus, SupervisorStatus, codec,
@@ -38,6 +37,9 @@ use keelson_pki::{Authority, AuthorityKind, Clock, Names, Pair, Profile, Standar
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use time::{Duration, OffsetDateTime};
 
+#[path = "../../src/registry/memory.rs"]
+mod memory;
+
 /// The boot that the fake /proc tells of.
 pub(crate) const BOOT_ID: &str = "11111111-2222-3333-4444-555555555555";
 
@@ -49,6 +51,8 @@ pub(crate) struct Fixture {
     pub(crate) address: SocketAddr,
     pub(crate) socket: PathBuf,
     pub(crate) kubernetes: Arc<FakeKubernetes>,
+    /// The cluster's records, in memory.
+    pub(crate) registry: Arc<Registry>,
     /// What was asked of PID 1 but for questions.
     pub(crate) orders: Arc<Mutex<Vec<Request>>>,
     logs: Arc<Rings>,
@@ -91,7 +95,8 @@ impl Fixture {
         let endpoints = Endpoints { tcp: free_address(), unix: node.paths.own().join("api.sock") };
         let (address, socket) = (endpoints.tcp, endpoints.unix.clone());
         start_server(Arc::clone(&node), Arc::clone(&kubernetes), endpoints);
-        Self { node, address, socket, kubernetes, orders, logs, root }
+        let registry = Arc::new(Registry::new(Arc::new(memory::Memory::default())));
+        Self { node, address, socket, kubernetes, registry, orders, logs, root }
     }
 
     /// From here on the API answers over TLS.
@@ -99,8 +104,36 @@ impl Fixture {
         let node = &self.node;
         let decision = membership::decide(&StandardFiles, &node.paths, &node.config, node.name(), node.clock());
         let Decision::Member(founded) = decision.expect("a decision") else { panic!("the node founded no cluster") };
-        let serving = serving(founded.authorities.get(AuthorityKind::Api), node.clock());
-        node.set_member(Arc::new(Member::new(Arc::new(*founded), serving)));
+        let held = founded.control_plane().expect("it holds everything");
+        let serving = serving(held.authorities.get(AuthorityKind::Api), node.clock());
+        let member = Member::new(Arc::new(*founded), Arc::new(serving));
+        node.set_member(Arc::new(member.with_registry(Arc::clone(&self.registry))));
+    }
+
+    /// A member as a join would have made it.
+    pub(crate) fn add_worker(&self, name: &str) {
+        let record = NodeRecord {
+            version: 1,
+            name: name.to_owned(),
+            uid: format!("uid-of-{name}"),
+            role: Role::Worker,
+            addresses: Vec::new(),
+            key: None,
+            hardware: None,
+            token: None,
+            joined: 0,
+        };
+        let change = Change::default().put(&record).expect("a record");
+        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+        assert!(runtime.block_on(self.registry.commit(change)).expect("written"));
+    }
+
+    /// From here on the server's certificate is a worker's.
+    pub(crate) fn serve_as_worker(&self) {
+        let member = self.member();
+        let authority = member.authority(AuthorityKind::Api).expect("a control plane");
+        let serving = serving_as(authority, self.node.clock(), keelson_api::WORKERS);
+        member.set_api_serving(Arc::new(serving));
     }
 
     pub(crate) fn member(&self) -> Arc<Member> {
@@ -108,7 +141,7 @@ impl Fixture {
     }
 
     pub(crate) fn fingerprint(&self) -> String {
-        self.member().authority(AuthorityKind::Api).fingerprint().to_string()
+        self.member().authority(AuthorityKind::Api).expect("a control plane").fingerprint().to_string()
     }
 
     pub(crate) fn endpoint(&self) -> String {
@@ -134,9 +167,14 @@ impl Fixture {
     }
 }
 
-/// A certificate that the API serves with.
+/// A certificate that a control plane's API serves with.
 pub(crate) fn serving(authority: &Authority, clock: Clock) -> Pair {
-    authority.issue(&Profile::server(Subject::named("first"), Names::loopback()), clock).expect("a certificate")
+    serving_as(authority, clock, keelson_api::CONTROL_PLANES)
+}
+
+fn serving_as(authority: &Authority, clock: Clock, organization: &str) -> Pair {
+    let subject = Subject::named("first").organization(organization);
+    authority.issue(&Profile::server(subject, Names::loopback()), clock).expect("a certificate")
 }
 
 /// An address on which nothing listens yet; the server binds it a moment later.
@@ -247,6 +285,8 @@ fn boot(number: u64, id: &str, started: u64, ended: Option<&str>) -> BootRecord 
 #[derive(Default)]
 pub(crate) struct FakeKubernetes {
     pub(crate) down: AtomicBool,
+    /// What was asked of it but for lists.
+    pub(crate) orders: Mutex<Vec<String>>,
 }
 
 impl fmt::Debug for FakeKubernetes {
@@ -255,15 +295,45 @@ impl fmt::Debug for FakeKubernetes {
     }
 }
 
-impl NodeSource for FakeKubernetes {
-    fn nodes(&self) -> Pin<Box<dyn Future<Output = Result<NodeList, NodeSourceError>> + Send + '_>> {
+impl FakeKubernetes {
+    fn answer<T: Send + 'static>(&self, value: T) -> NodeAnswer<'_, T> {
         let down = self.down.load(Ordering::Acquire);
         Box::pin(async move {
-            if down {
-                return Err(NodeSourceError::Unavailable("connection refused".to_owned()));
-            }
-            Ok(NodeList { nodes: vec![node()] })
+            if down { Err(NodeSourceError::Unavailable("connection refused".to_owned())) } else { Ok(value) }
         })
+    }
+
+    fn order(&self, order: String) -> NodeAnswer<'_, ()> {
+        self.orders.lock().expect("no panic before").push(order);
+        self.answer(())
+    }
+}
+
+impl NodeSource for FakeKubernetes {
+    fn nodes(&self) -> NodeAnswer<'_, NodeList> {
+        self.answer(NodeList { nodes: vec![node()] })
+    }
+
+    fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> NodeAnswer<'a, ()> {
+        self.order(format!("{} {name}", if unschedulable { "cordon" } else { "uncordon" }))
+    }
+
+    /// The first step leaves a pod, the next none.
+    fn drain<'a>(&'a self, name: &'a str) -> NodeAnswer<'a, DrainStep> {
+        let mut orders = self.orders.lock().expect("no panic before");
+        let order = format!("drain {name}");
+        let remaining = if orders.contains(&order) {
+            Vec::new()
+        } else {
+            vec![DrainingPod { pod: "default/a".to_owned(), reason: "it is ending".to_owned() }]
+        };
+        orders.push(order);
+        drop(orders);
+        self.answer(DrainStep { name: name.to_owned(), remaining })
+    }
+
+    fn clean<'a>(&'a self, name: &'a str) -> NodeAnswer<'a, ()> {
+        self.order(format!("clean {name}"))
     }
 }
 

@@ -6,6 +6,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use keelson_api::Token;
 use keelson_cluster::ConditionKind;
 use keelson_control::Request;
 use serde_json::Value;
@@ -67,6 +68,61 @@ fn nodes_services_and_boots_are_tables_or_json() {
     let boots = workstation.run(&["boots"]).well().out;
     assert!(boots.contains("running") && boots.contains("rebooted"), "{boots}");
     assert_eq!(workstation.run(&["boots", "-o", "json"]).well().json()["boots"][0]["current"], true);
+}
+
+#[test]
+fn a_node_is_drained_before_it_is_removed_and_its_objects_are_deleted() {
+    let (workstation, fixture) = Workstation::with_node();
+    workstation.run(&["node", "cordon", "w1"]).well();
+    workstation.run(&["node", "uncordon", "w1"]).well();
+    fixture.add_worker("w1");
+    let removed = workstation.run(&["node", "remove", "w1"]).well();
+    assert!(removed.out.contains("w1 is removed") && removed.err.contains("default/a: it is ending"), "{removed:?}");
+    let orders = fixture.kubernetes.orders.lock().expect("no panic").clone();
+    assert_eq!(orders, ["cordon w1", "uncordon w1", "drain w1", "drain w1", "clean w1"]);
+    let again = workstation.run(&["node", "remove", "w1", "--force"]);
+    assert_eq!(again.code, 6, "{again:?}");
+    assert!(again.err.contains("no node w1"), "{again:?}");
+    fixture.add_worker("w2");
+    fixture.kubernetes.down.store(true, std::sync::atomic::Ordering::Release);
+    let removed = workstation.run(&["node", "remove", "w2", "--force"]).well().out;
+    assert!(removed.contains("deleted later"), "{removed}");
+}
+
+#[test]
+fn tokens_are_made_listed_and_revoked() {
+    let (workstation, _fixture) = Workstation::with_node();
+    let line = workstation.run(&["token", "create", "--role", "worker", "--ttl", "2h", "--uses", "3"]).well().out;
+    let token = Token::parse(&line).expect("a token");
+    assert_eq!((token.claims.uses, token.claims.endpoints.as_slice()), (3, &["192.0.2.10:6400".to_owned()][..]));
+    let listed = workstation.run(&["token", "list"]).well().out;
+    assert!(listed.contains(&token.claims.id) && listed.contains("valid") && listed.contains("0/3"), "{listed}");
+    assert!(listed.contains("in 1h59m") || listed.contains("in 2h"), "{listed}");
+    assert!(!listed.contains(line.trim()), "a list holds no secret");
+    workstation.run(&["token", "revoke", line.trim()]).well();
+    let listed = workstation.run(&["token", "list", "-o", "json"]).well().json();
+    assert_eq!(listed["tokens"][0]["state"], "revoked");
+    let refused = workstation.run(&["token", "create", "--role", "worker", "--name", "kubernetes"]);
+    assert_eq!(refused.code, 6, "{refused:?}");
+    assert!(refused.err.contains("(name)"), "{refused:?}");
+}
+
+#[test]
+fn a_token_made_offline_asks_nobody_and_is_signed_with_the_contexts_key() {
+    let (workstation, fixture) = Workstation::with_node();
+    let fingerprint = fixture.fingerprint();
+    drop(fixture);
+    let make =
+        ["token", "create", "--role", "worker", "--ttl", "30d", "--offline", "--cluster", "c0ffee", "-o", "json"];
+    let json = workstation.run(&make).well().json();
+    let token = Token::parse(json["token"].as_str().expect("a line")).expect("a token");
+    let word = workstation.run(&["key", "show", &workstation.key()]).well().out;
+    let public = word.trim().strip_prefix("keelson.operator-key=").expect("the word for the node");
+    assert_eq!(token.claims.signer.as_deref(), Some(public));
+    assert_eq!(token.claims.cluster, "c0ffee");
+    assert_eq!(format!("sha256:{}", token.claims.fingerprint), fingerprint);
+    assert_eq!(json["id"], token.claims.id.as_str());
+    assert!(!token.proof().is_empty());
 }
 
 #[test]

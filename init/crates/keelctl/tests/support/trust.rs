@@ -69,7 +69,7 @@ fn foreign(fixture: &Fixture) -> String {
 
 /// One that gets through the handshake and then a 401.
 fn powerless(fixture: &Fixture) -> String {
-    cached(fixture, fixture.member().authority(AuthorityKind::Api), "elsewhere")
+    cached(fixture, fixture.member().authority(AuthorityKind::Api).expect("a control plane"), "elsewhere")
 }
 
 fn cached(fixture: &Fixture, authority: &keelson_pki::Authority, organization: &str) -> String {

@@ -6,7 +6,6 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use keelson_pki::Fingerprint as Digest;
 use rustls::{
     CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
     client::{
@@ -16,24 +15,34 @@ use rustls::{
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
 
-use crate::config::Fingerprint;
+use crate::authority::Fingerprint;
 
 #[derive(Debug)]
-pub(crate) struct PinnedVerifier {
+pub struct PinnedVerifier {
     pin: Fingerprint,
+    /// The organization that the server's subject must name, if any will not do.
+    organization: Option<&'static str>,
     provider: Arc<CryptoProvider>,
     /// The fingerprint of the last certificate of a chain in which the pinned one was not.
     found: Mutex<Option<String>>,
 }
 
 impl PinnedVerifier {
-    pub(crate) fn new(pin: Fingerprint, provider: Arc<CryptoProvider>) -> Self {
-        Self { pin, provider, found: Mutex::default() }
+    pub fn new(pin: Fingerprint, provider: Arc<CryptoProvider>) -> Self {
+        Self { pin, organization: None, provider, found: Mutex::default() }
+    }
+
+    /// Accepts servers of this organization only: an authority certifies several kinds of server.
+    #[must_use]
+    pub fn organization(mut self, organization: &'static str) -> Self {
+        self.organization = Some(organization);
+        self
     }
 
     /// What was shown instead of the pinned authority, if that is why the handshake failed.
-    pub(crate) fn mismatch(&self) -> Option<String> {
+    pub fn mismatch(&self) -> Option<String> {
         self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -51,12 +60,11 @@ impl ServerCertVerifier for PinnedVerifier {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let pinned =
-            intermediates.iter().find(|certificate| Digest::of(certificate).to_string() == self.pin.to_string());
+        let pinned = intermediates.iter().find(|certificate| Fingerprint::of(certificate) == self.pin);
         let Some(authority) = pinned else {
             let last = intermediates.last().unwrap_or(end_entity);
             let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
-            *found = Some(Digest::of(last).to_string());
+            *found = Some(Fingerprint::of(last).to_string());
             return Err(CertificateError::UnknownIssuer.into());
         };
         let mut roots = RootCertStore::empty();
@@ -64,6 +72,9 @@ impl ServerCertVerifier for PinnedVerifier {
         let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
+        if self.organization.is_some_and(|organization| !is_of(end_entity, organization)) {
+            return Err(CertificateError::ApplicationVerificationFailure.into());
+        }
         verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 
@@ -88,4 +99,9 @@ impl ServerCertVerifier for PinnedVerifier {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.algorithms().supported_schemes()
     }
+}
+
+fn is_of(certificate: &CertificateDer<'_>, organization: &str) -> bool {
+    X509Certificate::from_der(certificate)
+        .is_ok_and(|(_, parsed)| parsed.subject().iter_organization().any(|name| name.as_str() == Ok(organization)))
 }

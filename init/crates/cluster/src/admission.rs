@@ -1,0 +1,292 @@
+//! Who may become a node of this cluster, and what each node gets: decided by a control plane, from the records.
+//!
+//! Nothing but keys is taken from a request. The name must be free or the token must be bound to it, the address is the one
+//! that the node connects from, rights follow from the role, and every change of the records is one transaction, so that of
+//! two nodes that want the same thing at the same moment one gets it. Each step can be asked for again with the same
+//! result, because a node may lose power after any of them.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::rand;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keelson_api::token::TokenError;
+use keelson_api::{ControlPlane as PlaneAddresses, Identities, NodeSettings, TokenRole};
+use keelson_config::{ClusterConfig, OperatorKey, Role};
+use keelson_pki::{AuthorityError, Clock, KeyError, pair::certificate_pem};
+
+use crate::credentials::Circumstances;
+use crate::identity::{Identity, NodeUid};
+use crate::membership::ControlPlane;
+use crate::registry::{NodeRecord, Registry, RegistryError};
+use crate::trust::Trust;
+
+mod join;
+mod names;
+mod removal;
+mod renew;
+mod tokens;
+
+#[cfg(test)]
+mod tests;
+
+/// More nodes than join in the same moment on one token.
+const ATTEMPTS: u32 = 60;
+const PAUSE_MIN_MILLISECONDS: u64 = 3;
+
+#[derive(Debug, thiserror::Error)]
+pub enum AdmissionError {
+    #[error(transparent)]
+    Token(#[from] TokenError),
+    #[error("the join token is of another cluster: its authority is sha256:{found}, this cluster's is {own}")]
+    Foreign { found: String, own: String },
+    #[error("the join token is not known here, or its secret is wrong")]
+    Unproven,
+    #[error("the join token has expired")]
+    Expired,
+    #[error("the join token was revoked")]
+    Revoked,
+    #[error("the join token was used as often as it may be ({uses})")]
+    Used { uses: u32 },
+    #[error("the join token is for the role {token}, the node is a {asked}")]
+    Role { token: TokenRole, asked: TokenRole },
+    #[error("a control plane cannot join yet")]
+    ControlPlane,
+    #[error("the join token is bound to the name {bound}")]
+    BoundName { bound: String },
+    #[error("the join token is bound to another machine")]
+    BoundMachine,
+    #[error("{name:?} cannot be a node's name: {problem}")]
+    Name { name: String, problem: &'static str },
+    #[error("a node with the name {name} is in the cluster; remove it first with keelctl node remove {name}")]
+    NameInUse { name: String },
+    #[error("the address {address} belongs to the node {owner}; remove that first with keelctl node remove {owner}")]
+    AddressInUse { address: IpAddr, owner: String },
+    #[error(
+        "the node knows itself by {known}, but it connects from {peer}: nodes must reach each other without address \
+         translation"
+    )]
+    Translated { known: String, peer: IpAddr },
+    #[error("the request for {identity}")]
+    Request { identity: &'static str, source: AuthorityError },
+    #[error("the node was removed from this cluster")]
+    Removed,
+    #[error("this is no node of the cluster")]
+    NoMember,
+    #[error("the proof of the node's key does not hold")]
+    NoProof,
+    #[error("{field}: {problem}")]
+    Field { field: &'static str, problem: String },
+    #[error("there are {count} join tokens; revoke some")]
+    TooManyTokens { count: usize },
+    #[error("there is no such token")]
+    NoToken,
+    #[error("there is no node {name} in the cluster")]
+    NoNode { name: String },
+    #[error("{name} is a control plane: those cannot be removed yet")]
+    RemovesControlPlane { name: String },
+    #[error("too many nodes change the same records at this moment")]
+    Contended,
+    #[error("the system has no random bytes")]
+    NoRandomness,
+    #[error("making a token")]
+    Encode(#[source] serde_json::Error),
+    #[error("a key")]
+    Key(#[from] KeyError),
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+}
+
+/// What decisions are made from.
+#[derive(Debug)]
+pub struct Admission<'a> {
+    pub registry: &'a Registry,
+    pub held: &'a ControlPlane,
+    pub trust: &'a Trust,
+    pub identity: &'a Identity,
+    pub cluster: &'a ClusterConfig,
+    /// Who may make tokens offline.
+    pub operators: &'a [OperatorKey],
+    /// This control plane's own.
+    pub addresses: &'a [IpAddr],
+    pub clock: Clock,
+}
+
+impl Admission<'_> {
+    fn now(&self) -> i64 {
+        self.clock.now.max(self.clock.floor).unix_timestamp()
+    }
+
+    /// Certifies a node's requests under what its record says.
+    fn certify(
+        &self,
+        record: &NodeRecord,
+        requests: &Identities<String>,
+    ) -> Result<Identities<String>, AdmissionError> {
+        let identity = Identity {
+            node_uid: NodeUid::from_record(&record.uid),
+            cluster_id: self.identity.cluster_id.clone(),
+            role: record.role,
+            name: record.name.clone(),
+        };
+        let addresses = verified(record);
+        let circumstances = Circumstances { identity: &identity, cluster: self.cluster, addresses: &addresses };
+        let names = Identities {
+            node: "requests.node",
+            api_serving: "requests.apiServing",
+            kubelet_client: "requests.kubeletClient",
+            kubelet_serving: "requests.kubeletServing",
+            kube_proxy: "requests.kubeProxy",
+            network_reconciler: "requests.networkReconciler",
+        };
+        let profiles = circumstances.node_identities().zip(requests.each_ref()).zip(names);
+        profiles.try_map(|(((kind, profile), request), identity)| {
+            let certificate = self.held.authorities.get(kind).issue_for_request(&profile, request, self.clock);
+            certificate
+                .map(|certificate| certificate_pem(&certificate))
+                .map_err(|source| AdmissionError::Request { identity, source })
+        })
+    }
+
+    /// What a node has to know of the cluster.
+    async fn settings(&self, record: &NodeRecord) -> Result<NodeSettings, AdmissionError> {
+        Ok(NodeSettings {
+            addresses: record.addresses.clone(),
+            trust: self.trust.bundle(),
+            pod_cidr: self.cluster.pod_cidr.to_string(),
+            service_cidr: self.cluster.service_cidr.to_string(),
+            cluster_domain: self.cluster.cluster_domain.clone(),
+            dns_address: self.cluster.dns_address.to_string(),
+            control_planes: self.control_planes().await?,
+        })
+    }
+
+    /// Those of the records, and this one, whose record may be on its way.
+    async fn control_planes(&self) -> Result<Vec<PlaneAddresses>, AdmissionError> {
+        let view = match self.registry.view_now() {
+            Some(view) => view,
+            None => self.registry.refresh().await?,
+        };
+        let planes = view.nodes.values().filter(|node| node.role == Role::ControlPlane);
+        let mut planes: Vec<_> =
+            planes.map(|node| PlaneAddresses { name: node.name.clone(), addresses: node.addresses.clone() }).collect();
+        if !planes.iter().any(|plane| plane.name == self.identity.name) {
+            let addresses = self.addresses.iter().map(ToString::to_string).collect();
+            planes.push(PlaneAddresses { name: self.identity.name.clone(), addresses });
+        }
+        Ok(planes)
+    }
+
+    /// What a node with a certificate is told; `uid` is the certificate's.
+    pub async fn settings_of(&self, name: &str, uid: &str) -> Result<NodeSettings, AdmissionError> {
+        let record = self.member(name, uid).await?;
+        self.settings(&record).await
+    }
+
+    /// The record of a member, or why there is none.
+    async fn member(&self, name: &str, uid: &str) -> Result<NodeRecord, AdmissionError> {
+        use crate::registry::RemovedRecord;
+        if let Some(stored) = self.registry.get::<NodeRecord>(name).await?
+            && stored.value.uid == uid
+        {
+            return Ok(stored.value);
+        }
+        match self.registry.get::<RemovedRecord>(uid).await? {
+            Some(_) => Err(AdmissionError::Removed),
+            None => Err(AdmissionError::NoMember),
+        }
+    }
+}
+
+fn verified(record: &NodeRecord) -> Vec<IpAddr> {
+    record.addresses.iter().filter_map(|address| address.parse().ok()).collect()
+}
+
+fn key_text(key: &[u8]) -> String {
+    STANDARD.encode(key)
+}
+
+/// Before the next attempt at a change that somebody else was faster with: longer each time, and by chance.
+async fn pause(attempt: u32) -> Result<(), AdmissionError> {
+    let mut chance = [0];
+    rand::fill(&mut chance).map_err(|_| AdmissionError::NoRandomness)?;
+    let [chance] = chance;
+    let milliseconds = PAUSE_MIN_MILLISECONDS + u64::from(chance) * u64::from(attempt.min(8)) / 16;
+    tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+    Ok(())
+}
+
+/// Writes this control plane's own record, which is what keeps its name and its addresses from others.
+pub async fn record_own(registry: &Registry, identity: &Identity, addresses: &[IpAddr]) -> Result<bool, RegistryError> {
+    use crate::registry::Change;
+    let present = registry.get::<NodeRecord>(&identity.name).await?;
+    let wanted: Vec<_> = addresses.iter().map(ToString::to_string).collect();
+    let (revision, mut record) = match present {
+        Some(stored) if stored.value.uid == identity.node_uid.as_str() && stored.value.addresses == wanted => {
+            return Ok(true);
+        }
+        Some(stored) => (stored.revision, stored.value),
+        None => (0, own_record(identity)),
+    };
+    let mut change = Change::default().expect::<NodeRecord>(&identity.name, revision);
+    for gone in record.addresses.iter().filter(|address| !wanted.contains(address)) {
+        change = change.free_address(gone);
+    }
+    for address in &wanted {
+        let (revision, owner) = registry.address(address).await?;
+        // Whoever has it keeps it until it is removed; the status of the node says so.
+        if owner.is_some_and(|owner| owner != identity.name) {
+            return Ok(false);
+        }
+        change = change.take_address(address, revision, &identity.name);
+    }
+    record.addresses = wanted;
+    registry.commit(change.put(&record)?).await
+}
+
+fn own_record(identity: &Identity) -> NodeRecord {
+    NodeRecord {
+        version: 1,
+        name: identity.name.clone(),
+        uid: identity.node_uid.as_str().to_owned(),
+        role: identity.role,
+        addresses: Vec::new(),
+        key: None,
+        hardware: None,
+        token: None,
+        joined: time::OffsetDateTime::now_utc().unix_timestamp(),
+    }
+}
+
+pub(crate) fn role_of(role: TokenRole) -> Role {
+    match role {
+        TokenRole::ControlPlane => Role::ControlPlane,
+        TokenRole::Worker => Role::Worker,
+    }
+}
+
+pub(crate) fn token_role(role: Role) -> TokenRole {
+    match role {
+        Role::ControlPlane => TokenRole::ControlPlane,
+        Role::Worker => TokenRole::Worker,
+    }
+}
+
+/// Kept by whoever runs [`record_own`] until it has succeeded.
+pub async fn keep_own_record(registry: Arc<Registry>, identity: Identity, node: Arc<crate::node::Node>) {
+    const RETRY_PAUSE: Duration = Duration::from_secs(1);
+    let mut network = node.network();
+    loop {
+        let addresses = node.addresses();
+        let done = !addresses.is_empty() && matches!(record_own(&registry, &identity, &addresses).await, Ok(true));
+        if done {
+            if network.changed().await.is_err() {
+                return;
+            }
+        } else {
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+}

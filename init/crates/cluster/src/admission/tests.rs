@@ -1,0 +1,413 @@
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair as _};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keelson_api::join::renewal_message;
+use keelson_api::token::Claims;
+use keelson_api::{JoinRequest, Joined, RenewRequest, Token, TokenRequest, TokenState};
+use keelson_pki::{Key, Pair, PairError};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use time::{Duration, OffsetDateTime};
+use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
+
+use super::*;
+use crate::membership::Membership;
+use crate::membership::tests::found_in_memory;
+use crate::registry::memory::Memory;
+use crate::registry::{RemovedRecord, TokenRecord};
+use crate::worker;
+
+/// Whether an error is the one that is due.
+type Expected = fn(&AdmissionError) -> bool;
+
+const OWN: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))];
+
+struct Cluster {
+    registry: Registry,
+    membership: Membership,
+    settings: ClusterConfig,
+    operators: Vec<OperatorKey>,
+    offset: Duration,
+}
+
+impl Cluster {
+    fn new() -> Self {
+        Self {
+            registry: Registry::new(Arc::new(Memory::default())),
+            membership: found_in_memory(),
+            settings: ClusterConfig::default(),
+            operators: Vec::new(),
+            offset: Duration::ZERO,
+        }
+    }
+
+    fn admission(&self) -> Admission<'_> {
+        let now = OffsetDateTime::now_utc() + self.offset;
+        Admission {
+            registry: &self.registry,
+            held: self.membership.control_plane().unwrap(),
+            trust: &self.membership.trust,
+            identity: &self.membership.identity,
+            cluster: &self.settings,
+            operators: &self.operators,
+            addresses: &OWN,
+            clock: Clock { now, floor: now - Duration::DAY },
+        }
+    }
+
+    async fn token(&self, change: impl FnOnce(&mut TokenRequest)) -> String {
+        let mut request = TokenRequest {
+            role: TokenRole::Worker,
+            ttl_seconds: 3600,
+            uses: 1,
+            name: None,
+            hardware: None,
+            endpoints: Vec::new(),
+        };
+        change(&mut request);
+        self.admission().create_token(&request, "ann").await.unwrap().token
+    }
+
+    async fn join(&self, node: &Machine, token: &str) -> Result<Joined, AdmissionError> {
+        self.admission().join(&node.request(token), node.address).await
+    }
+
+    /// Everything that is written down, to see that a refusal leaves nothing behind.
+    async fn records(&self) -> (usize, usize, usize) {
+        let tokens = self.registry.list::<TokenRecord>().await.unwrap();
+        let used = tokens.iter().map(|stored| stored.value.redemptions.len()).sum();
+        let nodes = self.registry.list::<NodeRecord>().await.unwrap().len();
+        (nodes, self.registry.list::<RemovedRecord>().await.unwrap().len(), used)
+    }
+}
+
+struct Machine {
+    name: String,
+    address: IpAddr,
+    hardware: Option<String>,
+    keys: Identities<Key>,
+}
+
+const HARDWARE: &str = "4C4C4544-0038-4A10-8059-B7C04F4E3132";
+
+impl Machine {
+    fn new(name: &str, last: u8) -> Self {
+        Self {
+            name: name.to_owned(),
+            address: IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, last)),
+            hardware: Some(HARDWARE.to_owned()),
+            keys: worker::make_keys(&Key::generate().unwrap()).unwrap(),
+        }
+    }
+
+    fn request(&self, token: &str) -> JoinRequest {
+        JoinRequest {
+            token: token.to_owned(),
+            name: self.name.clone(),
+            role: TokenRole::Worker,
+            addresses: vec!["10.9.9.9".to_owned(), self.address.to_string()],
+            hardware: self.hardware.clone(),
+            requests: worker::requests(&self.keys).unwrap(),
+        }
+    }
+
+    fn renewal(&self, cluster: &Cluster, joined: &Joined, nonce: &str) -> RenewRequest {
+        let requests = worker::requests(&self.keys).unwrap();
+        let fingerprint = cluster.membership.trust.fingerprint().hexadecimal();
+        let message = renewal_message(&fingerprint, &self.name, &joined.node_uid, nonce, &requests);
+        RenewRequest {
+            name: self.name.clone(),
+            node_uid: joined.node_uid.clone(),
+            nonce: nonce.to_owned(),
+            requests,
+            signature: STANDARD.encode(self.keys.node.sign(&message).unwrap()),
+        }
+    }
+}
+
+fn alternative_name(name: &GeneralName<'_>) -> String {
+    match name {
+        GeneralName::DNSName(name) => (*name).to_owned(),
+        GeneralName::IPAddress(octets) => match <[u8; 4]>::try_from(*octets) {
+            Ok(octets) => IpAddr::from(octets).to_string(),
+            Err(_) => IpAddr::from(<[u8; 16]>::try_from(*octets).unwrap()).to_string(),
+        },
+        other => panic!("{other}"),
+    }
+}
+
+fn names(pem: &str) -> (String, Vec<String>) {
+    let der = CertificateDer::from_pem_slice(pem.as_bytes()).unwrap();
+    let (_, certificate) = X509Certificate::from_der(&der).unwrap();
+    let alternative = certificate.subject_alternative_name().unwrap();
+    let names =
+        alternative.map_or_else(Vec::new, |names| names.value.general_names.iter().map(alternative_name).collect());
+    (certificate.subject().to_string(), names)
+}
+
+#[tokio::test]
+async fn a_worker_gets_certificates_for_its_name_and_the_address_it_came_from_and_no_others() {
+    let cluster = Cluster::new();
+    let machine = Machine::new("w1", 7);
+    let joined = cluster.join(&machine, &cluster.token(|_| {}).await).await.unwrap();
+    let (subject, _) = names(&joined.certificates.kubelet_client);
+    assert!(subject.contains("O=system:nodes") && subject.contains("CN=system:node:w1"), "{subject}");
+    assert!(subject.contains(&joined.node_uid), "{subject}");
+    let (_, kubelet) = names(&joined.certificates.kubelet_serving);
+    assert_eq!(kubelet, ["w1", "192.0.2.7"], "not the loopback, which is the API server's there");
+    let (_, api) = names(&joined.certificates.api_serving);
+    assert!(api.contains(&"192.0.2.7".to_owned()), "{api:?}");
+    assert!(!api.contains(&"10.9.9.9".to_owned()), "an address that nobody has seen: {api:?}");
+    assert_eq!(joined.settings.control_planes[0].addresses, ["192.0.2.1"]);
+    let pairs = machine.keys.each_ref().zip(joined.certificates.each_ref());
+    let pairs: Result<Identities<Pair>, PairError> = pairs.try_map(|(key, pem)| key.certified(pem));
+    assert!(pairs.is_ok(), "each certificate is for the key of its request");
+}
+
+#[tokio::test]
+async fn each_fault_of_a_token_has_its_own_error_leaves_nothing_and_the_right_token_then_works() {
+    let mut cluster = Cluster::new();
+    let other = Cluster::new();
+    let machine = Machine::new("w1", 7);
+    let good = cluster.token(|_| {}).await;
+    let mut wrong_secret = Token::parse(&good).unwrap().claims;
+    let wrong_secret_line = Token::new(wrong_secret.clone(), |_| vec![1; 32]).unwrap().expose();
+    "0123456789abcdef".clone_into(&mut wrong_secret.id);
+    let unknown = Token::new(wrong_secret, |_| vec![1; 32]).unwrap().expose();
+    let revoked = cluster.token(|_| {}).await;
+    cluster.admission().revoke_token(&Token::parse(&revoked).unwrap().claims.id, "ann").await.unwrap();
+    let used = cluster.token(|_| {}).await;
+    cluster.join(&Machine::new("w0", 6), &used).await.unwrap();
+    let named = cluster.token(|request| request.name = Some("w9".to_owned())).await;
+    let bound = cluster.token(|request| request.hardware = Some(uuid::Uuid::nil().to_string())).await;
+    let short = cluster.token(|request| request.ttl_seconds = 1).await;
+    let foreign = other.token(|_| {}).await;
+    cluster.offset = Duration::seconds(2);
+    let before = cluster.records().await;
+    let faults: [(&str, &str, Expected); 10] = [
+        ("nonsense", "abc", |error| matches!(error, AdmissionError::Token(TokenError::Form))),
+        ("truncated", &good[..good.len() - 9], |error| matches!(error, AdmissionError::Token(TokenError::Truncated))),
+        ("foreign", &foreign, |error| matches!(error, AdmissionError::Foreign { .. })),
+        ("a wrong secret", &wrong_secret_line, |error| matches!(error, AdmissionError::Unproven)),
+        ("unknown", &unknown, |error| matches!(error, AdmissionError::Unproven)),
+        ("revoked", &revoked, |error| matches!(error, AdmissionError::Revoked)),
+        ("used", &used, |error| matches!(error, AdmissionError::Used { uses: 1 })),
+        ("expired", &short, |error| matches!(error, AdmissionError::Expired)),
+        ("another name's", &named, |error| matches!(error, AdmissionError::BoundName { .. })),
+        ("another machine's", &bound, |error| matches!(error, AdmissionError::BoundMachine)),
+    ];
+    for (what, token, expected) in faults {
+        let error = cluster.join(&machine, token).await.expect_err(what);
+        assert!(expected(&error), "{what}: {error:?}");
+        assert_eq!(cluster.records().await, before, "{what} left something behind");
+    }
+    cluster.join(&machine, &good).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_request_made_again_after_a_power_cut_is_the_same_node_and_counts_once() {
+    let cluster = Cluster::new();
+    let machine = Machine::new("w1", 7);
+    let token = cluster.token(|_| {}).await;
+    let first = cluster.join(&machine, &token).await.unwrap();
+    let second = cluster.join(&machine, &token).await.unwrap();
+    assert_eq!(second.node_uid, first.node_uid);
+    assert_eq!(cluster.records().await, (1, 0, 1));
+    let error = cluster.join(&Machine::new("w2", 8), &token).await.expect_err("used");
+    assert!(matches!(error, AdmissionError::Used { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_name_in_use_is_refused_and_its_owner_is_unharmed() {
+    let cluster = Cluster::new();
+    record_own(&cluster.registry, &cluster.membership.identity, &[IpAddr::from([192, 0, 2, 1])]).await.unwrap();
+    let token = cluster.token(|request| request.uses = 5).await;
+    let first = Machine::new("w1", 7);
+    let joined = cluster.join(&first, &token).await.unwrap();
+    let before = cluster.records().await;
+    let error = cluster.join(&Machine::new("w1", 8), &token).await.expect_err("the name");
+    assert!(matches!(error, AdmissionError::NameInUse { .. }), "{error:?}");
+    let error = cluster.join(&Machine::new("a", 9), &token).await.expect_err("the control plane's name");
+    assert!(matches!(error, AdmissionError::NameInUse { .. }), "{error:?}");
+    let error = cluster.join(&Machine::new("w2", 7), &token).await.expect_err("the address");
+    assert!(matches!(&error, AdmissionError::AddressInUse { owner, .. } if owner == "w1"), "{error:?}");
+    let error = cluster.join(&Machine::new("w2", 1), &token).await.expect_err("the control plane's address");
+    assert!(matches!(error, AdmissionError::AddressInUse { .. }), "{error:?}");
+    let error = cluster.join(&Machine::new("kubernetes", 9), &token).await.expect_err("the API server's name");
+    assert!(matches!(error, AdmissionError::Name { .. }), "{error:?}");
+    assert_eq!(cluster.records().await, before);
+    cluster.admission().settings_of("w1", &joined.node_uid).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_diskless_worker_with_a_bound_token_returns_under_its_own_name() {
+    for by_name in [true, false] {
+        let cluster = Cluster::new();
+        let bind = |request: &mut TokenRequest| {
+            if by_name {
+                request.name = Some("w1".to_owned());
+            } else {
+                request.hardware = Some(HARDWARE.to_ascii_lowercase());
+            }
+        };
+        let token = cluster.token(bind).await;
+        let first = cluster.join(&Machine::new("w1", 7), &token).await.unwrap();
+        // Another key, another address: nothing was remembered.
+        let again = cluster.join(&Machine::new("w1", 8), &token).await.unwrap();
+        assert_ne!(again.node_uid, first.node_uid);
+        assert_eq!(cluster.records().await, (1, 1, 1), "the former identity is out, and the use counted once");
+        let error = cluster.admission().settings_of("w1", &first.node_uid).await.expect_err("the former identity");
+        assert!(matches!(error, AdmissionError::Removed), "{error:?}");
+        cluster.join(&Machine::new("w2", 7), &cluster.token(|_| {}).await).await.expect("its former address is free");
+    }
+}
+
+#[tokio::test]
+async fn a_node_behind_an_address_translation_is_told_so() {
+    let cluster = Cluster::new();
+    let machine = Machine::new("w1", 7);
+    let token = cluster.token(|_| {}).await;
+    let error = cluster.admission().join(&machine.request(&token), IpAddr::from([198, 51, 100, 1])).await;
+    assert!(matches!(error, Err(AdmissionError::Translated { .. })));
+}
+
+#[tokio::test]
+async fn many_join_in_the_same_moment_with_one_token_and_one_more_is_too_many() {
+    let cluster = Cluster::new();
+    let token = cluster.token(|request| request.uses = 12).await;
+    let machines: Vec<_> = (0..13).map(|number| Machine::new(&format!("w{number}"), 10 + number)).collect();
+    let joins = machines.iter().map(|machine| cluster.join(machine, &token));
+    let outcomes = futures::future::join_all(joins).await;
+    let refused: Vec<_> = outcomes.iter().filter_map(|outcome| outcome.as_ref().err()).collect();
+    assert!(matches!(refused[..], [AdmissionError::Used { uses: 12 }]), "{refused:?}");
+    assert_eq!(cluster.records().await, (12, 0, 12));
+}
+
+fn operator() -> (EcdsaKeyPair, OperatorKey) {
+    use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
+    let random = rand::SystemRandom::new();
+    let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, &random).unwrap();
+    let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_ASN1_SIGNING, document.as_ref()).unwrap();
+    let der: PublicKeyX509Der<'_> = pair.public_key().as_der().unwrap();
+    let key = OperatorKey { name: "ann".to_owned(), public_key: STANDARD.encode(der.as_ref()) };
+    (pair, key)
+}
+
+fn offline(cluster: &Cluster, pair: &EcdsaKeyPair, signer: &OperatorKey, id: &str, uses: u32) -> String {
+    let claims = Claims {
+        id: id.to_owned(),
+        cluster: cluster.membership.identity.cluster_id.to_string(),
+        fingerprint: cluster.membership.trust.fingerprint().hexadecimal(),
+        endpoints: vec!["192.0.2.1:6400".to_owned()],
+        role: TokenRole::Worker,
+        expires: OffsetDateTime::now_utc().unix_timestamp() + 3600,
+        uses,
+        name: None,
+        hardware: None,
+        signer: Some(signer.public_key.clone()),
+    };
+    let random = rand::SystemRandom::new();
+    let sign =
+        |encoded: &str| pair.sign(&random, &keelson_api::token::signed_message(encoded)).unwrap().as_ref().to_vec();
+    Token::new(claims, sign).unwrap().expose()
+}
+
+#[tokio::test]
+async fn a_token_made_offline_is_an_operators_word_and_its_uses_count_from_the_first() {
+    let mut cluster = Cluster::new();
+    let (pair, key) = operator();
+    let (stranger, stranger_key) = operator();
+    cluster.operators = vec![key.clone()];
+    let token = offline(&cluster, &pair, &key, "00000000000000aa", 2);
+    cluster.join(&Machine::new("w1", 7), &token).await.unwrap();
+    cluster.join(&Machine::new("w2", 8), &token).await.unwrap();
+    let error = cluster.join(&Machine::new("w3", 9), &token).await.expect_err("used twice");
+    assert!(matches!(error, AdmissionError::Used { uses: 2 }), "{error:?}");
+    for (what, forged) in [
+        ("another's signature", offline(&cluster, &stranger, &key, "00000000000000ab", 2)),
+        ("nobody's key", offline(&cluster, &stranger, &stranger_key, "00000000000000ac", 2)),
+    ] {
+        let error = cluster.join(&Machine::new("w3", 9), &forged).await.expect_err(what);
+        assert!(matches!(error, AdmissionError::Unproven), "{what}: {error:?}");
+    }
+    let unused = offline(&cluster, &pair, &key, "00000000000000ad", 2);
+    let entry = cluster.admission().revoke_token("00000000000000ad", "ann").await.unwrap();
+    assert_eq!(entry.state, TokenState::Revoked);
+    let error = cluster.join(&Machine::new("w3", 9), &unused).await.expect_err("revoked before its first use");
+    assert!(matches!(error, AdmissionError::Revoked), "{error:?}");
+}
+
+#[tokio::test]
+async fn tokens_are_listed_without_secrets() {
+    let cluster = Cluster::new();
+    let token = cluster.token(|request| request.uses = 2).await;
+    cluster.join(&Machine::new("w1", 7), &token).await.unwrap();
+    let list = cluster.admission().list_tokens().await.unwrap();
+    assert_eq!((list.tokens[0].state, list.tokens[0].used_by.as_slice()), (TokenState::Valid, &["w1".to_owned()][..]));
+    let secret = Token::parse(&token).unwrap();
+    let stored = serde_json::to_string(&cluster.registry.list::<TokenRecord>().await.unwrap()[0].value).unwrap();
+    for form in [STANDARD.encode(secret.proof()), token] {
+        assert!(!stored.contains(&form) && !serde_json::to_string(&list).unwrap().contains(&form));
+    }
+}
+
+#[tokio::test]
+async fn a_renewal_needs_the_nodes_own_key_and_a_member() {
+    let cluster = Cluster::new();
+    let machine = Machine::new("w1", 7);
+    let joined = cluster.join(&machine, &cluster.token(|_| {}).await).await.unwrap();
+    let genuine = machine.renewal(&cluster, &joined, "n");
+    let renew = async |request: &RenewRequest| cluster.admission().renew(request, machine.address).await;
+    let renewed = renew(&genuine).await.unwrap();
+    assert_ne!(renewed.certificates.kubelet_client, joined.certificates.kubelet_client);
+
+    let thief = Machine::new("w1", 7);
+    let mut forged = thief.renewal(&cluster, &joined, "n");
+    assert!(matches!(renew(&forged).await, Err(AdmissionError::NoProof)), "another key");
+    forged.requests.node.clone_from(&genuine.requests.node);
+    assert!(matches!(renew(&forged).await, Err(AdmissionError::NoProof)), "another's signature");
+    let mut changed = genuine.clone();
+    changed.requests.kubelet_client.clone_from(&worker::requests(&thief.keys).unwrap().kubelet_client);
+    assert!(matches!(renew(&changed).await, Err(AdmissionError::NoProof)), "another request under the signature");
+    let mut other = genuine.clone();
+    other.node_uid = NodeUid::generate().as_str().to_owned();
+    assert!(matches!(renew(&other).await, Err(AdmissionError::NoMember)), "nobody's identity");
+    cluster.admission().remove("w1", "ann").await.unwrap();
+    assert!(matches!(renew(&genuine).await, Err(AdmissionError::Removed)));
+}
+
+#[tokio::test]
+async fn a_removed_node_is_told_so_and_joins_again_as_another_under_its_name_and_address() {
+    let cluster = Cluster::new();
+    record_own(&cluster.registry, &cluster.membership.identity, &OWN).await.unwrap();
+    let machine = Machine::new("w1", 7);
+    let token = cluster.token(|request| request.uses = 2).await;
+    let first = cluster.join(&machine, &token).await.unwrap();
+    assert_eq!(cluster.admission().remove("w1", "ann").await.unwrap(), first.node_uid);
+    let error = cluster.admission().settings_of("w1", &first.node_uid).await.expect_err("its certificate");
+    assert!(matches!(error, AdmissionError::Removed), "{error:?}");
+    let second = cluster.join(&machine, &token).await.unwrap();
+    assert_ne!(second.node_uid, first.node_uid, "even with the same key it is another node");
+    let error = cluster.admission().settings_of("w1", &first.node_uid).await.expect_err("the former identity");
+    assert!(matches!(error, AdmissionError::Removed), "{error:?}");
+    let error = cluster.admission().remove("w9", "ann").await.expect_err("nobody");
+    assert!(matches!(error, AdmissionError::NoNode { .. }), "{error:?}");
+    let error = cluster.admission().remove("a", "ann").await.expect_err("a control plane");
+    assert!(matches!(error, AdmissionError::RemovesControlPlane { .. }), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_node_that_comes_from_another_address_is_certified_for_that_one() {
+    let cluster = Cluster::new();
+    let mut machine = Machine::new("w1", 7);
+    let joined = cluster.join(&machine, &cluster.token(|_| {}).await).await.unwrap();
+    machine.address = IpAddr::from([192, 0, 2, 77]);
+    let request = machine.renewal(&cluster, &joined, "n");
+    let renewed = cluster.admission().renew(&request, machine.address).await.unwrap();
+    assert_eq!(renewed.settings.addresses, ["192.0.2.77"]);
+    assert_eq!(names(&renewed.certificates.kubelet_serving).1, ["w1", "192.0.2.77"]);
+    cluster.join(&Machine::new("w2", 7), &cluster.token(|_| {}).await).await.expect("the old address is free");
+}

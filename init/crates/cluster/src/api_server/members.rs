@@ -1,0 +1,154 @@
+//! Tokens, joins, renewals and what nodes are told: the API's side of [`crate::admission`].
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+use std::time::Instant;
+
+use keelson_api::{
+    CreatedToken, ErrorCode, JoinRequest, Joined, NodeSettings, RenewRequest, Renewed, TokenEntry, TokenList,
+    TokenRequest,
+};
+
+use super::caller::Caller;
+use super::operators::{challenge_refusal, limit};
+use super::respond::Refusal;
+use super::router::Context;
+use crate::admission::{Admission, AdmissionError};
+use crate::membership::ControlPlane;
+use crate::node::Member;
+use crate::registry::{Registry, RegistryError};
+
+/// What only a control plane has, kept while an admission borrows it.
+pub(super) struct Powers {
+    member: Arc<Member>,
+    registry: Arc<Registry>,
+    held: Arc<ControlPlane>,
+    addresses: Vec<IpAddr>,
+}
+
+impl Powers {
+    pub(super) fn of(context: &Context) -> Result<Self, Refusal> {
+        let member = context.member()?;
+        let held = member.membership.control_plane().cloned();
+        match (held, member.registry.clone()) {
+            (Some(held), Some(registry)) => Ok(Self { registry, held, addresses: context.node.addresses(), member }),
+            _ => Err(not_a_control_plane(&member)),
+        }
+    }
+
+    pub(super) fn admission<'a>(&'a self, context: &'a Context) -> Admission<'a> {
+        Admission {
+            registry: &self.registry,
+            held: &self.held,
+            trust: self.member.trust(),
+            identity: &self.member.identity,
+            cluster: &context.node.config.cluster,
+            operators: &context.node.config.operator_keys,
+            addresses: &self.addresses,
+            clock: context.node.clock(),
+        }
+    }
+}
+
+impl Powers {
+    pub(super) async fn refresh(&self) -> Result<(), RegistryError> {
+        self.registry.refresh().await.map(|_| ())
+    }
+}
+
+/// A worker cannot decide; it says who can.
+pub(super) fn not_a_control_plane(member: &Member) -> Refusal {
+    let endpoints = member.worker.as_ref().map(|worker| crate::worker::endpoints(&worker.settings_now()));
+    let endpoints = endpoints.unwrap_or_default().join(", ");
+    Refusal::new(ErrorCode::Unavailable, format!("this node is a worker; a control plane answers that: {endpoints}"))
+}
+
+pub(super) async fn create_token(
+    context: &Context,
+    request: &TokenRequest,
+    operator: &str,
+) -> Result<CreatedToken, Refusal> {
+    let powers = Powers::of(context)?;
+    powers.admission(context).create_token(request, operator).await.map_err(|error| refusal(&error))
+}
+
+pub(super) async fn list_tokens(context: &Context) -> Result<TokenList, Refusal> {
+    let powers = Powers::of(context)?;
+    powers.admission(context).list_tokens().await.map_err(|error| refusal(&error))
+}
+
+pub(super) async fn revoke_token(context: &Context, id: &str, operator: &str) -> Result<TokenEntry, Refusal> {
+    let powers = Powers::of(context)?;
+    powers.admission(context).revoke_token(id, operator).await.map_err(|error| refusal(&error))
+}
+
+pub(super) async fn join(context: &Context, caller: &Caller, request: &JoinRequest) -> Result<Joined, Refusal> {
+    limit(context, caller)?;
+    let powers = Powers::of(context)?;
+    let joined = powers.admission(context).join(request, peer(caller)).await.map_err(|error| refusal(&error))?;
+    forgive(context, caller);
+    crate::report::info(format!("{} joined as {}, from {}", request.name, request.role, peer(caller)));
+    Ok(joined)
+}
+
+pub(super) async fn renew(context: &Context, caller: &Caller, request: &RenewRequest) -> Result<Renewed, Refusal> {
+    limit(context, caller)?;
+    let powers = Powers::of(context)?;
+    let now = Instant::now();
+    let nonce = context.challenges.check(&request.nonce, now).map_err(|error| challenge_refusal(&error))?;
+    let renewed = powers.admission(context).renew(request, peer(caller)).await.map_err(|error| refusal(&error))?;
+    context.challenges.consume(&nonce, now).map_err(|error| challenge_refusal(&error))?;
+    forgive(context, caller);
+    Ok(renewed)
+}
+
+/// For the node whose certificate the caller has shown.
+pub(super) async fn settings(context: &Context, caller: &Caller) -> Result<NodeSettings, Refusal> {
+    let Caller::Node { name, uid, .. } = caller else {
+        return Err(refusal(&AdmissionError::NoMember));
+    };
+    let powers = Powers::of(context)?;
+    powers.admission(context).settings_of(name, uid).await.map_err(|error| refusal(&error))
+}
+
+/// Root on the control plane itself has no address of its own.
+fn peer(caller: &Caller) -> IpAddr {
+    caller.address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
+}
+
+fn forgive(context: &Context, caller: &Caller) {
+    if let Some(address) = caller.address() {
+        context.limiter.forgive(address);
+    }
+}
+
+pub(super) fn refusal(error: &AdmissionError) -> Refusal {
+    use AdmissionError as E;
+    let (code, field) = match error {
+        E::Token(_) | E::Unproven => (ErrorCode::TokenInvalid, Some("token")),
+        E::Foreign { .. } => (ErrorCode::TokenForeign, Some("token")),
+        E::Expired => (ErrorCode::TokenExpired, Some("token")),
+        E::Revoked => (ErrorCode::TokenRevoked, Some("token")),
+        E::Used { .. } => (ErrorCode::TokenUsed, Some("token")),
+        E::Role { .. } => (ErrorCode::TokenRole, Some("role")),
+        E::BoundName { .. } => (ErrorCode::TokenBound, Some("name")),
+        E::BoundMachine => (ErrorCode::TokenBound, Some("hardware")),
+        E::ControlPlane => (ErrorCode::Invalid, Some("role")),
+        E::Name { .. } | E::RemovesControlPlane { .. } => (ErrorCode::Invalid, Some("name")),
+        E::NameInUse { .. } => (ErrorCode::NameInUse, Some("name")),
+        E::AddressInUse { .. } => (ErrorCode::AddressInUse, Some("addresses")),
+        E::Translated { .. } => (ErrorCode::Invalid, Some("addresses")),
+        E::Request { identity, .. } => (ErrorCode::Invalid, Some(*identity)),
+        E::Field { field, .. } => (ErrorCode::Invalid, Some(*field)),
+        E::Removed => (ErrorCode::Removed, None),
+        E::NoMember => (ErrorCode::Unauthenticated, None),
+        E::NoProof => (ErrorCode::Unauthenticated, Some("signature")),
+        E::NoToken | E::NoNode { .. } => (ErrorCode::NotFound, None),
+        E::TooManyTokens { .. } => (ErrorCode::TooManyRequests, None),
+        E::Contended | E::Registry(RegistryError::Unavailable(_)) => (ErrorCode::Unavailable, None),
+        E::NoRandomness | E::Encode(_) | E::Key(_) | E::Registry(_) => (ErrorCode::Internal, None),
+    };
+    let mut refusal = Refusal::because(code, error);
+    refusal.body.field = field.map(str::to_owned);
+    refusal
+}

@@ -1,0 +1,257 @@
+//! The cluster's own records in the store: members, join tokens, and whom it has put out.
+//!
+//! The records lie beside Kubernetes' keys, below [`PREFIX`], and are read and written through etcd's API with a client
+//! certificate of this process' own. So they are replicated, saved and restored with everything else, and a change of
+//! several of them is one transaction. Kubernetes never looks there: its own keys begin with `/registry/`.
+//!
+//! | key | value |
+//! |---|---|
+//! | `nodes/NAME` | [`NodeRecord`] |
+//! | `addresses/ADDRESS` | the name of the node that has it: what makes an address belong to one node |
+//! | `tokens/ID` | [`TokenRecord`] |
+//! | `removed/UID` | [`RemovedRecord`] |
+//!
+//! Values are JSON with `version`, which a reader that does not know it refuses.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use tokio::sync::watch;
+
+pub mod etcd;
+pub mod records;
+
+#[cfg(test)]
+pub(crate) mod memory;
+
+pub use records::{NodeRecord, RemovedRecord, TokenRecord};
+
+const PREFIX: &str = "/keelson/v1/";
+/// How soon a change that another control plane made is seen. A list of this size a second costs less than keeping a
+/// watch whole through every fault.
+const REFRESH: Duration = Duration::from_secs(1);
+/// More nodes than one cluster has.
+pub const RECORDS_MAX: usize = 20_000;
+
+#[derive(Debug, thiserror::Error)]
+pub enum RegistryError {
+    #[error("the store does not answer")]
+    Unavailable(#[source] Box<dyn std::error::Error + Send + Sync>),
+    #[error("the record {key} cannot be read")]
+    Malformed { key: String, source: serde_json::Error },
+    #[error("the record {key} is of version {version}, which this release does not know")]
+    Version { key: String, version: u32 },
+    #[error("a record cannot be written")]
+    Encode(#[source] serde_json::Error),
+}
+
+/// A key's revision; 0 is one that does not exist.
+pub type Revision = i64;
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Entry {
+    pub key: String,
+    pub revision: Revision,
+    pub value: Vec<u8>,
+}
+
+/// All of it happens, or nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Each key must still be at this revision.
+    pub expected: Vec<(String, Revision)>,
+    /// What is written; `None` deletes.
+    pub writes: Vec<(String, Option<Vec<u8>>)>,
+}
+
+pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, RegistryError>> + Send + 'a>>;
+
+/// What the records are kept in.
+pub trait Backend: fmt::Debug + Send + Sync {
+    fn get(&self, key: String) -> Answer<'_, Option<Entry>>;
+    /// In the order of their keys.
+    fn list(&self, prefix: String) -> Answer<'_, Vec<Entry>>;
+    /// False if something was not as expected.
+    fn commit(&self, change: Change) -> Answer<'_, bool>;
+}
+
+/// A value with the revision that it was read at.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stored<T> {
+    pub revision: Revision,
+    pub value: T,
+}
+
+/// A record knows its key and its version.
+pub trait Record: Serialize + DeserializeOwned {
+    const KIND: &'static str;
+    const VERSION: u32 = 1;
+    fn id(&self) -> &str;
+    fn version(&self) -> u32;
+}
+
+pub fn key(kind: &str, id: &str) -> String {
+    format!("{PREFIX}{kind}/{id}")
+}
+
+impl Change {
+    #[must_use]
+    pub fn expect<R: Record>(mut self, id: &str, revision: Revision) -> Self {
+        self.expected.push((key(R::KIND, id), revision));
+        self
+    }
+
+    pub fn put<R: Record>(mut self, record: &R) -> Result<Self, RegistryError> {
+        let value = serde_json::to_vec(record).map_err(RegistryError::Encode)?;
+        self.writes.push((key(R::KIND, record.id()), Some(value)));
+        Ok(self)
+    }
+
+    #[must_use]
+    pub fn delete<R: Record>(mut self, id: &str) -> Self {
+        self.writes.push((key(R::KIND, id), None));
+        self
+    }
+
+    /// Takes an address for a node; somebody else's keeps the change from happening.
+    #[must_use]
+    pub fn take_address(mut self, address: &str, revision: Revision, name: &str) -> Self {
+        let key = key(records::ADDRESSES, address);
+        self.expected.push((key.clone(), revision));
+        self.writes.push((key, Some(name.as_bytes().to_vec())));
+        self
+    }
+
+    #[must_use]
+    pub fn free_address(mut self, address: &str) -> Self {
+        self.writes.push((key(records::ADDRESSES, address), None));
+        self
+    }
+}
+
+/// What all control planes agree on, as it was a moment ago.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct View {
+    pub nodes: BTreeMap<String, NodeRecord>,
+    /// By UID.
+    pub removed: BTreeMap<String, RemovedRecord>,
+}
+
+#[derive(Debug)]
+pub struct Registry {
+    backend: Arc<dyn Backend>,
+    view: watch::Sender<Option<Arc<View>>>,
+}
+
+impl Registry {
+    pub fn new(backend: Arc<dyn Backend>) -> Self {
+        Self { backend, view: watch::Sender::new(None) }
+    }
+
+    pub async fn get<R: Record>(&self, id: &str) -> Result<Option<Stored<R>>, RegistryError> {
+        self.backend.get(key(R::KIND, id)).await?.map(decode).transpose()
+    }
+
+    pub async fn list<R: Record>(&self) -> Result<Vec<Stored<R>>, RegistryError> {
+        self.backend.list(key(R::KIND, "")).await?.into_iter().map(decode).collect()
+    }
+
+    /// Who has an address, and the revision of that.
+    pub async fn address(&self, address: &str) -> Result<(Revision, Option<String>), RegistryError> {
+        let entry = self.backend.get(key(records::ADDRESSES, address)).await?;
+        Ok(entry.map_or((0, None), |entry| (entry.revision, Some(String::from_utf8_lossy(&entry.value).into_owned()))))
+    }
+
+    pub async fn commit(&self, change: Change) -> Result<bool, RegistryError> {
+        self.backend.commit(change).await
+    }
+
+    /// Members and removed ones; `None` until the store has answered once.
+    pub fn view(&self) -> watch::Receiver<Option<Arc<View>>> {
+        self.view.subscribe()
+    }
+
+    pub fn view_now(&self) -> Option<Arc<View>> {
+        self.view.borrow().clone()
+    }
+
+    /// Reads the view anew.
+    pub async fn refresh(&self) -> Result<Arc<View>, RegistryError> {
+        let (nodes, removed) = tokio::try_join!(self.list::<NodeRecord>(), self.list::<RemovedRecord>())?;
+        let view = Arc::new(View {
+            nodes: nodes.into_iter().map(|stored| (stored.value.name.clone(), stored.value)).collect(),
+            removed: removed.into_iter().map(|stored| (stored.value.uid.clone(), stored.value)).collect(),
+        });
+        self.view.send_if_modified(|present| {
+            let changed = present.as_ref() != Some(&view);
+            *present = Some(Arc::clone(&view));
+            changed
+        });
+        Ok(view)
+    }
+
+    /// Keeps the view young, for ever. While the store is away the last one stands.
+    pub async fn keep(&self, mut failed: impl FnMut(&RegistryError)) {
+        let mut complained = false;
+        loop {
+            match self.refresh().await {
+                Ok(_) => complained = false,
+                Err(error) => {
+                    if !std::mem::replace(&mut complained, true) {
+                        failed(&error);
+                    }
+                }
+            }
+            tokio::time::sleep(REFRESH).await;
+        }
+    }
+}
+
+fn decode<R: Record>(entry: Entry) -> Result<Stored<R>, RegistryError> {
+    let value: R = serde_json::from_slice(&entry.value)
+        .map_err(|source| RegistryError::Malformed { key: entry.key.clone(), source })?;
+    if value.version() > R::VERSION {
+        return Err(RegistryError::Version { version: value.version(), key: entry.key });
+    }
+    Ok(Stored { revision: entry.revision, value })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::memory::Memory;
+    use super::records::tests::node;
+    use super::*;
+
+    #[tokio::test]
+    async fn a_record_is_read_as_it_was_written_and_only_if_its_version_is_known() {
+        let memory = Arc::new(Memory::default());
+        let registry = Registry::new(Arc::clone(&memory) as Arc<dyn Backend>);
+        let change = Change::default().expect::<NodeRecord>("a", 0).put(&node("a")).unwrap();
+        assert!(registry.commit(change.clone()).await.unwrap());
+        assert_eq!(registry.get::<NodeRecord>("a").await.unwrap().unwrap().value, node("a"));
+        assert!(!registry.commit(change).await.unwrap(), "it exists already");
+        let mut later = node("b");
+        later.version = 2;
+        assert!(registry.commit(Change::default().put(&later).unwrap()).await.unwrap());
+        assert!(matches!(registry.get::<NodeRecord>("b").await, Err(RegistryError::Version { version: 2, .. })));
+    }
+
+    #[tokio::test]
+    async fn the_view_changes_with_the_records_and_wakes_for_news_only() {
+        let registry = Registry::new(Arc::new(Memory::default()));
+        let mut view = registry.view();
+        registry.refresh().await.unwrap();
+        assert!(view.borrow_and_update().as_ref().unwrap().nodes.is_empty());
+        registry.refresh().await.unwrap();
+        assert!(!view.has_changed().unwrap());
+        assert!(registry.commit(Change::default().put(&node("a")).unwrap()).await.unwrap());
+        registry.refresh().await.unwrap();
+        assert!(view.borrow_and_update().as_ref().unwrap().nodes.contains_key("a"));
+    }
+}

@@ -1,0 +1,200 @@
+//! The records in keelson-store, through etcd's API.
+//!
+//! The store's client port is on this node's loopback and speaks mutual TLS. This process holds the authority for it, so
+//! each connection is made with a certificate of its own that is on no disk.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use hyper_util::rt::TokioIo;
+use keelson_etcd_api::etcdserverpb as pb;
+use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
+use keelson_pki::{AuthorityError, AuthorityKind, Clock, Profile, Subject};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::ServerName;
+use time::OffsetDateTime;
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+use tonic::transport::{Channel, Endpoint, Uri};
+
+use super::{Answer, Backend, Change, Entry, RECORDS_MAX, RegistryError};
+use crate::membership::ControlPlane;
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// A store that elects a leader on a slow machine takes seconds.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+/// A connection is made anew long before that.
+const IDENTITY_LIFE: time::Duration = time::Duration::hours(24);
+
+#[derive(Debug)]
+pub struct Etcd {
+    channel: Channel,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum ConnectError {
+    #[error("certifying this process as the store's client")]
+    Identity(#[from] AuthorityError),
+    #[error("the certificate cannot be used")]
+    Tls(#[from] rustls::Error),
+}
+
+impl From<ConnectError> for io::Error {
+    fn from(error: ConnectError) -> Self {
+        Self::other(error)
+    }
+}
+
+impl Etcd {
+    /// Connects when it is first asked. The runtime must be there already.
+    pub fn new(server: SocketAddr, powers: Arc<ControlPlane>, clock_floor: OffsetDateTime) -> Self {
+        let connect = move |_: Uri| {
+            let powers = Arc::clone(&powers);
+            async move {
+                let connecting = connect(server, powers, clock_floor);
+                let connected = timeout(CONNECT_DEADLINE, connecting).await;
+                connected.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?.map(TokioIo::new)
+            }
+        };
+        // The scheme is for HTTP's headers; the connector speaks TLS by itself.
+        let endpoint = Endpoint::from_static("http://keelson-store").http2_adaptive_window(true);
+        Self { channel: endpoint.connect_with_connector_lazy(tower::service_fn(connect)) }
+    }
+
+    fn client(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel.clone()).max_decoding_message_size(64 << 20)
+    }
+}
+
+async fn connect(
+    server: SocketAddr,
+    powers: Arc<ControlPlane>,
+    clock_floor: OffsetDateTime,
+) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(server).await?;
+    stream.set_nodelay(true)?;
+    let config = tls(&powers, Clock::system(clock_floor))?;
+    TlsConnector::from(Arc::new(config)).connect(ServerName::from(server.ip()), stream).await
+}
+
+fn tls(powers: &ControlPlane, clock: Clock) -> Result<ClientConfig, ConnectError> {
+    let authority = powers.authorities.get(AuthorityKind::StoreClient);
+    let pair = authority.issue(&Profile::client(Subject::named("keelson-cluster")).life(IDENTITY_LIFE), clock)?;
+    let mut roots = RootCertStore::empty();
+    roots.add(authority.certificate().clone())?;
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .with_root_certificates(roots)
+        .with_client_auth_cert(vec![pair.certificate().clone()], pair.private_key())?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
+async fn answer<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send,
+) -> Result<T, RegistryError> {
+    match timeout(REQUEST_DEADLINE, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(RegistryError::Unavailable(status.into())),
+        Err(elapsed) => Err(RegistryError::Unavailable(elapsed.into())),
+    }
+}
+
+fn entries(response: pb::RangeResponse) -> Vec<Entry> {
+    let entry = |kv: keelson_etcd_api::mvccpb::KeyValue| Entry {
+        key: String::from_utf8_lossy(&kv.key).into_owned(),
+        revision: kv.mod_revision,
+        value: kv.value.to_vec(),
+    };
+    response.kvs.into_iter().map(entry).collect()
+}
+
+/// What follows all keys that begin with `prefix`. Ours end in a slash, whose successor is a valid byte.
+fn range_end(prefix: &str) -> Vec<u8> {
+    let mut end = prefix.as_bytes().to_vec();
+    if let Some(last) = end.last_mut() {
+        *last += 1;
+    }
+    end
+}
+
+fn request(change: Change) -> pb::TxnRequest {
+    let compare = |(key, revision): (String, i64)| pb::Compare {
+        result: pb::compare::CompareResult::Equal.into(),
+        target: pb::compare::CompareTarget::Mod.into(),
+        key: key.into_bytes().into(),
+        target_union: Some(pb::compare::TargetUnion::ModRevision(revision)),
+        ..Default::default()
+    };
+    let operation = |(key, value): (String, Option<Vec<u8>>)| {
+        let key = key.into_bytes().into();
+        let request = match value {
+            Some(value) => {
+                pb::request_op::Request::RequestPut(pb::PutRequest { key, value: value.into(), ..Default::default() })
+            }
+            None => pb::request_op::Request::RequestDeleteRange(pb::DeleteRangeRequest { key, ..Default::default() }),
+        };
+        pb::RequestOp { request: Some(request) }
+    };
+    pb::TxnRequest {
+        compare: change.expected.into_iter().map(compare).collect(),
+        success: change.writes.into_iter().map(operation).collect(),
+        failure: Vec::new(),
+    }
+}
+
+impl Backend for Etcd {
+    fn get(&self, key: String) -> Answer<'_, Option<Entry>> {
+        Box::pin(async move {
+            let request = pb::RangeRequest { key: key.into_bytes().into(), ..Default::default() };
+            Ok(entries(answer(self.client().range(request)).await?).pop())
+        })
+    }
+
+    fn list(&self, prefix: String) -> Answer<'_, Vec<Entry>> {
+        Box::pin(async move {
+            let request = pb::RangeRequest {
+                range_end: range_end(&prefix).into(),
+                key: prefix.into_bytes().into(),
+                limit: i64::try_from(RECORDS_MAX).unwrap_or(i64::MAX),
+                ..Default::default()
+            };
+            Ok(entries(answer(self.client().range(request)).await?))
+        })
+    }
+
+    fn commit(&self, change: Change) -> Answer<'_, bool> {
+        Box::pin(async move { Ok(answer(self.client().txn(request(change))).await?.succeeded) })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_ends_behind_the_last_key_with_the_prefix() {
+        let end = range_end("/keelson/v1/nodes/");
+        assert_eq!(end, b"/keelson/v1/nodes0");
+        assert!(b"/keelson/v1/nodes/zzz".as_slice() < end.as_slice());
+    }
+
+    #[test]
+    fn a_change_compares_every_expected_revision_before_it_writes() {
+        let change = Change {
+            expected: vec![("a".to_owned(), 0), ("b".to_owned(), 7)],
+            writes: vec![("a".to_owned(), Some(b"1".to_vec())), ("b".to_owned(), None)],
+        };
+        let request = request(change);
+        let revisions: Vec<_> = request.compare.iter().map(|compare| compare.target_union.clone()).collect();
+        let expected = [0, 7].map(|revision| Some(pb::compare::TargetUnion::ModRevision(revision)));
+        assert_eq!(revisions, expected);
+        assert!(matches!(request.success[0].request, Some(pb::request_op::Request::RequestPut(_))));
+        assert!(matches!(request.success[1].request, Some(pb::request_op::Request::RequestDeleteRange(_))));
+    }
+}

@@ -1,0 +1,255 @@
+//! What a worker holds: its key, the certificates that control planes gave it, and what they told it of the cluster.
+//!
+//! All of it is on STATE, so that a worker comes up while no control plane answers. `/state/pki/node/node.key` is made
+//! before the first request and is what the node's record names; the other keys are made anew with each renewal. The
+//! settings are one JSON object with `format`, `version` and `oldestReader`, as in [`crate::identity`].
+
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use keelson_api::{Identities, NodeSettings};
+use keelson_config::NodeConfig;
+use keelson_pki::{Clock, Files, FilesError, Key, KeyError, Mode, Owner, Pair, PairError, validity::LEAF_LIFE};
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::paths::Paths;
+use crate::trust::{Trust, TrustError};
+
+const FORMAT: &str = "keelson node settings";
+const VERSION: u32 = 1;
+const KEY_FILE: &str = "node.key";
+
+#[derive(Debug, thiserror::Error)]
+pub enum WorkerError {
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error("the node's key")]
+    Key(#[from] KeyError),
+    #[error("the node's key is missing from STATE")]
+    NoKey,
+    #[error("the cluster's settings on STATE cannot be read")]
+    Settings(#[source] serde_json::Error),
+    #[error("the cluster's settings are missing from STATE")]
+    NoSettings,
+    #[error(
+        "the cluster's settings on STATE need version {oldest_reader} or later; this release reads up to {VERSION}"
+    )]
+    TooNew { oldest_reader: u32 },
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    #[error("a certificate that was given to this node")]
+    Certificate(#[from] PairError),
+    #[error("the cluster's setting {field} is {value:?}, which is none")]
+    Setting { field: &'static str, value: String },
+}
+
+/// As it is on STATE.
+#[derive(Debug)]
+pub struct Holding {
+    pub key: Key,
+    pub trust: Trust,
+    pub settings: NodeSettings,
+    /// None if one of them is missing or damaged: they can be had again for the proof of the key.
+    pub pairs: Option<Identities<Arc<Pair>>>,
+}
+
+/// As it is used, and changes.
+#[derive(Debug)]
+pub struct Worker {
+    pub key: Key,
+    settings: watch::Sender<Arc<NodeSettings>>,
+    pairs: watch::Sender<Option<Arc<Identities<Arc<Pair>>>>>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SettingsFile {
+    format: String,
+    version: u32,
+    oldest_reader: u32,
+    settings: NodeSettings,
+}
+
+/// The names of the certificates' files, in the order of [`Identities`].
+fn names() -> Identities<&'static str> {
+    Identities {
+        node: "node",
+        api_serving: "api-serving",
+        kubelet_client: "kubelet-client",
+        kubelet_serving: "kubelet-serving",
+        kube_proxy: "kube-proxy",
+        network_reconciler: "network-reconciler",
+    }
+}
+
+fn pair_file(paths: &Paths, name: &str) -> PathBuf {
+    paths.node_credentials().join(format!("{name}.pem"))
+}
+
+/// The node's key, made if there is none.
+pub fn make_key(files: &dyn Files, paths: &Paths) -> Result<Key, WorkerError> {
+    let directory = paths.node_credentials();
+    files.directory(&directory, Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
+    if let Some(content) = files.read(&directory.join(KEY_FILE))? {
+        return Ok(Key::from_file(&content)?);
+    }
+    let key = Key::generate()?;
+    files.write(&directory.join(KEY_FILE), &key.to_file(), Mode::SECRET, Owner::ROOT)?;
+    Ok(key)
+}
+
+/// Keys for all identities, the node's own being the one it has.
+pub fn make_keys(node: &Key) -> Result<Identities<Key>, WorkerError> {
+    let node = Key::from_file(&node.to_file())?;
+    Ok(Identities {
+        node,
+        api_serving: Key::generate()?,
+        kubelet_client: Key::generate()?,
+        kubelet_serving: Key::generate()?,
+        kube_proxy: Key::generate()?,
+        network_reconciler: Key::generate()?,
+    })
+}
+
+pub fn requests(keys: &Identities<Key>) -> Result<Identities<String>, WorkerError> {
+    Ok(keys.each_ref().try_map(Key::request)?)
+}
+
+/// Keys and the certificates that came for them.
+pub fn certified(
+    keys: Identities<Key>,
+    certificates: Identities<String>,
+) -> Result<Identities<Arc<Pair>>, WorkerError> {
+    Ok(keys.zip(certificates).try_map(|(key, certificate)| key.certified(&certificate).map(Arc::new))?)
+}
+
+pub fn save_pairs(files: &dyn Files, paths: &Paths, pairs: &Identities<Arc<Pair>>) -> Result<(), WorkerError> {
+    for (name, pair) in names().zip(pairs.each_ref()).into_array() {
+        files.update(&pair_file(paths, name), &pair.to_file(), Mode::SECRET, Owner::ROOT)?;
+    }
+    Ok(())
+}
+
+pub fn save_settings(files: &dyn Files, paths: &Paths, settings: &NodeSettings) -> Result<(), WorkerError> {
+    files.directory(&paths.cluster_state(), Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
+    let file = SettingsFile {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        oldest_reader: VERSION,
+        settings: settings.clone(),
+    };
+    let content = serde_json::to_vec_pretty(&file).map_err(WorkerError::Settings)?;
+    files.update(&paths.node_settings(), &content, Mode::PRIVATE, Owner::ROOT)?;
+    Ok(())
+}
+
+/// Forgets the cluster: first who the node is, then everything that says so.
+pub fn forget(files: &dyn Files, paths: &Paths) -> Result<(), WorkerError> {
+    files.remove(&paths.identity())?;
+    for name in names().into_array() {
+        files.remove(&pair_file(paths, name))?;
+    }
+    files.remove(&paths.node_credentials().join(KEY_FILE))?;
+    files.remove(&paths.node_settings())?;
+    Ok(())
+}
+
+impl Holding {
+    pub fn read(files: &dyn Files, paths: &Paths) -> Result<Self, WorkerError> {
+        let content = files.read(&paths.node_credentials().join(KEY_FILE))?.ok_or(WorkerError::NoKey)?;
+        let key = Key::from_file(&content)?;
+        let content = files.read(&paths.node_settings())?.ok_or(WorkerError::NoSettings)?;
+        let file: SettingsFile = serde_json::from_slice(&content).map_err(WorkerError::Settings)?;
+        if file.oldest_reader > VERSION {
+            return Err(WorkerError::TooNew { oldest_reader: file.oldest_reader });
+        }
+        let trust = Trust::from_bundle(&file.settings.trust)?;
+        let pairs = names().try_map(|name| {
+            let content = files.read(&pair_file(paths, name))?.ok_or(WorkerError::NoKey)?;
+            Ok::<_, WorkerError>(Arc::new(Pair::from_file(&content)?))
+        });
+        Ok(Self { key, trust, settings: file.settings, pairs: pairs.ok() })
+    }
+}
+
+impl Worker {
+    pub fn new(holding: &Holding) -> Result<Self, WorkerError> {
+        Ok(Self {
+            key: Key::from_file(&holding.key.to_file())?,
+            settings: watch::Sender::new(Arc::new(holding.settings.clone())),
+            pairs: watch::Sender::new(holding.pairs.clone().map(Arc::new)),
+        })
+    }
+
+    pub fn settings(&self) -> watch::Receiver<Arc<NodeSettings>> {
+        self.settings.subscribe()
+    }
+
+    pub fn settings_now(&self) -> Arc<NodeSettings> {
+        Arc::clone(&self.settings.borrow())
+    }
+
+    /// Says whether they are news.
+    pub fn set_settings(&self, settings: NodeSettings) -> bool {
+        self.settings.send_if_modified(|present| {
+            let changed = **present != settings;
+            *present = Arc::new(settings);
+            changed
+        })
+    }
+
+    pub fn pairs_now(&self) -> Option<Arc<Identities<Arc<Pair>>>> {
+        self.pairs.borrow().clone()
+    }
+
+    pub fn set_pairs(&self, pairs: Identities<Arc<Pair>>) {
+        self.pairs.send_replace(Some(Arc::new(pairs)));
+    }
+
+    /// Whether the certificates are missing, in the last third of their life, or for another address than `addresses`.
+    pub fn is_due(&self, clock: Clock, addresses: &[IpAddr]) -> bool {
+        let verified = verified_addresses(&self.settings_now());
+        let elsewhere = !addresses.is_empty() && !verified.iter().any(|address| addresses.contains(address));
+        let old = |pair: &Arc<Pair>| pair.validity().map_or(true, |validity| validity.is_due(LEAF_LIFE, clock.now));
+        elsewhere || self.pairs_now().is_none_or(|pairs| pairs.each_ref().into_array().into_iter().any(old))
+    }
+}
+
+pub fn verified_addresses(settings: &NodeSettings) -> Vec<IpAddr> {
+    settings.addresses.iter().filter_map(|address| address.parse().ok()).collect()
+}
+
+/// Control planes' APIs, `ADDRESS:PORT`.
+pub fn endpoints(settings: &NodeSettings) -> Vec<String> {
+    let addresses = settings.control_planes.iter().flat_map(|plane| &plane.addresses);
+    let addresses = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
+    addresses.map(|address| std::net::SocketAddr::new(address, keelson_api::PORT).to_string()).collect()
+}
+
+/// The node's configuration with the cluster's settings in the place of its own.
+pub fn joined_configuration(own: &NodeConfig, settings: &NodeSettings) -> Result<NodeConfig, WorkerError> {
+    fn parsed<T: std::str::FromStr>(field: &'static str, value: &str) -> Result<T, WorkerError> {
+        value.parse().map_err(|_| WorkerError::Setting { field, value: value.to_owned() })
+    }
+    let mut config = own.clone();
+    config.cluster.pod_cidr = parsed("podCIDR", &settings.pod_cidr)?;
+    config.cluster.service_cidr = parsed("serviceCIDR", &settings.service_cidr)?;
+    config.cluster.dns_address = parsed("dnsAddress", &settings.dns_address)?;
+    config.cluster.cluster_domain.clone_from(&settings.cluster_domain);
+    Ok(config)
+}
+
+/// Puts the certificates where kubelet and kube-proxy read them.
+pub fn deliver(files: &dyn Files, paths: &Paths, pairs: &Identities<Arc<Pair>>) -> Result<(), FilesError> {
+    let places = [
+        ("kubelet", "client.pem", &pairs.kubelet_client),
+        ("kubelet", "serving.pem", &pairs.kubelet_serving),
+        ("kube-proxy", "client.pem", &pairs.kube_proxy),
+    ];
+    for (service, file, pair) in places {
+        files.update(&paths.service(service).join(file), &pair.to_file(), Mode::SECRET, Owner::ROOT)?;
+    }
+    Ok(())
+}

@@ -1,0 +1,157 @@
+//! In the place of PID 1: it takes sets of services, starts of them what a host process can be, and reports all as ready.
+
+use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::thread;
+use std::time::Duration;
+
+use keelson_control::{
+    Applied, Desired, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceSpec, ServiceState, ServiceStatus,
+    SupervisorStatus, codec,
+};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+/// Programs of Kubernetes that run on any host.
+const HOST_PROCESSES: [&str; 2] = ["kube-apiserver", "kube-controller-manager"];
+
+/// Serves the control socket below `root`, and runs the store as soon as it was told its settings.
+pub(super) fn start(root: &Path, store: Option<PathBuf>, kubernetes: Option<PathBuf>) {
+    let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
+        .expect("a socket");
+    let path = root.join("run/keelson/init.sock");
+    rustix::net::bind(&socket, &SocketAddrUnix::new(&path).expect("a path")).expect("bound");
+    rustix::net::listen(&socket, 16).expect("listening");
+    let root = root.to_owned();
+    if let Some(program) = store {
+        let root = root.clone();
+        thread::spawn(move || run_store(&program, &root));
+    }
+    let init = Arc::new(Mutex::new(Init { root, kubernetes, version: 0, running: BTreeMap::new() }));
+    thread::spawn(move || {
+        while let Ok(connection) = rustix::net::accept(&socket) {
+            let init = Arc::clone(&init);
+            thread::spawn(move || converse(&connection, &init));
+        }
+    });
+}
+
+/// Until the other end closes: subscriptions and inhibitions last, and nothing ever comes of them here.
+fn converse(connection: &OwnedFd, init: &Mutex<Init>) {
+    let mut buffer = vec![0; PACKET_MAX];
+    while let Ok(Some(packet)) = codec::receive(connection, &mut buffer) {
+        let request: Request = packet.decode().expect("a request");
+        let answer = init.lock().expect("no panic before").answer(request, packet.descriptor);
+        codec::send(connection, &Packet::Response(answer), None).expect("sent");
+    }
+}
+
+struct Init {
+    root: PathBuf,
+    kubernetes: Option<PathBuf>,
+    version: u64,
+    running: BTreeMap<String, (ServiceSpec, Option<Child>)>,
+}
+
+impl Init {
+    fn answer(&mut self, request: Request, descriptor: Option<OwnedFd>) -> Response {
+        match request {
+            Request::Hello { versions, .. } => Response::Hello { version: versions.max },
+            Request::List {} => Response::Status(SupervisorStatus {
+                set_version: self.version,
+                shutting_down: None,
+                services: ["store", "containerd", "proxy"]
+                    .into_iter()
+                    .chain(self.running.keys().map(String::as_str))
+                    .map(status)
+                    .collect(),
+            }),
+            Request::ApplySet {} => {
+                let set = codec::read_set(&descriptor.expect("a set comes as a descriptor")).expect("a set");
+                self.version = set.version;
+                self.apply(set.services);
+                Response::Applied(Applied {
+                    version: self.version,
+                    added: Vec::new(),
+                    changed: Vec::new(),
+                    removed: Vec::new(),
+                })
+            }
+            Request::Reboot { reason } => {
+                std::fs::write(self.root.join("rebooted"), reason).expect("written");
+                Response::Done {}
+            }
+            _ => Response::Done {},
+        }
+    }
+
+    fn apply(&mut self, services: Vec<ServiceSpec>) {
+        let names: Vec<_> = services.iter().map(|spec| spec.name.to_string()).collect();
+        let gone: Vec<_> = self.running.keys().filter(|name| !names.contains(name)).cloned().collect();
+        for name in gone {
+            self.stop(&name);
+        }
+        for spec in services {
+            let name = spec.name.to_string();
+            if self.running.get(&name).is_some_and(|(present, _)| *present == spec) {
+                continue;
+            }
+            self.stop(&name);
+            let child = self.spawn(&spec);
+            self.running.insert(name, (spec, child));
+        }
+    }
+
+    fn stop(&mut self, name: &str) {
+        if let Some((_, Some(mut child))) = self.running.remove(name) {
+            let _ = child.kill();
+            let _ = child.wait();
+        }
+    }
+
+    fn spawn(&self, spec: &ServiceSpec) -> Option<Child> {
+        let name = spec.name.as_str();
+        let program = self.kubernetes.as_ref().filter(|_| HOST_PROCESSES.contains(&name))?;
+        let log = std::fs::File::create(self.root.join(format!("{name}.log"))).expect("a log");
+        let mut command = Command::new(program);
+        command.arg(name).args(&spec.arguments).env_clear().envs(&spec.environment);
+        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
+        Some(command.spawn().expect("the program starts"))
+    }
+}
+
+fn status(name: &str) -> ServiceStatus {
+    ServiceStatus {
+        name: ServiceName::new(name).expect("a service's name"),
+        state: ServiceState::Ready,
+        desired: Desired::Up,
+        pid: None,
+        in_state_milliseconds: 0,
+        started_at_boottime_milliseconds: None,
+        ready_at_boottime_milliseconds: None,
+        restarts: 0,
+        last_exit: None,
+        waiting_for: None,
+        reason: None,
+        memory_bytes: None,
+        cpu_microseconds: None,
+    }
+}
+
+fn run_store(program: &Path, root: &Path) {
+    let config = root.join("run/keelson/store/config.json");
+    while !config.exists() {
+        thread::park_timeout(Duration::from_millis(20));
+    }
+    let log = std::fs::File::create(root.join("store.log")).expect("a log");
+    let mut store = Command::new(program)
+        .arg(format!("--config-file={}", config.display()))
+        .stdin(Stdio::null())
+        .stdout(log.try_clone().expect("a log"))
+        .stderr(log)
+        .spawn()
+        .expect("the store starts");
+    let _ = store.wait();
+}

@@ -1,0 +1,73 @@
+//! What a process of this test binary is when a namespace's `ip netns exec` has started it: a node, or a request made from
+//! inside a node.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use keelson_cluster::client::{Client, ClientError};
+use keelson_cluster::{Paths, kubernetes_api, manager};
+use keelson_pki::Pair;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::{Value, json};
+
+use super::init;
+
+/// The node's root directory.
+pub(super) const ROOT: &str = "KEELSON_TEST_NODE";
+pub(super) const STORE: &str = "KEELSON_TEST_STORE";
+pub(super) const KUBERNETES: &str = "KEELSON_KUBERNETES";
+/// `METHOD PATH CERTIFICATE [OBJECT]`, by whoever has that certificate.
+pub(super) const REQUEST: &str = "KEELSON_TEST_REQUEST";
+
+fn variable(name: &str) -> Option<PathBuf> {
+    std::env::var_os(name).map(PathBuf::from)
+}
+
+/// Does nothing when the tests run; it is a node when it is asked to be one.
+#[test]
+fn a_process_of_a_node() {
+    let Some(root) = variable(ROOT) else { return };
+    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if let Ok(request) = std::env::var(REQUEST) {
+        println!("answer: {}", runtime.block_on(ask(&root, &request)));
+        return;
+    }
+    init::start(&root, variable(STORE), variable(KUBERNETES));
+    runtime.block_on(async {
+        let settings = keelson_proxy::Settings {
+            feed: root.join("run/keelson/proxy/feed.sock"),
+            kept: root.join("var/lib/keelson-proxy/endpoints.json"),
+            ..keelson_proxy::Settings::default()
+        };
+        let proxy = keelson_proxy::server::Server::bind(settings).await.unwrap();
+        tokio::spawn(proxy.serve());
+        manager::run(Paths::below(&root)).await.unwrap();
+    });
+}
+
+/// Through the node's proxy, as kubelet would ask.
+async fn ask(root: &Path, request: &str) -> Value {
+    let mut words = request.splitn(4, ' ');
+    let mut word = || words.next().unwrap_or_default().to_owned();
+    let (method, path, certificate, object) = (word(), word(), word(), word());
+    let pair = Pair::from_file(&std::fs::read(root.join(certificate)).unwrap()).unwrap();
+    let authority = std::fs::read(root.join("run/keelson/kubelet/serving-ca.crt")).unwrap();
+    let authority = CertificateDer::from_pem_slice(&authority).unwrap();
+    let client = Client::new(kubernetes_api::PROXY, &authority, Some(&pair)).unwrap();
+    let asking = async {
+        match method.as_str() {
+            "GET" => client.get(&path).await,
+            "POST" => client.create(&path, &serde_json::from_str(&object).unwrap()).await,
+            other => panic!("{other}"),
+        }
+    };
+    match tokio::time::timeout(Duration::from_secs(20), asking).await {
+        Ok(Ok(object)) => json!({ "status": 200, "object": object }),
+        Ok(Err(ClientError::Refused { status, message, .. })) => {
+            json!({ "status": status.as_u16(), "message": message })
+        }
+        Ok(Err(error)) => json!({ "status": 0, "message": format!("{error:?}") }),
+        Err(_) => json!({ "status": 0, "message": "no answer" }),
+    }
+}

@@ -1,0 +1,54 @@
+//! `keelctl node`: what is done with one node.
+
+use std::time::Duration;
+
+use keelson_api::{DrainStep, NodeOrder, NodeOrdered, paths};
+
+use crate::{
+    cli,
+    error::Error,
+    output,
+    progress::{self, Seen},
+    session::Session,
+};
+
+pub(super) async fn run(mut session: Session, arguments: &cli::Node) -> Result<(), Error> {
+    match arguments {
+        cli::Node::Cordon { name } => order(&mut session, paths::NODE_CORDON, name, "gets no new pods").await,
+        cli::Node::Uncordon { name } => order(&mut session, paths::NODE_UNCORDON, name, "gets pods again").await,
+        cli::Node::Drain(arguments) => {
+            drain(&mut session, &arguments.name, arguments.timeout).await?;
+            output::line(&format!("{} is drained", arguments.name))
+        }
+        cli::Node::Remove(arguments) => {
+            let name = &arguments.drain.name;
+            if !arguments.force {
+                drain(&mut session, name, arguments.drain.timeout).await?;
+            }
+            order(&mut session, paths::NODE_REMOVAL, name, "is removed").await
+        }
+    }
+}
+
+async fn order(session: &mut Session, template: &str, name: &str, done: &str) -> Result<(), Error> {
+    let ordered: NodeOrdered = session.post(&paths::node(template, name), &NodeOrder {}).await?;
+    let pending = if ordered.pending.is_empty() { String::new() } else { format!("; {}", ordered.pending) };
+    output::line(&format!("{} {done}{pending}", ordered.name))
+}
+
+/// One step after the other, telling what is left.
+async fn drain(session: &mut Session, name: &str, timeout: Duration) -> Result<(), Error> {
+    progress::wait(timeout, async || {
+        let step = session.post::<_, DrainStep>(&paths::node(paths::NODE_DRAIN, name), &NodeOrder {}).await;
+        match step {
+            Ok(step) => Ok(match step.remaining.first() {
+                None => Seen::Done(()),
+                Some(first) => {
+                    Seen::NotYet(format!("{} pods are left; {}: {}", step.remaining.len(), first.pod, first.reason))
+                }
+            }),
+            Err(error) => progress::or_not_yet(error),
+        }
+    })
+    .await
+}
