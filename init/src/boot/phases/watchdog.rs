@@ -66,9 +66,17 @@ fn driver(device: &Path) -> Option<String> {
     Some(link.file_name()?.to_string_lossy().into_owned())
 }
 
-/// The first piece of hardware, else the kernel's timer, which dies with the kernel.
+/// Somebody gave a virtual machine this one for the purpose, and it can tell of the last reset; the chipset's own (iTCO), which
+/// is there anyway, cannot.
+const PREFERRED: &str = "i6300ESB";
+
+/// The preferred piece of hardware, else the first, else the kernel's timer, which dies with the kernel.
 fn choose(mut devices: Vec<Device>) -> Option<Device> {
-    devices.sort_by_key(|device| device.driver.is_none());
+    devices.sort_by_key(|device| match &device.driver {
+        Some(driver) if driver.starts_with(PREFERRED) => 0,
+        Some(_) => 1,
+        None => 2,
+    });
     devices.into_iter().next()
 }
 
@@ -84,7 +92,11 @@ mod tests {
         fs::create_dir(class.path().join("watchdog0")).unwrap();
         fs::create_dir_all(class.path().join("watchdog1/device")).unwrap();
         symlink("../../bus/pci/drivers/i6300ESB timer", class.path().join("watchdog1/device/driver")).unwrap();
+        fs::create_dir_all(class.path().join("watchdog2/device")).unwrap();
+        symlink("../../bus/platform/drivers/iTCO_wdt", class.path().join("watchdog2/device/driver")).unwrap();
         let devices = found(class.path());
+        let chipset = [devices[0].clone(), devices[2].clone()];
+        assert_eq!(choose(chipset.to_vec()).unwrap().name, "watchdog2");
         let hardware = Device { name: "watchdog1".to_owned(), driver: Some("i6300ESB timer".to_owned()) };
         assert_eq!(choose(devices.clone()), Some(hardware));
         assert_eq!(choose(devices[..1].to_vec()).unwrap().name, "watchdog0");
