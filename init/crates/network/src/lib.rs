@@ -16,9 +16,11 @@
 //!   intervals, and the loop goes on.
 //! - The clock is never set below the floor, and its being unsynchronised holds nothing up.
 //!
-//! Not here: IPv6 beyond what the kernel does by itself (link-local, SLAAC), the pod network's routes.
+//! Not here: IPv6 beyond what the kernel does ([`advertisements`] asks it for addresses and routes by router advertisement, on
+//! the links that are configured by DHCP), the pod network's routes.
 #![forbid(unsafe_code)]
 
+pub mod advertisements;
 pub mod daemon;
 pub mod dhcp;
 pub mod files;

@@ -11,6 +11,7 @@ use keelson_config::{AddressMethod, MacAddress, StaticAddressing};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
+use crate::advertisements;
 use crate::dhcp::machine::{Lost, Random};
 use crate::dhcp::message::Identity;
 use crate::dhcp::socket::LinkSocket;
@@ -84,7 +85,11 @@ impl Port {
         {
             tell(context.kernel.set_mtu(link.index, mtu).await);
         }
-        if port.plan.method == AddressMethod::Dhcp {
+        let by_others = port.plan.method == AddressMethod::Dhcp;
+        if let Err(error) = advertisements::set(&link.name, by_others) {
+            failed(&error);
+        }
+        if by_others {
             port.start_client(context, now).await;
         }
         port

@@ -9,11 +9,14 @@ use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, MessageType};
 
+#[path = "namespaces/router.rs"]
+mod router;
 #[path = "namespaces/server.rs"]
 mod server;
 #[path = "namespaces/world.rs"]
 mod world;
 
+use router::Router;
 use server::{Behaviour, SERVER, Server};
 use world::{World, is_root};
 
@@ -285,4 +288,64 @@ fn configures_ipv6_addresses_and_their_gateway() {
     assert_eq!(world.state().node_addresses, ["fd99::7".parse::<std::net::IpAddr>().unwrap()]);
     world.wait("the route", || world.in_node("ip -6 route show default").contains("via fd99::1 dev eth0 proto static"));
     assert!(world.resolv_conf().contains("nameserver fd99::53"));
+}
+
+/// The network's end of the cable, with a router that advertises a prefix; the node forwards, as PID 1 sets it.
+fn advertising_router(world: &World) -> Router {
+    world.in_node("sysctl -q -w net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.forwarding=1");
+    let link = world.in_network("ip -o link show dev srv0");
+    let number = link.split(':').next().unwrap().trim().parse().unwrap();
+    Router::start(&world.network, number)
+}
+
+#[test]
+fn takes_address_and_route_from_a_router_although_it_forwards() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("ip=eth0:dhcp");
+    let _router = advertising_router(&world);
+    world.start();
+    world.wait("an address with the router's prefix", || {
+        world.in_node("ip -6 -o addr show dev eth0").contains("2001:db8:99:")
+    });
+    world.wait("the router's route", || world.in_node("ip -6 route show default").contains("proto ra"));
+    // Nobody answers DHCP here: the address by advertisement is enough to be a node.
+    world.wait("the node's address", || {
+        world.state().node_addresses.iter().any(|address| address.to_string().starts_with("2001:db8:99:"))
+    });
+    world.wait("readiness", || world.is_ready());
+}
+
+#[test]
+fn link_that_is_off_takes_nothing_from_a_router() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("ip=eth0:off");
+    let _router = advertising_router(&world);
+    world.start();
+    world.wait("the link-local address", || world.in_node("ip -6 -o addr show dev eth0").contains("fe80:"));
+    world.hold("no address of the router's prefix", Duration::from_secs(3), || {
+        !world.in_node("ip -6 -o addr show dev eth0").contains("2001:db8:99:")
+    });
+}
+
+/// Two networks, and the default route by the one that is not the cluster's.
+#[test]
+fn node_is_addressed_in_the_subnet_that_was_asked_for_whatever_has_the_default_route() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("");
+    world.plug("eth1", "srv1");
+    world.configure_network(
+        "{links: [{link: eth0, method: dhcp}, {link: eth1, method: static, addresses: [10.98.0.7/24]}], \
+         nodeSubnets: [10.98.0.0/16]}",
+    );
+    let _server = Server::start(&world.network, "srv0", Behaviour::default());
+    world.start();
+    world.wait("both addresses", || world.has_address("10.99.0.50/24") && world.has_address("10.98.0.7/24"));
+    assert!(world.in_node("ip route show default").contains("via 10.99.0.1 dev eth0"));
+    world.wait("the node's address", || world.state().node_addresses == [Ipv4Addr::new(10, 98, 0, 7)]);
 }

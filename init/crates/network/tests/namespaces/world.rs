@@ -74,8 +74,20 @@ impl World {
 
     pub(crate) fn configure(&self, words: &str) {
         let command_line = format!("keelson.role=worker {words}").into_bytes();
-        let inputs = Inputs { command_line, ..Inputs::default() };
-        let node = resolve(&inputs, &Remembered::default()).unwrap_or_else(|errors| panic!("{errors}")).node;
+        self.configure_by(&Inputs { command_line, ..Inputs::default() });
+    }
+
+    /// The same by a document, for what words cannot say. `network` is its part of that name, in YAML's flow style.
+    pub(crate) fn configure_network(&self, network: &str) {
+        let document = format!(
+            "apiVersion: keelson.dev/v1alpha1\nkind: NodeConfiguration\nspec: {{role: worker, network: {network}}}\n"
+        );
+        let fw_cfg = [("opt/keelson/document".to_owned(), document.into_bytes())].into();
+        self.configure_by(&Inputs { fw_cfg, ..Inputs::default() });
+    }
+
+    fn configure_by(&self, inputs: &Inputs) {
+        let node = resolve(inputs, &Remembered::default()).unwrap_or_else(|errors| panic!("{errors}")).node;
         std::fs::write(self.run("config/node.json"), serde_json::to_vec(&node).unwrap()).unwrap();
     }
 

@@ -1,0 +1,51 @@
+//! IPv6 by router advertisement. The kernel does it (addresses from prefixes, the default route), but not for a machine that
+//! forwards packets, as every node does for its pods: it has to be told so for each link (ip-sysctl, `accept_ra`).
+//!
+//! Not here: DHCPv6, and resolvers that routers advertise (RDNSS).
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// A directory for each link.
+const SETTINGS: &str = "/proc/sys/net/ipv6/conf";
+/// Even though this machine forwards.
+const ACCEPT: &str = "2";
+const IGNORE: &str = "0";
+
+#[derive(Debug, thiserror::Error)]
+#[error("cannot write {}", path.display())]
+pub struct AdvertisementError {
+    path: PathBuf,
+    source: io::Error,
+}
+
+/// Whether the link is to be configured by what routers advertise. Before it comes up, so that the first one counts.
+pub fn set(link: &str, accept: bool) -> Result<(), AdvertisementError> {
+    set_in(Path::new(SETTINGS), link, accept)
+}
+
+fn set_in(settings: &Path, link: &str, accept: bool) -> Result<(), AdvertisementError> {
+    let path = settings.join(link).join("accept_ra");
+    match std::fs::write(&path, if accept { ACCEPT } else { IGNORE }) {
+        // A kernel that was told to do without IPv6, or a link that just went.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        other => other.map_err(|source| AdvertisementError { path, source }),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn link_is_told_either_way_and_may_be_gone() {
+        let settings = tempfile::tempdir().unwrap();
+        std::fs::create_dir(settings.path().join("eth0.5")).unwrap();
+        let read = || std::fs::read_to_string(settings.path().join("eth0.5/accept_ra")).unwrap();
+        set_in(settings.path(), "eth0.5", true).unwrap();
+        assert_eq!(read(), "2");
+        set_in(settings.path(), "eth0.5", false).unwrap();
+        assert_eq!(read(), "0");
+        set_in(settings.path(), "eth9", true).unwrap();
+    }
+}

@@ -1,0 +1,75 @@
+//! An IPv6 router for one link of a namespace: it advertises a prefix and itself, again and again (RFC 4861, 6.2).
+
+use std::io;
+use std::net::{Ipv6Addr, SocketAddrV6};
+use std::os::fd::AsFd as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use nix::sched::{CloneFlags, setns};
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
+
+/// A prefix for documentation (RFC 3849).
+pub(crate) const PREFIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 0);
+const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
+
+pub(crate) struct Router {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Router {
+    /// Advertises on the link with this number in `namespace` until dropped.
+    pub(crate) fn start(namespace: &str, link: u32) -> Self {
+        let socket = open(namespace, link).expect("the router's socket");
+        let stop = Arc::new(AtomicBool::new(false));
+        let stopped = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let to = SockAddr::from(SocketAddrV6::new(ALL_NODES, 0, 0, link));
+            while !stopped.load(Ordering::Relaxed) {
+                // Refused as long as the router's own address is being checked.
+                let _ = socket.send_to(&advertisement(), &to);
+                std::thread::park_timeout(Duration::from_millis(200));
+            }
+        });
+        Self { stop, thread: Some(thread) }
+    }
+}
+
+impl Drop for Router {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The kernel adds the checksum.
+fn advertisement() -> Vec<u8> {
+    // Type 134; hop limit 64; no flags; a default router for 1800 s; the two timers are left to the host.
+    let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+    // A prefix of 64 bits, on the link and for addresses, valid for 3600 s and preferred for 1800 s.
+    message.extend([3, 4, 64, 0xc0]);
+    message.extend(3600_u32.to_be_bytes());
+    message.extend(1800_u32.to_be_bytes());
+    message.extend([0; 4]);
+    message.extend(PREFIX.octets());
+    message
+}
+
+fn open(namespace: &str, link: u32) -> io::Result<Socket> {
+    let namespace = namespace.to_owned();
+    let in_namespace = move || -> io::Result<Socket> {
+        let file = std::fs::File::open(format!("/run/netns/{namespace}"))?;
+        setns(file.as_fd(), CloneFlags::CLONE_NEWNET)?;
+        let socket = Socket::new(Domain::IPV6, Type::RAW, Some(Protocol::ICMPV6))?;
+        // Hosts ignore what may have come through another router.
+        socket.set_multicast_hops_v6(255)?;
+        socket.set_multicast_if_v6(link)?;
+        Ok(socket)
+    };
+    std::thread::spawn(in_namespace).join().expect("the thread in the namespace")
+}
