@@ -59,7 +59,9 @@ fn leases_an_address_and_tells_everyone() {
     let lease = link.lease.as_ref().unwrap();
     assert_eq!((lease.state.as_str(), lease.server), ("BOUND", SERVER.into()));
     assert_eq!(lease.expires.unwrap() - lease.obtained, 3600);
-    let kinds: Vec<MessageType> = server.asked().iter().map(|asked| asked.kind).collect();
+    let mut kinds: Vec<MessageType> = server.asked().iter().map(|asked| asked.kind).collect();
+    // On a busy machine the answer may come after the question was repeated.
+    kinds.dedup();
     assert_eq!(kinds, [MessageType::Discover, MessageType::Request]);
     assert!(
         world.output().contains("eth0: 10.99.0.50/24 from 10.99.0.1 for 3600 s, gateway 10.99.0.1"),
