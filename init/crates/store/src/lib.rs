@@ -6,6 +6,7 @@
 //! of its changes; [`server`] speaks etcd's API over all of it.
 #![forbid(unsafe_code)]
 
+mod blocking;
 pub mod checkpoint;
 pub mod command;
 pub mod data_dir;
@@ -27,6 +28,8 @@ mod process_usage;
 pub mod raft;
 pub mod random;
 pub mod server;
+#[cfg(test)]
+pub mod simulation;
 pub mod state;
 pub mod tls;
 pub mod tools;

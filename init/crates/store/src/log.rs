@@ -139,6 +139,8 @@ struct Shared {
     state: Mutex<State>,
     wake: std::sync::Condvar,
     sync_times: Histogram,
+    #[cfg(test)]
+    simulated_wake: tokio::sync::Notify,
 }
 
 #[derive(Debug)]
@@ -182,6 +184,14 @@ impl Shared {
     }
 }
 
+impl Shared {
+    fn wake_writer(&self) {
+        self.wake.notify_one();
+        #[cfg(test)]
+        self.simulated_wake.notify_one();
+    }
+}
+
 impl Log {
     /// Recovers the log from its files and starts the writer.
     pub fn open(
@@ -203,6 +213,8 @@ impl Log {
             }),
             wake: std::sync::Condvar::new(),
             sync_times: Histogram::default(),
+            #[cfg(test)]
+            simulated_wake: tokio::sync::Notify::new(),
         });
         let writer =
             writer::Handle::start(disk, Arc::clone(random), options, Arc::clone(&shared), recovered.tail, on_failure)
@@ -265,7 +277,7 @@ impl Log {
         }
         state.queue.push(Request { operation, done });
         if state.queue.len() == 1 {
-            self.shared.wake.notify_one();
+            self.shared.wake_writer();
         }
     }
 

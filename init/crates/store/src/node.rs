@@ -407,6 +407,13 @@ impl<S: Replicated> Node<S> {
         }
     }
 
+    /// Ends it where it is, as a loss of power does.
+    #[cfg(test)]
+    pub(crate) async fn kill(&self) {
+        self.end_tasks().await;
+        _ = self.raft.shutdown().await;
+    }
+
     /// Stops with a checkpoint, so that the next start has little to replay.
     pub async fn stop(&self) {
         self.hand_over().await;
@@ -420,8 +427,16 @@ impl<S: Replicated> Node<S> {
         if !matches!(flushed.await, Ok(Ok(()))) {
             tracing::warn!("the log's commit mark was not flushed");
         }
-        for task in self.tasks.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+        self.end_tasks().await;
+    }
+
+    /// Ends them, and waits until they are gone: they hold what is open on the disk.
+    async fn end_tasks(&self) {
+        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap_or_else(PoisonError::into_inner));
+        for task in tasks {
             task.abort();
+            // It was aborted, or had ended.
+            _ = task.await;
         }
     }
 }
@@ -452,8 +467,8 @@ async fn watch_consensus<S: Replicated>(raft: Raft<S>, fail: Arc<watch::Sender<O
     let mut poll = tokio::time::interval(CONSENSUS_POLL);
     loop {
         poll.tick().await;
-        let running = raft.metrics().borrow_watched().running_state.clone();
-        if let Err(error) = running {
+        // Asked, not read: one that panicked has left metrics that say that it runs.
+        if let Err(error) = raft.is_initialized().await {
             if !matches!(error, openraft::errors::Fatal::Stopped) {
                 report(&fail, format!("consensus has stopped: {error}"));
             }

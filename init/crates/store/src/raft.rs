@@ -29,7 +29,6 @@ use openraft::impls::leader_id_std;
 use openraft::raft::responder::Responder;
 use openraft::type_config::alias::{EntryOf, LogIdOf, StoredMembershipOf, VoteOf};
 use openraft::{OptionalSend, RaftTypeConfig, SnapshotPolicy};
-use openraft_rt_tokio::TokioRuntime;
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use crate::command::Encoded;
@@ -51,7 +50,10 @@ impl RaftTypeConfig for TypeConfig {
     type Vote = openraft::impls::Vote<Self::LeaderId>;
     type Payload = EntryPayload<Proposal, MemberId, Member>;
     type Entry = openraft::impls::Entry<CommittedLeaderId, Self::Payload>;
-    type AsyncRuntime = TokioRuntime;
+    #[cfg(not(test))]
+    type AsyncRuntime = openraft_rt_tokio::TokioRuntime;
+    #[cfg(test)]
+    type AsyncRuntime = crate::simulation::runtime::SimulatedRuntime;
     type Responder<T>
         = Waiter<T>
     where

@@ -46,9 +46,13 @@ pub struct Writer {
     thread: Option<JoinHandle<()>>,
     bytes_in_use: Arc<AtomicU64>,
     commit_times: Arc<Histogram>,
+    /// Works in the caller's place.
+    #[cfg(test)]
+    simulated: Option<std::sync::Mutex<Committer>>,
 }
 
 /// What the thread works with.
+#[derive(Debug)]
 struct Committer {
     checkpoint: Arc<Checkpoint>,
     bytes_in_use: Arc<AtomicU64>,
@@ -59,12 +63,16 @@ struct Committer {
 impl Committer {
     fn run(mut self, queue: Receiver<Job>) {
         for job in queue {
-            // Nobody waits any more when the process stops.
-            match job {
-                Job::Commit { delta, applied, epoch, done } => drop(done.send(self.commit(delta, &applied, epoch))),
-                Job::Replace { rows, applied, epoch, done } => drop(done.send(self.replace(rows, &applied, epoch))),
-                Job::Defragment { disk, done } => drop(done.send(self.checkpoint.defragment(disk.as_ref()))),
-            }
+            self.carry_out(job);
+        }
+    }
+
+    fn carry_out(&mut self, job: Job) {
+        // Nobody waits any more when the process stops.
+        match job {
+            Job::Commit { delta, applied, epoch, done } => drop(done.send(self.commit(delta, &applied, epoch))),
+            Job::Replace { rows, applied, epoch, done } => drop(done.send(self.replace(rows, &applied, epoch))),
+            Job::Defragment { disk, done } => drop(done.send(self.checkpoint.defragment(disk.as_ref()))),
         }
     }
 
@@ -100,9 +108,22 @@ impl Writer {
             commit_times: Arc::clone(&commit_times),
             epoch: Epoch::default(),
         };
+        #[cfg(test)]
+        if crate::simulation::is_active() {
+            let simulated = Some(std::sync::Mutex::new(committer));
+            return Ok(Self { checkpoint, jobs: None, thread: None, bytes_in_use, commit_times, simulated });
+        }
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || committer.run(queue));
         let thread = thread.map_err(|source| CheckpointError::Io { operation: "start the thread of", source })?;
-        Ok(Self { checkpoint, jobs: Some(jobs), thread: Some(thread), bytes_in_use, commit_times })
+        Ok(Self {
+            checkpoint,
+            jobs: Some(jobs),
+            thread: Some(thread),
+            bytes_in_use,
+            commit_times,
+            #[cfg(test)]
+            simulated: None,
+        })
     }
 
     pub fn checkpoint(&self) -> &Arc<Checkpoint> {
@@ -151,6 +172,10 @@ impl Writer {
     }
 
     fn submit(&self, job: Job) {
+        #[cfg(test)]
+        if let Some(simulated) = &self.simulated {
+            return simulated.lock().unwrap().carry_out(job);
+        }
         if let Some(jobs) = &self.jobs {
             // An error means that the thread is gone; then the sender in the job is dropped, which the receiver sees.
             drop(jobs.send(job));

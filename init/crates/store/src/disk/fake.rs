@@ -46,6 +46,11 @@ struct Inner {
     syncs_until_failure: Option<u64>,
     capacity: Option<u64>,
     syncs: u64,
+    /// Power is cut at the sync after so many.
+    syncs_until_cut: Option<(u64, Throws)>,
+    after_cut: Option<FakeDisk>,
+    /// Says that it synced, and did not.
+    lies: bool,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -90,27 +95,31 @@ impl FakeDisk {
     /// What is on the disk after power was cut at this moment, as a disk of its own.
     #[must_use]
     pub fn crash(&self, throws: &mut Throws) -> Self {
-        let inner = self.lock();
-        let mut files = BTreeMap::new();
-        for (number, content) in &inner.files {
-            let mut after = content.durable.clone();
-            for (offset, data) in &content.unsynced {
-                persist_some(&mut after, *offset, data, throws);
-            }
-            files.insert(*number, Content { now: after.clone(), durable: after, unsynced: Vec::new() });
-        }
-        let mut names = inner.durable_names.clone();
-        let survive = size(throws.below(inner.changes.len() as u64 + 1));
-        for change in &inner.changes[..survive] {
-            apply(&mut names, change);
-        }
-        Self(Arc::new(Mutex::new(Inner {
-            files,
-            durable_names: names.clone(),
-            names,
-            next_file: inner.next_file,
-            ..Inner::default()
-        })))
+        self.lock().crash(throws)
+    }
+
+    /// Cuts power in the middle of a later sync: what is written by then may be there or not.
+    pub fn cut_after_syncs(&self, syncs: u64, throws: Throws) {
+        self.lock().syncs_until_cut = Some((syncs, throws));
+    }
+
+    /// Cuts power now.
+    pub fn cut(&self, throws: &mut Throws) {
+        let after = self.crash(throws);
+        self.lock().after_cut.get_or_insert(after);
+    }
+
+    /// What is left, if power was cut.
+    pub fn after_cut(&self) -> Option<Self> {
+        self.lock().after_cut.clone()
+    }
+
+    pub fn is_cut(&self) -> bool {
+        self.lock().after_cut.is_some()
+    }
+
+    pub fn lie_about_syncs(&self) {
+        self.lock().lies = true;
     }
 
     /// What a process that was killed leaves: everything, synced or not.
@@ -174,6 +183,30 @@ fn persist_some(durable: &mut Vec<u8>, offset: usize, data: &[u8], throws: &mut 
 }
 
 impl Inner {
+    fn crash(&self, throws: &mut Throws) -> FakeDisk {
+        let mut files = BTreeMap::new();
+        for (number, content) in &self.files {
+            let mut after = content.durable.clone();
+            for (offset, data) in &content.unsynced {
+                persist_some(&mut after, *offset, data, throws);
+            }
+            files.insert(*number, Content { now: after.clone(), durable: after, unsynced: Vec::new() });
+        }
+        let mut names = self.durable_names.clone();
+        let survive = size(throws.below(self.changes.len() as u64 + 1));
+        for change in &self.changes[..survive] {
+            apply(&mut names, change);
+        }
+        FakeDisk(Arc::new(Mutex::new(Inner {
+            files,
+            durable_names: names.clone(),
+            names,
+            next_file: self.next_file,
+            lies: self.lies,
+            ..Inner::default()
+        })))
+    }
+
     fn used(&self) -> u64 {
         self.files.values().map(|content| content.now.len() as u64).sum()
     }
@@ -187,6 +220,17 @@ impl Inner {
 
     fn count_sync(&mut self) -> io::Result<()> {
         self.syncs += 1;
+        match self.syncs_until_cut.take() {
+            Some((0, mut throws)) => {
+                let after = self.crash(&mut throws);
+                self.after_cut.get_or_insert(after);
+            }
+            Some((left, throws)) => self.syncs_until_cut = Some((left - 1, throws)),
+            None => {}
+        }
+        if self.after_cut.is_some() {
+            return Err(io::Error::other("power is off"));
+        }
         match &mut self.syncs_until_failure {
             Some(0) => Err(io::Error::other("injected: sync failed")),
             Some(left) => {
@@ -315,6 +359,9 @@ impl DiskFile for FakeFile {
     fn sync_data(&self) -> io::Result<()> {
         self.with(|inner, number| {
             inner.count_sync()?;
+            if inner.lies {
+                return Ok(());
+            }
             let content = inner.files.get_mut(&number).unwrap();
             for (offset, data) in content.unsynced.drain(..) {
                 let end = offset + data.len();

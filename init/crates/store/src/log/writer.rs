@@ -49,38 +49,23 @@ impl Handle {
         tail: Tail,
         on_failure: OnFailure,
     ) -> io::Result<Self> {
+        #[cfg(test)]
+        if crate::simulation::is_active() {
+            let files = Files::Simulated { factory: Factory::new(disk), made: std::collections::VecDeque::new() };
+            let writer = Writer::new(&shared, random, options, tail, files);
+            tokio::spawn(writer.run_simulated(on_failure));
+            return Ok(Self { shared, thread: None });
+        }
         let (jobs, job_queue) = channel();
         let (ready, prepared) = channel();
-        let files = std::thread::Builder::new()
+        let keeper = std::thread::Builder::new()
             .name("log-files".to_owned())
             .spawn(move || keep_files(Factory::new(disk), &job_queue, &ready))?;
-        let (vote, purged) = {
-            let state = shared.lock();
-            (state.vote, state.index.purged())
-        };
-        let writer = Writer {
-            shared: Arc::clone(&shared),
-            random,
-            options,
-            active: tail.active,
-            spare: tail.prepared,
-            awaited: false,
-            next_number: tail.next_number,
-            next_sequence: tail.next_sequence,
-            vote,
-            purged,
-            new_vote: None,
-            new_purged: None,
-            encoder: BatchEncoder::default(),
-            places: Vec::new(),
-            done: Vec::new(),
-            jobs,
-            prepared,
-        };
+        let writer = Writer::new(&shared, random, options, tail, Files::Thread { jobs, prepared });
         let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
             writer.run(&on_failure);
             // The writer's end of the channel is gone now, so this thread has ended or is about to.
-            drop(files.join());
+            drop(keeper.join());
         })?;
         Ok(Self { shared, thread: Some(thread) })
     }
@@ -89,7 +74,7 @@ impl Handle {
 impl Drop for Handle {
     fn drop(&mut self) {
         self.shared.lock().closed = true;
-        self.shared.wake.notify_one();
+        self.shared.wake_writer();
         if let Some(thread) = self.thread.take() {
             drop(thread.join());
         }
@@ -116,6 +101,60 @@ fn keep_files(mut factory: Factory, jobs: &Receiver<FileJob>, ready: &Sender<io:
     }
 }
 
+/// Who makes and disposes of files.
+enum Files {
+    Thread {
+        jobs: Sender<FileJob>,
+        prepared: Receiver<io::Result<Segment>>,
+    },
+    #[cfg(test)]
+    Simulated {
+        factory: Factory,
+        made: std::collections::VecDeque<io::Result<Segment>>,
+    },
+}
+
+fn gone() -> io::Error {
+    io::Error::other("the log's file thread is gone")
+}
+
+impl Files {
+    fn ask(&mut self, job: FileJob) -> io::Result<()> {
+        match self {
+            Self::Thread { jobs, .. } => jobs.send(job).map_err(|_| gone()),
+            #[cfg(test)]
+            Self::Simulated { factory, made } => {
+                match job {
+                    FileJob::Make(header) => made.push_back(factory.make(header)),
+                    FileJob::Dispose(segments) => segments.iter().try_for_each(|segment| factory.dispose(segment))?,
+                }
+                Ok(())
+            }
+        }
+    }
+
+    fn wait(&mut self) -> io::Result<Segment> {
+        match self {
+            Self::Thread { prepared, .. } => prepared.recv().map_err(|_| gone())?,
+            #[cfg(test)]
+            Self::Simulated { made, .. } => made.pop_front().ok_or_else(gone)?,
+        }
+    }
+
+    /// One that is made by now.
+    fn look(&mut self) -> io::Result<Option<Segment>> {
+        match self {
+            Self::Thread { prepared, .. } => match prepared.try_recv() {
+                Ok(made) => made.map(Some),
+                Err(std::sync::mpsc::TryRecvError::Empty) => Ok(None),
+                Err(std::sync::mpsc::TryRecvError::Disconnected) => Err(gone()),
+            },
+            #[cfg(test)]
+            Self::Simulated { made, .. } => made.pop_front().transpose(),
+        }
+    }
+}
+
 struct Writer {
     shared: Arc<Shared>,
     random: Arc<dyn Random>,
@@ -136,11 +175,58 @@ struct Writer {
     /// Entries in the encoder, with their place from the batch's start.
     places: Vec<(LogId, u32, u32)>,
     done: Vec<Completion>,
-    jobs: Sender<FileJob>,
-    prepared: Receiver<io::Result<Segment>>,
+    files: Files,
 }
 
 impl Writer {
+    fn new(shared: &Arc<Shared>, random: Arc<dyn Random>, options: Options, tail: Tail, files: Files) -> Self {
+        let (vote, purged) = {
+            let state = shared.lock();
+            (state.vote, state.index.purged())
+        };
+        Self {
+            shared: Arc::clone(shared),
+            random,
+            options,
+            active: tail.active,
+            spare: tail.prepared,
+            awaited: false,
+            next_number: tail.next_number,
+            next_sequence: tail.next_sequence,
+            vote,
+            purged,
+            new_vote: None,
+            new_purged: None,
+            encoder: BatchEncoder::default(),
+            places: Vec::new(),
+            done: Vec::new(),
+            files,
+        }
+    }
+
+    /// As a task, with a disk that takes its time.
+    #[cfg(test)]
+    async fn run_simulated(mut self, on_failure: OnFailure) {
+        let mut requests = Vec::new();
+        loop {
+            let woken = Arc::clone(&self.shared);
+            woken.simulated_wake.notified().await;
+            crate::simulation::wait_for_disk().await;
+            {
+                let mut state = self.shared.lock();
+                if state.queue.is_empty() && state.closed {
+                    return;
+                }
+                std::mem::swap(&mut state.queue, &mut requests);
+            }
+            if let Err(error) = self.write(requests.drain(..)) {
+                on_failure(&error);
+                self.fail();
+                return;
+            }
+        }
+    }
+
     fn run(mut self, on_failure: &OnFailure) {
         let mut requests = Vec::new();
         while self.take(&mut requests) {
@@ -300,7 +386,7 @@ impl Writer {
         }
         self.ask_for_segment()?;
         self.awaited = false;
-        self.prepared.recv().map_err(|_| io::Error::other("the log's file thread is gone"))?
+        self.files.wait()
     }
 
     fn ask_for_segment(&mut self) -> io::Result<()> {
@@ -315,20 +401,17 @@ impl Writer {
         };
         self.next_number += 1;
         self.awaited = true;
-        self.jobs.send(FileJob::Make(header)).map_err(|_| io::Error::other("the log's file thread is gone"))
+        self.files.ask(FileJob::Make(header))
     }
 
     /// Has the next segment made while this one fills up, and notices if that failed.
     fn prepare_next(&mut self) -> io::Result<()> {
-        if self.spare.is_none() && self.awaited {
-            match self.prepared.try_recv() {
-                Ok(made) => {
-                    self.spare = Some(made?);
-                    self.awaited = false;
-                }
-                Err(std::sync::mpsc::TryRecvError::Empty) => {}
-                Err(error) => return Err(io::Error::other(error)),
-            }
+        if self.spare.is_none()
+            && self.awaited
+            && let Some(made) = self.files.look()?
+        {
+            self.spare = Some(made);
+            self.awaited = false;
         }
         let half_full = self.active.as_ref().is_some_and(|(segment, offset)| *offset > segment.header.size / 2);
         if half_full && self.spare.is_none() { self.ask_for_segment() } else { Ok(()) }
@@ -340,6 +423,6 @@ impl Writer {
         if taken.is_empty() {
             return Ok(());
         }
-        self.jobs.send(FileJob::Dispose(taken)).map_err(|_| io::Error::other("the log's file thread is gone"))
+        self.files.ask(FileJob::Dispose(taken))
     }
 }

@@ -38,7 +38,7 @@ pub(super) async fn open<S: Replicated>(
         store_id: identity.store_id,
     };
     let (disk, random, state) = (Arc::clone(disk), Arc::clone(random), state.clone());
-    let opened = tokio::task::spawn_blocking(move || {
+    let opened = crate::blocking::run(move || {
         Spool::clean(disk.as_ref()).map_err(StartError::Disk)?;
         let checkpoint = Arc::new(Checkpoint::open(disk.as_ref(), identity.store_id)?);
         let mut rows = checkpoint.rows()?;
@@ -63,5 +63,5 @@ pub(super) async fn open<S: Replicated>(
         let machine = Machine::new(state, Arc::clone(&checkpoint), &applied).map_err(StartError::Thread)?;
         Ok(Parts { log, checkpoint, machine })
     });
-    opened.await.map_err(|error| StartError::Thread(io::Error::other(error)))?
+    opened.await.map_err(StartError::Thread)?
 }

@@ -62,8 +62,8 @@ impl<S: Replicated> Node<S> {
         if begin.transfer != rows.transfer || next != rows.sequence {
             return Answer::Failed(Failure::Snapshot);
         }
-        let written = tokio::task::spawn_blocking(move || spool.push(rows.rows).map(|()| spool)).await;
-        match written.map_err(io::Error::other).and_then(|result| result) {
+        let written = crate::blocking::run(move || spool.push(rows.rows).map(|()| spool)).await;
+        match written.and_then(|result| result) {
             Ok(spool) => {
                 *slot = Some(Receiving { begin, next: next + 1, stage: Stage::Rows(spool) });
                 Answer::Done

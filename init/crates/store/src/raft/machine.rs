@@ -166,11 +166,10 @@ impl<S: Replicated> RaftStateMachine<TypeConfig> for Machine<S> {
         replaced.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
         let checkpoint = Arc::clone(self.checkpoint.checkpoint());
         let state = self.state.clone();
-        tokio::task::spawn_blocking(move || {
+        crate::blocking::run(move || {
             state.load(&mut checkpoint.rows().map_err(io::Error::other)?).map_err(io::Error::other)
         })
-        .await
-        .map_err(io::Error::other)??;
+        .await??;
         self.last = applied.last;
         self.membership = meta.last_membership.clone();
         Ok(())

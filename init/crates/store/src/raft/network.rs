@@ -152,7 +152,7 @@ impl Peer {
 
 /// Rows of about the size of a piece, none at the end, and those that are left. Reading them may wait for the disk.
 async fn next_piece(mut rows: SnapshotRows) -> io::Result<(Vec<Row>, SnapshotRows)> {
-    tokio::task::spawn_blocking(move || {
+    crate::blocking::run(move || {
         let mut piece = Vec::new();
         let mut bytes = 0;
         while bytes < PIECE_BYTES
@@ -164,8 +164,7 @@ async fn next_piece(mut rows: SnapshotRows) -> io::Result<(Vec<Row>, SnapshotRow
         }
         Ok((piece, rows))
     })
-    .await
-    .map_err(io::Error::other)?
+    .await?
 }
 
 impl RaftNetworkV2<TypeConfig> for Peer {
@@ -214,6 +213,7 @@ impl RaftNetworkV2<TypeConfig> for Peer {
         _option: RPCOption,
     ) -> Result<SnapshotResponse<TypeConfig>, StreamingError<TypeConfig>> {
         tokio::select! {
+            biased;
             closed = cancel => Err(closed.into()),
             sent = self.send_snapshot(vote, snapshot) => Ok(sent?),
         }

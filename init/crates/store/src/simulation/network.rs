@@ -1,0 +1,125 @@
+//! The network: messages take time, are lost, and do not pass where it is cut.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use super::below;
+use crate::disk::fake::FakeDisk;
+use crate::member::{Member, MemberId};
+use crate::peer::{Answer, BoxFuture, CallError, Handler, Hello, Lane, Local, Request, Transport};
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Network(Arc<Mutex<Inner>>);
+
+#[derive(Default)]
+struct Inner {
+    nodes: BTreeMap<MemberId, (Arc<dyn Handler>, FakeDisk)>,
+    /// From, to.
+    cuts: BTreeSet<(MemberId, MemberId)>,
+    /// Of a thousand messages.
+    lost: u64,
+    slowest_millis: u64,
+}
+
+impl std::fmt::Debug for Inner {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Inner").field("cuts", &self.cuts).finish_non_exhaustive()
+    }
+}
+
+impl Network {
+    fn lock(&self) -> MutexGuard<'_, Inner> {
+        self.0.lock().unwrap()
+    }
+
+    pub(crate) fn attach(&self, id: MemberId, handler: Arc<dyn Handler>, disk: FakeDisk) {
+        self.lock().nodes.insert(id, (handler, disk));
+    }
+
+    pub(crate) fn detach(&self, id: MemberId) {
+        self.lock().nodes.remove(&id);
+    }
+
+    pub(crate) fn cut(&self, from: MemberId, to: MemberId) {
+        self.lock().cuts.insert((from, to));
+    }
+
+    pub(crate) fn set_weather(&self, lost: u64, slowest_millis: u64) {
+        let mut inner = self.lock();
+        (inner.lost, inner.slowest_millis) = (lost, slowest_millis);
+    }
+
+    pub(crate) fn heal(&self) {
+        let mut inner = self.lock();
+        inner.cuts.clear();
+        (inner.lost, inner.slowest_millis) = (0, 2);
+    }
+
+    /// Carries a message one way; false if it does not arrive.
+    async fn pass(&self, from: MemberId, to: MemberId) -> bool {
+        let (passes, millis) = {
+            let inner = self.lock();
+            (!inner.cuts.contains(&(from, to)) && below(1000) >= inner.lost, inner.slowest_millis)
+        };
+        tokio::time::sleep(Duration::from_micros(50 + below(1 + millis * 1000))).await;
+        passes
+    }
+
+    fn node(&self, id: MemberId) -> Option<Arc<dyn Handler>> {
+        let inner = self.lock();
+        // One without power answers nothing, from that very moment.
+        inner.nodes.get(&id).filter(|(_, disk)| !disk.is_cut()).map(|(handler, _)| Arc::clone(handler))
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Wire {
+    pub(crate) network: Network,
+    pub(crate) local: Local,
+    pub(crate) disk: FakeDisk,
+}
+
+impl Wire {
+    async fn exchange(&self, target: MemberId, lane: Lane, request: Request) -> Result<Answer, CallError> {
+        let own = self.local.member_id;
+        if self.disk.is_cut() {
+            // It does nothing any more.
+            std::future::pending::<()>().await;
+        }
+        if !self.network.pass(own, target).await {
+            std::future::pending::<()>().await;
+        }
+        let Some(handler) = self.network.node(target) else {
+            return Err(CallError::NotSent { target, reason: "nobody is there".to_owned() });
+        };
+        let hello = Hello { from: self.local, target, lane };
+        if let Err(refusal) = handler.admit(&hello, None) {
+            return Err(CallError::Refused { target, refusal });
+        }
+        // What was asked for goes on when whoever asked gives up.
+        let answer = tokio::spawn(handler.handle(own, request)).await;
+        let Ok(answer) = answer else { return Err(CallError::Lost { target, reason: "it died" }) };
+        if self.network.node(target).is_none() || !self.network.pass(target, own).await || self.disk.is_cut() {
+            std::future::pending::<()>().await;
+        }
+        Ok(answer)
+    }
+}
+
+impl Transport for Wire {
+    fn call(
+        &self,
+        target: MemberId,
+        lane: Lane,
+        request: Request,
+        timeout: Duration,
+    ) -> BoxFuture<'_, Result<Answer, CallError>> {
+        Box::pin(async move {
+            let lost = Err(CallError::Lost { target, reason: "timed out" });
+            tokio::time::timeout(timeout, self.exchange(target, lane, request)).await.unwrap_or(lost)
+        })
+    }
+
+    fn set_members(&self, _members: Vec<(MemberId, Member)>) {}
+}
