@@ -7,8 +7,10 @@
 
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures::stream::StreamExt as _;
 use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::grpc::health::server::health_server::HealthServer;
 use keelson_etcd_api::server::auth_server::AuthServer;
@@ -24,6 +26,7 @@ use tonic::service::{InterceptorLayer, Routes};
 use tower::util::MapResponseLayer;
 
 use self::errors::Error;
+use self::metered::Metered;
 use self::metrics::Metrics;
 use crate::command::Command;
 use crate::flags::{Endpoint, Settings, TlsFiles};
@@ -43,6 +46,7 @@ mod http;
 mod kv;
 mod lease;
 mod maintenance;
+mod metered;
 mod metrics;
 mod oversized;
 pub(crate) mod snapshot;
@@ -161,7 +165,11 @@ impl Context {
         if command.encoded_len() > self.limits.request_bytes {
             return Err(Error::RequestTooLarge);
         }
-        match self.node.propose(command).await? {
+        let proposed = self.node.propose(command).await;
+        if proposed.is_err() {
+            self.metrics.failed_proposals.fetch_add(1, Ordering::Relaxed);
+        }
+        match proposed? {
             Response::Rejected(rejection) => Err(rejection.into()),
             response => Ok(response),
         }
@@ -185,9 +193,14 @@ impl Context {
     /// Watches for the loss of the leader, for ever.
     async fn watch_leader(&self) {
         let mut checks = 0;
+        let mut last = None;
         loop {
+            let leader = self.node.status().leader;
+            if leader.is_some() && std::mem::replace(&mut last, leader) != leader {
+                self.metrics.leader_changes.fetch_add(1, Ordering::Relaxed);
+            }
             tokio::time::sleep(self.limits.election_timeout).await;
-            checks = if self.node.status().leader.is_none() { checks + 1 } else { 0 };
+            checks = if leader.is_none() { checks + 1 } else { 0 };
             let leaderless = checks >= LEADERLESS_TIMEOUTS;
             self.leaderless.send_if_modified(|old| std::mem::replace(old, leaderless) != leaderless);
         }
@@ -289,6 +302,9 @@ async fn serve(listener: Listener, routes: Routes, context: Arc<Context>) {
     let name = listener.name().to_owned();
     let leader = Arc::clone(&context);
     let stopping = Arc::clone(&context);
+    let metering = Arc::clone(&context);
+    let incoming =
+        listener.incoming().map(move |connection| connection.map(|connection| Metered::new(connection, &metering)));
     let result = tonic::transport::Server::builder()
         .accept_http1(true)
         .max_concurrent_streams(context.limits.concurrent_streams)
@@ -304,7 +320,7 @@ async fn serve(listener: Listener, routes: Routes, context: Arc<Context>) {
             Ok(request)
         }))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(listener.incoming(), async move { stopping.stopping().await })
+        .serve_with_incoming_shutdown(incoming, async move { stopping.stopping().await })
         .await;
     if let Err(error) = result {
         tracing::error!(address = name, %error, "serving has ended");

@@ -2,6 +2,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use bytes::Bytes;
 use futures::stream::{self, Stream};
@@ -70,6 +71,7 @@ impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<RangeResponse>, Status> {
         let request = request.into_inner();
         validate::range(&request)?;
+        self.0.metrics.ranges.fetch_add(1, Ordering::Relaxed);
         self.linearize(request.serializable).await?;
         let manner = Manner { total_count: true, ..Manner::default() };
         let (scan, _pin) = scan(self.0.node.state(), &request, manner).await?;
@@ -134,6 +136,7 @@ impl Kv for KvService {
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<TxnResponse>, Status> {
         let request = request.into_inner();
         validate::txn(&request, self.0.limits.txn_ops)?;
+        self.0.metrics.transactions.fetch_add(1, Ordering::Relaxed);
         let mut response = if txn::is_read_only(&request) {
             self.linearize(txn::is_serializable(&request)).await?;
             self.0.node.state().read(|mvcc, current| mvcc.read_only_txn(&request, current)).map_err(Error::from)?

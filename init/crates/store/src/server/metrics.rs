@@ -22,6 +22,13 @@ pub(super) struct Metrics {
     pub(super) watchers: AtomicI64,
     pub(super) events: AtomicU64,
     pub(super) defragmentations: Histogram,
+    pub(super) received_bytes: AtomicU64,
+    pub(super) sent_bytes: AtomicU64,
+    pub(super) failed_proposals: AtomicU64,
+    /// As seen once in an election timeout.
+    pub(super) leader_changes: AtomicU64,
+    pub(super) ranges: AtomicU64,
+    pub(super) transactions: AtomicU64,
     healthy: AtomicU64,
     unhealthy: AtomicU64,
     calls: Mutex<BTreeMap<String, Call>>,
@@ -250,9 +257,28 @@ pub(super) fn render(context: &Context) -> String {
         "Health checks failed.",
         metrics.unhealthy.load(Ordering::Relaxed),
     );
+    counters(&mut page, context);
     calls(&mut page, metrics);
     process(&mut page);
     page.0
+}
+
+fn counters(page: &mut Page, context: &Context) {
+    let metrics = &context.metrics;
+    let (puts, deletes) = context.node.state().changes();
+    let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+    for (name, help, value) in [
+        ("etcd_network_client_grpc_received_bytes_total", "Bytes from clients.", load(&metrics.received_bytes)),
+        ("etcd_network_client_grpc_sent_bytes_total", "Bytes to clients.", load(&metrics.sent_bytes)),
+        ("etcd_server_proposals_failed_total", "Proposals not answered in time.", load(&metrics.failed_proposals)),
+        ("etcd_server_leader_changes_seen_total", "Changes of the leader.", load(&metrics.leader_changes)),
+        ("etcd_mvcc_range_total", "Ranges read.", load(&metrics.ranges)),
+        ("etcd_mvcc_txn_total", "Transactions.", load(&metrics.transactions)),
+        ("etcd_mvcc_put_total", "Keys put.", puts),
+        ("etcd_mvcc_delete_total", "Keys deleted.", deletes),
+    ] {
+        page.value(name, "counter", help, value);
+    }
 }
 
 fn key_space(page: &mut Page, context: &Context) {

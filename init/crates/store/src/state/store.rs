@@ -9,7 +9,7 @@
 //! `etcdserverpb.AlarmResponse`.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
@@ -47,6 +47,9 @@ struct Shared {
     /// Revisions that readers between two holds of the lock still need, with how many do.
     pins: Mutex<BTreeMap<i64, usize>>,
     compaction_due: Notify,
+    /// Keys put and keys deleted since the start.
+    puts: AtomicU64,
+    deletes: AtomicU64,
     /// Up to which revision physical compaction is complete.
     compacted: watch::Sender<i64>,
 }
@@ -151,6 +154,8 @@ impl Default for Shared {
             leases_granted: Notify::new(),
             pins: Mutex::default(),
             compaction_due: Notify::new(),
+            puts: AtomicU64::new(0),
+            deletes: AtomicU64::new(0),
             compacted: watch::channel(inner.mvcc.compact_revision()).0,
             inner: RwLock::new(inner),
         }
@@ -169,6 +174,11 @@ impl State {
     /// The newest revision that a reader sees.
     pub fn revision(&self) -> i64 {
         self.0.visible.load(Ordering::Acquire)
+    }
+
+    /// Keys put and keys deleted since the start of the process.
+    pub fn changes(&self) -> (u64, u64) {
+        (self.0.puts.load(Ordering::Relaxed), self.0.deletes.load(Ordering::Relaxed))
     }
 
     pub fn hub(&self) -> &Hub {
@@ -256,6 +266,9 @@ impl State {
     fn publish(&self, applied: Applied) -> Response {
         if let Some(changes) = applied.changes {
             let revision = changes.revision;
+            let deletes = changes.events.iter().filter(|event| event.delete).count() as u64;
+            self.0.deletes.fetch_add(deletes, Ordering::Relaxed);
+            self.0.puts.fetch_add(changes.events.len() as u64 - deletes, Ordering::Relaxed);
             self.0.hub.publish(changes);
             self.0.visible.store(revision, Ordering::Release);
         }

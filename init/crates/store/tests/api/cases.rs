@@ -220,6 +220,8 @@ async fn health_is_told_in_every_form() {
         ("/readyz/non_learner", "HTTP/1.1 200", "ok\n"),
         ("/version", "HTTP/1.1 200", "\"etcdserver\":\"3.7."),
         ("/metrics", "HTTP/1.1 200", "etcd_server_has_leader 1\n"),
+        ("/metrics", "HTTP/1.1 200", "etcd_server_leader_changes_seen_total 1\n"),
+        ("/metrics", "HTTP/1.1 200", "etcd_mvcc_put_total 0\n"),
         ("/metrics", "HTTP/1.1 200", "grpc_method=\"Check\",grpc_service=\"grpc.health.v1.Health\""),
         ("/nothing", "HTTP/1.1 404", "not found"),
     ] {
@@ -284,4 +286,42 @@ async fn a_full_quota_is_left_as_etcds_manual_says() {
         maintenance.alarm(disarm).await.unwrap();
     }
     crate::servers::wait_until("writes are taken again", async || kv.put(put(0)).await.is_ok()).await;
+}
+
+/// Of etcd's own dashboard and alerts, for one member.
+#[tokio::test(flavor = "multi_thread")]
+async fn metrics_have_the_names_that_dashboards_use() {
+    let server = Server::keelson(&[]).await;
+    let clients = server.clients();
+    clients.put("k", "v").await;
+    let page = crate::tls::plain_get(server.port, "/metrics").await;
+    for name in [
+        "etcd_server_has_leader",
+        "etcd_server_leader_changes_seen_total",
+        "etcd_server_proposals_failed_total",
+        "etcd_server_proposals_pending",
+        "etcd_server_proposals_committed_total",
+        "etcd_server_proposals_applied_total",
+        "etcd_server_quota_backend_bytes",
+        "etcd_mvcc_db_total_size_in_bytes",
+        "etcd_mvcc_db_total_size_in_use_in_bytes",
+        "etcd_disk_wal_fsync_duration_seconds_bucket",
+        "etcd_disk_backend_commit_duration_seconds_bucket",
+        "etcd_disk_backend_defrag_duration_seconds_bucket",
+        "etcd_network_client_grpc_received_bytes_total",
+        "etcd_network_client_grpc_sent_bytes_total",
+        "etcd_debugging_mvcc_keys_total",
+        "etcd_debugging_mvcc_watcher_total",
+        "grpc_server_started_total",
+        "grpc_server_handled_total",
+        "process_resident_memory_bytes",
+    ] {
+        assert!(page.lines().any(|line| line.starts_with(name)), "{name}");
+    }
+    let value = |name: &str| {
+        let line = page.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+        line.unwrap().parse::<f64>().unwrap()
+    };
+    assert!((value("etcd_mvcc_put_total") - 1.0).abs() < 0.1);
+    assert!(value("etcd_network_client_grpc_received_bytes_total") > 50.0);
 }
