@@ -30,7 +30,7 @@ pub mod writer;
 mod tests;
 
 use std::io;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use prost::Message;
@@ -121,6 +121,8 @@ pub struct Applied {
 #[derive(Debug)]
 pub struct Checkpoint {
     open: RwLock<Arc<Open>>,
+    /// Files that were replaced and may still be read.
+    retired: Mutex<Vec<Arc<Open>>>,
 }
 
 /// An open file of it.
@@ -128,6 +130,8 @@ pub struct Checkpoint {
 struct Open {
     database: Database,
     size: backend::Size,
+    /// Shared with each reader. Readers do not share the database itself: it is closed with the checkpoint, and by nobody later.
+    readers: Arc<()>,
 }
 
 impl Open {
@@ -137,7 +141,7 @@ impl Open {
             .set_cache_size(CACHE_BYTES)
             .create_with_backend(backend)
             .map_err(CheckpointError::database("open"))?;
-        Ok(Self { database, size })
+        Ok(Self { database, size, readers: Arc::default() })
     }
 
     fn begin(&self) -> Result<redb::WriteTransaction, CheckpointError> {
@@ -165,7 +169,7 @@ impl Checkpoint {
         };
         defragment::remove_leftover(disk).map_err(|source| CheckpointError::Io { operation: "clear up", source })?;
         disk.sync_directory().map_err(|source| CheckpointError::Io { operation: "make", source })?;
-        let checkpoint = Self { open: RwLock::new(Arc::new(Open::new(file)?)) };
+        let checkpoint = Self { open: RwLock::new(Arc::new(Open::new(file)?)), retired: Mutex::default() };
         checkpoint.check_format(store_id)?;
         Ok(checkpoint)
     }
@@ -229,11 +233,12 @@ impl Checkpoint {
 
     /// The rows of the last commit, with how far they are.
     pub fn rows(&self) -> Result<Rows, CheckpointError> {
-        Rows::new(self.open_file())
+        Rows::new(&self.open_file())
     }
 
     /// Commits what changed, durably, and returns how many bytes all rows have.
     pub fn commit(&self, delta: &Delta, applied: &Applied) -> Result<u64, CheckpointError> {
+        self.close_retired();
         let (_, before) = self.applied()?;
         let transaction = self.open_file().begin()?;
         let mut used = before;
@@ -295,6 +300,12 @@ impl Checkpoint {
         }
         finish(transaction, applied, used)?;
         Ok(used)
+    }
+
+    /// Closes replaced files that nobody reads any more, whose space the disk then has back.
+    fn close_retired(&self) {
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        retired.retain(|open| Arc::strong_count(&open.readers) > 1);
     }
 
     /// Size of the file.

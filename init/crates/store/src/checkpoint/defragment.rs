@@ -44,7 +44,10 @@ impl Checkpoint {
         };
         disk.rename(COPY_NAME, FILE_NAME).map_err(failed)?;
         disk.sync_directory().map_err(failed)?;
-        *self.open.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(new);
+        drop(old);
+        let old = std::mem::replace(&mut *self.open.write().unwrap_or_else(PoisonError::into_inner), Arc::new(new));
+        self.retired.lock().unwrap_or_else(PoisonError::into_inner).push(old);
+        self.close_retired();
         Ok(())
     }
 }

@@ -43,8 +43,8 @@ pub struct Rows {
     transaction: ReadTransaction,
     tables: std::slice::Iter<'static, Table>,
     current: Option<(Table, TableRows)>,
-    /// The file may have been replaced since; it is closed with its last reader.
-    _open: Arc<Open>,
+    /// Keeps the file open, should it be replaced.
+    _reader: Arc<()>,
 }
 
 type TableRows = redb::Range<'static, &'static [u8], &'static [u8]>;
@@ -56,12 +56,14 @@ impl std::fmt::Debug for Rows {
 }
 
 impl Rows {
-    pub(super) fn new(open: Arc<Open>) -> Result<Self, CheckpointError> {
+    pub(super) fn new(open: &Open) -> Result<Self, CheckpointError> {
+        // Before the transaction: whoever looks for readers in between finds this one.
+        let reader = Arc::clone(&open.readers);
         let transaction = open.read()?;
         let meta = transaction.open_table(META).map_err(CheckpointError::database("read"))?;
         let encoded = meta.get(KEY_APPLIED).map_err(CheckpointError::database("read"))?;
         let applied = encoded.map(|value| decode_applied(value.value())).transpose()?.unwrap_or_default().0;
-        Ok(Self { applied, transaction, tables: Table::ALL.iter(), current: None, _open: open })
+        Ok(Self { applied, transaction, tables: Table::ALL.iter(), current: None, _reader: reader })
     }
 
     /// How far the rows are.

@@ -233,6 +233,8 @@ async fn a_checkpoint_ahead_of_the_log_is_survived() {
     let term = node.status().term;
     node.stop().await;
     drop(node);
+    // Tasks of the dropped node may be closing their database still: a process that starts again has the disk to itself.
+    let disk = disk.copy();
     {
         let identity = Identity::load_or_create(&disk, &SystemRandom).unwrap();
         let checkpoint = Checkpoint::open(&disk, identity.store_id).unwrap();

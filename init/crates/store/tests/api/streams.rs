@@ -140,7 +140,10 @@ impl Stream {
             if answer.created {
                 return answer;
             }
-            self.early.push(answer);
+            // The end of a watch that is not there any more may come late, and is not that of the new one with its id.
+            if !answer.canceled || self.fragments.contains_key(&answer.watch_id) {
+                self.early.push(answer);
+            }
         }
     }
 
