@@ -6,6 +6,7 @@
 
 pub mod bench;
 pub mod build;
+pub mod cluster;
 pub mod commands;
 pub mod console;
 pub mod dns;

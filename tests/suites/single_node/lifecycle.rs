@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
+use keelson_vm::cluster;
 use keelson_vm::commands::image_disk;
 use keelson_vm::killer::{self, Killer};
 use keelson_vm::kubectl::condition_holds;
@@ -16,7 +17,7 @@ use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 
 use crate::shared::{Build, Outcome, build, ensure, shared_node, trial, with_node};
-use crate::workload::{WEB, job};
+use crate::workload::{WEB, job, job_on};
 
 /// For things that take seconds on an idle emulated node.
 const MINUTES: Duration = Duration::from_mins(4);
@@ -34,6 +35,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_job_completes", job_completes),
         trial("the_operator_sees_status_nodes_services_and_logs", operator),
         trial("the_token_is_in_no_log_console_or_argument", token_is_nowhere),
+        trial("a_worker_joins_by_a_token_serves_and_is_removed", worker),
         trial("killed_services_come_back_and_no_pod_restarts", kills),
         trial("a_reboot_keeps_all_objects", reboot),
         trial("a_power_cut_loses_no_acknowledged_write", power_cut),
@@ -59,7 +61,7 @@ fn create_machine(build: &Build, folder: &Path) -> Result<Machine, Failed> {
     let operator_key = build.tools.generate_key(&Node::operator_key(folder))?;
     let mut disks = vec![Disk { file: disk.qemu_file(), ..Disk::from_file(Path::new(""), "keelson") }];
     disks.extend(images);
-    let hardware = Hardware {
+    let mut hardware = Hardware {
         processors: 2,
         memory_mib: 3072,
         kernel: build.image.kernel.clone(),
@@ -73,6 +75,7 @@ fn create_machine(build: &Build, folder: &Path) -> Result<Machine, Failed> {
         network: Network::User(Ports::free()?),
         card: Card::default(),
     };
+    cluster::found(&mut hardware, folder)?;
     Ok(Machine::create(folder, hardware, build.speed)?)
 }
 
@@ -218,6 +221,42 @@ fn token_is_nowhere() -> Outcome {
         ensure(command_line.contains("keelson.role="), || format!("/proc/cmdline is {command_line:?}"))?;
         absent("/proc/cmdline", &command_line)
     })
+}
+
+/// Pods on both nodes reach each other's Services by name; what is removed is gone for good.
+fn worker() -> Outcome {
+    let build = build()?;
+    with_node(|node| {
+        let folder = build.machine_folder("second")?;
+        let mut machine = cluster::joiner(node, "worker", 2, &folder, 8 << 10)?;
+        machine.change_hardware(|hardware| {
+            hardware.processors = 1;
+            hardware.memory_mib = 1536;
+            hardware.disks.extend(node.machine.hardware().disks.get(1).cloned());
+        })?;
+        let started = Instant::now();
+        machine.start()?;
+        let outcome = serves_and_is_removed(node, &machine, started);
+        machine.cut_power()?;
+        outcome
+    })
+}
+
+fn serves_and_is_removed(node: &Node, machine: &Machine, started: Instant) -> Outcome {
+    node.wait_member_ready(machine)?;
+    println!("the worker is Ready after {:.1} s", started.elapsed().as_secs_f64());
+    for place in ["first", "second"] {
+        let name = format!("from-{place}");
+        let manifest = job_on(place, &name, &["get", "http://web.default.svc.cluster.local/env"]);
+        let answer = run_manifest(node, &name, &manifest)?;
+        ensure(answer.trim() == "from a config map", || format!("on {place} it answered {answer:?}"))?;
+    }
+    node.keelctl(&["node", "remove", "second"])?;
+    let nodes = node.kubectl().run(&["get", "nodes", "-o", "name"])?;
+    ensure(!nodes.contains("second"), || format!("after the removal there are {nodes}"))?;
+    let deadline = node.machine.speed().scale(MINUTES);
+    machine.console().wait_for("was removed from cluster", 0, deadline)?;
+    Ok(())
 }
 
 fn kills() -> Outcome {

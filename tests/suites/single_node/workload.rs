@@ -37,6 +37,15 @@ spec:
 
 /// A Job that runs the workload once with `arguments`, which need no quoting.
 pub(crate) fn job(name: &str, arguments: &[&str], host: bool) -> String {
+    manifest(name, arguments, host, "")
+}
+
+/// The same on a node of that name, whatever its scheduler thinks.
+pub(crate) fn job_on(node: &str, name: &str, arguments: &[&str]) -> String {
+    manifest(name, arguments, false, &format!("nodeName: {node}\n      "))
+}
+
+fn manifest(name: &str, arguments: &[&str], host: bool, place: &str) -> String {
     let arguments = arguments.iter().map(|word| format!("{word:?}")).collect::<Vec<_>>().join(", ");
     let security = if host { "hostPID: true\n      " } else { "" };
     let privileged = if host { "\n        securityContext: {privileged: true}" } else { "" };
@@ -49,7 +58,7 @@ spec:
   backoffLimit: 0
   template:
     spec:
-      {security}restartPolicy: Never
+      {place}{security}restartPolicy: Never
       containers:
       - name: once
         image: keelson.local/workload:1

@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::build::{BuildError, Image};
+use crate::cluster::ClusterError;
 use crate::machine::{self, Machine, MachineError};
 use crate::node::{Node, NodeError, Tools};
 use crate::project::{self, Project, ProjectError};
@@ -26,10 +27,8 @@ pub enum UpError {
     Node(#[from] NodeError),
     #[error("cannot put {path} on the image disk", path = path.display())]
     ImageDisk { path: PathBuf, source: std::io::Error },
-    #[error("machine {name:?} was made alone and has no link to others; delete it first: cargo vm down --delete")]
-    Alone { name: String },
-    #[error("cannot write {path}", path = path.display())]
-    Write { path: PathBuf, source: std::io::Error },
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     #[error("mkfs.ext4 could not make the image disk: {output}")]
     Mkfs { output: String },
 }
@@ -63,7 +62,7 @@ pub(super) fn up(options: &Up) -> Result<(), UpError> {
             report.line(&format!("{:?} works here; a new machine is made", speed.accelerator));
             let mut hardware = new_hardware(options, &folder, &image, &tools)?;
             if cluster::is_wanted(options) {
-                cluster::found(&mut hardware, &folder)?;
+                crate::cluster::found(&mut hardware, &folder)?;
             }
             Machine::create(&folder, hardware, speed)?
         }
