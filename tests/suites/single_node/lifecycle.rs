@@ -119,7 +119,11 @@ fn deployment() -> Outcome {
 /// From outside the machine, through a port that QEMU forwards to the node port.
 fn answers_by_node_port(node: &Node) -> Outcome {
     let port = Ports::free()?.cluster;
-    let command = format!("hostfwd_add net tcp:127.0.0.1:{port}-:30080");
+    // kube-proxy serves node ports on the address that the node is known by.
+    let Network::Segment { segment, .. } = node.machine.hardware().network else {
+        return Err("the machine is on no segment".into());
+    };
+    let command = format!("hostfwd_add net tcp:127.0.0.1:{port}-{}:30080", segment.address());
     node.machine.qmp("human-monitor-command", &json!({ "command-line": command }))?;
     let answer = wait::until("the node port to answer", MINUTES, || {
         ureq::get(format!("http://127.0.0.1:{port}/env"))
