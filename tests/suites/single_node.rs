@@ -27,5 +27,10 @@ fn main() {
     // The order is part of the plan, and two machines at once would starve each other.
     arguments.test_threads = Some(1);
     let trials = bad_input::trials().into_iter().chain(lifecycle::trials()).collect();
-    libtest_mimic::run(&arguments, trials).exit();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Whatever was run and whatever failed, no machine outlives the suite.
+    if let Some(node) = shared::shared_node().as_mut() {
+        let _ = node.machine.cut_power();
+    }
+    conclusion.exit();
 }
