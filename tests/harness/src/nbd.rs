@@ -12,7 +12,10 @@ use std::io::{self, Read, Write};
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::wait;
 
 /// A sector is what a disk writes whole or not at all.
 const SECTOR: u64 = 512;
@@ -36,9 +39,13 @@ struct Disk {
     file: File,
     size: u64,
     unflushed: BTreeMap<u64, Box<[u8]>>,
-    cut: bool,
-    flushes: u64,
+    cut: Option<Cut>,
+    /// The seed of a cut that is to come amid writes.
+    armed: Option<u64>,
 }
+
+/// A page of the guest's, not yet flushed: enough for a cut to lose something.
+const ARMED_SECTORS: usize = 8;
 
 impl Disk {
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
@@ -55,18 +62,41 @@ impl Disk {
         Ok(())
     }
 
-    fn write(&mut self, offset: u64, data: &[u8]) {
-        if self.cut {
-            return;
+    fn write(&mut self, offset: u64, data: &[u8]) -> io::Result<()> {
+        if self.cut.is_some() {
+            return Ok(());
         }
         let sectors = data.chunks_exact(usize::try_from(SECTOR).unwrap_or(512));
         for (sector, bytes) in (offset / SECTOR..).zip(sectors) {
             self.unflushed.insert(sector, bytes.into());
         }
+        match self.armed {
+            Some(seed) if self.unflushed.len() >= ARMED_SECTORS => self.cut(seed).map(drop),
+            _ => Ok(()),
+        }
+    }
+
+    fn cut(&mut self, seed: u64) -> io::Result<Cut> {
+        let mut random = seed | 1;
+        let mut cut = Cut { sectors_kept: 0, sectors_lost: 0 };
+        for (sector, data) in std::mem::take(&mut self.unflushed) {
+            // xorshift64*: any generator that a printed seed can repeat will do.
+            random ^= random >> 12;
+            random ^= random << 25;
+            random ^= random >> 27;
+            if random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 63 == 0 {
+                self.file.write_all_at(&data, sector * SECTOR)?;
+                cut.sectors_kept += 1;
+            } else {
+                cut.sectors_lost += 1;
+            }
+        }
+        self.armed = None;
+        self.cut = Some(cut);
+        Ok(cut)
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.flushes += 1;
         for (sector, data) in std::mem::take(&mut self.unflushed) {
             self.file.write_all_at(&data, sector * SECTOR)?;
         }
@@ -93,7 +123,7 @@ impl PowerCutDisk {
     pub fn serve(file: &Path, socket: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(file)?;
         let size = file.metadata()?.len() / SECTOR * SECTOR;
-        let disk = Arc::new(Mutex::new(Disk { file, size, unflushed: BTreeMap::new(), cut: false, flushes: 0 }));
+        let disk = Arc::new(Mutex::new(Disk { file, size, unflushed: BTreeMap::new(), cut: None, armed: None }));
         if socket.exists() {
             std::fs::remove_file(socket)?;
         }
@@ -113,35 +143,24 @@ impl PowerCutDisk {
         format!("nbd+unix:///?socket={}", self.socket.display())
     }
 
-    /// Cuts the power: from now on nothing is written, and of what was not flushed a part chosen by `seed` survives.
-    pub fn cut(&self, seed: u64) -> io::Result<Cut> {
-        let mut disk = self.disk.lock().unwrap_or_else(PoisonError::into_inner);
-        disk.cut = true;
-        let mut random = seed | 1;
-        let mut cut = Cut { sectors_kept: 0, sectors_lost: 0 };
-        for (sector, data) in std::mem::take(&mut disk.unflushed) {
-            // xorshift64*: any generator that a printed seed can repeat will do.
-            random ^= random >> 12;
-            random ^= random << 25;
-            random ^= random >> 27;
-            if random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 63 == 0 {
-                disk.file.write_all_at(&data, sector * SECTOR)?;
-                cut.sectors_kept += 1;
-            } else {
-                cut.sectors_lost += 1;
-            }
-        }
-        Ok(cut)
+    /// Cuts the power at the next moment at which something is written and not flushed: from then on nothing is written or
+    /// answered, and of what was not flushed a part chosen by `seed` survives.
+    pub fn cut_amid_writes(&self, seed: u64) {
+        self.locked().armed = Some(seed);
     }
 
-    /// Gives the machine its power back after [`Self::cut`].
+    /// What the cut did, once there was one.
+    pub fn cut(&self) -> Option<Cut> {
+        self.locked().cut
+    }
+
+    /// Gives the machine its power back.
     pub fn restore_power(&self) {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner).cut = false;
+        self.locked().cut = None;
     }
 
-    /// Flushes that the guest asked for so far.
-    pub fn flushes(&self) -> u64 {
-        self.disk.lock().unwrap_or_else(PoisonError::into_inner).flushes
+    fn locked(&self) -> MutexGuard<'_, Disk> {
+        self.disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -228,13 +247,17 @@ fn transmit(stream: &mut UnixStream, disk: &Mutex<Disk>, size: u64) -> io::Resul
         return Err(io::ErrorKind::InvalidData.into());
     }
     let locked = || disk.lock().unwrap_or_else(PoisonError::into_inner);
+    if locked().cut.is_some() {
+        wait_for_power(disk);
+        return Ok(false);
+    }
     let mut data = vec![0; if command <= 1 { length as usize } else { 0 }];
     match command {
         0 => locked().read(offset, &mut data)?,
         1 => {
             stream.read_exact(&mut data)?;
             let mut disk = locked();
-            disk.write(offset, &data);
+            disk.write(offset, &data)?;
             if flags & COMMAND_FLAG_FUA != 0 {
                 disk.flush()?;
             }
@@ -244,9 +267,22 @@ fn transmit(stream: &mut UnixStream, disk: &Mutex<Disk>, size: u64) -> io::Resul
         3 => locked().flush()?,
         _ => return Err(io::ErrorKind::Unsupported.into()),
     }
+    if locked().cut.is_some() {
+        wait_for_power(disk);
+        return Ok(false);
+    }
     stream.write_all(&[&MAGIC_REPLY.to_be_bytes()[..], &0u32.to_be_bytes(), &cookie].concat())?;
     stream.write_all(&data)?;
     Ok(true)
+}
+
+/// A disk without power answers nothing, or its machine would believe in writes that are lost. By the time the power is back,
+/// whoever asked is gone.
+fn wait_for_power(disk: &Mutex<Disk>) {
+    const LOOK: Duration = Duration::from_millis(20);
+    while disk.lock().unwrap_or_else(PoisonError::into_inner).cut.is_some() {
+        wait::pause(LOOK);
+    }
 }
 
 fn read_array<const N: usize>(stream: &mut UnixStream) -> io::Result<[u8; N]> {
@@ -263,13 +299,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = File::options().read(true).write(true).create_new(true).open(folder.path().join("disk")).unwrap();
         file.set_len(sectors * SECTOR).unwrap();
-        (folder, Disk { file, size: sectors * SECTOR, unflushed: BTreeMap::new(), cut: false, flushes: 0 })
+        (folder, Disk { file, size: sectors * SECTOR, unflushed: BTreeMap::new(), cut: None, armed: None })
     }
 
     #[test]
     fn reads_see_what_was_written_before_a_flush() {
         let (_folder, mut disk) = disk(8);
-        disk.write(SECTOR, &[7; 1024]);
+        disk.write(SECTOR, &[7; 1024]).unwrap();
         let mut buffer = [0; 2048];
         disk.read(0, &mut buffer).unwrap();
         assert_eq!(buffer[511..=512], [0, 7]);
@@ -277,18 +313,19 @@ mod tests {
     }
 
     #[test]
-    fn a_cut_keeps_all_that_was_flushed_and_a_part_of_the_rest() {
+    fn a_cut_amid_writes_keeps_all_that_was_flushed_and_a_part_of_the_rest() {
         let (_folder, mut disk) = disk(256);
-        disk.write(0, &vec![1; 512 * 128]);
+        disk.write(0, &vec![1; 512 * 128]).unwrap();
         disk.flush().unwrap();
-        disk.write(512 * 128, &vec![2; 512 * 128]);
         let served = PowerCutDisk { disk: Arc::new(Mutex::new(disk)), socket: PathBuf::new() };
-        let cut = served.cut(42).unwrap();
+        served.cut_amid_writes(42);
+        assert_eq!(served.cut(), None, "nothing could be lost yet");
+        served.locked().write(512 * 128, &vec![2; 512 * 128]).unwrap();
+        let cut = served.cut().unwrap();
         assert_eq!(cut.sectors_kept + cut.sectors_lost, 128);
         assert!(cut.sectors_kept > 20 && cut.sectors_lost > 20, "{cut:?}");
-        let disk = served.disk.lock().unwrap();
         let mut buffer = vec![0; 512 * 256];
-        disk.read(0, &mut buffer).unwrap();
+        served.locked().read(0, &mut buffer).unwrap();
         assert!(buffer[..512 * 128].iter().all(|&byte| byte == 1));
         let kept = buffer[512 * 128..].chunks(512).filter(|sector| sector.iter().all(|&byte| byte == 2)).count();
         assert_eq!(kept, cut.sectors_kept);
@@ -296,13 +333,13 @@ mod tests {
 
     #[test]
     fn writes_after_a_cut_go_nowhere() {
-        let (_folder, disk) = disk(8);
+        let (_folder, mut disk) = disk(8);
+        disk.cut(1).unwrap();
         let served = PowerCutDisk { disk: Arc::new(Mutex::new(disk)), socket: PathBuf::new() };
-        served.cut(1).unwrap();
-        served.disk.lock().unwrap().write(0, &[9; 512]);
+        served.locked().write(0, &[9; 512]).unwrap();
         served.restore_power();
         let mut buffer = [0; 512];
-        served.disk.lock().unwrap().read(0, &mut buffer).unwrap();
+        served.locked().read(0, &mut buffer).unwrap();
         assert_eq!(buffer, [0; 512]);
     }
 }

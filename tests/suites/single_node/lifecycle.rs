@@ -327,8 +327,11 @@ fn power_cut() -> Outcome {
         })?;
         let disk = power_cut_disk(node.machine.folder())?;
         let seed = 0x6b65_656c_736f_6e01;
-        // The disk stops first: nothing that it acknowledges after this moment could be lost.
-        let cut = disk.cut(seed)?;
+        // The disk stops first, and answers nothing from then on: nobody is told that a write is safe after this moment.
+        disk.cut_amid_writes(seed);
+        let cut = wait::until("a moment at which a power cut loses something", MINUTES, || {
+            disk.cut().ok_or_else(|| "all is flushed".to_owned())
+        })?;
         node.machine.cut_power()?;
         let acknowledged = writer.stop();
         println!("power cut with seed {seed:#x}: {cut:?}; {} writes were acknowledged", acknowledged.len());
