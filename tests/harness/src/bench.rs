@@ -138,6 +138,8 @@ impl From<Sizes> for SizeFigures {
 pub struct Run {
     /// Seconds from QEMU's start.
     pub milestones: Milestones,
+    /// Seconds from PID 1's first line to the start of kube-apiserver, by the node's own clock.
+    pub init_to_api_server: Option<f64>,
     pub processes: Vec<Process>,
     /// Processor seconds that QEMU itself used until Ready.
     pub qemu_cpu_seconds: f64,
@@ -163,7 +165,8 @@ pub fn measure_boot(node: &mut Node, idle: bool) -> Result<Run, BenchError> {
     let processes = processes(node)?;
     milestones.dns = milestones::observe_dns(node, started)?;
     let idle_cores = idle.then(|| idle_cores(&node.machine));
-    Ok(Run { milestones, processes, qemu_cpu_seconds, idle_cores })
+    let init_to_api_server = milestones::init_to_api_server(&node.machine.console().text());
+    Ok(Run { milestones, init_to_api_server, processes, qemu_cpu_seconds, idle_cores })
 }
 
 fn idle_cores(machine: &Machine) -> f64 {

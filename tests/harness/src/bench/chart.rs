@@ -82,6 +82,7 @@ mod tests {
                 ready: 31.0,
                 dns: 50.0,
             },
+            init_to_api_server: None,
             processes: vec![process("store", Some(2.0)), process("<odd>", Some(1.0)), process("unknown", None)],
             qemu_cpu_seconds: 0.0,
             idle_cores: None,

@@ -101,6 +101,14 @@ pub(super) fn observe_dns(node: &Node, started: Instant) -> Result<f64, BenchErr
     Ok(started.elapsed().as_secs_f64())
 }
 
+/// From PID 1's own stamps: "keelson    6.831s  kube-apiserver started".
+pub(super) fn init_to_api_server(console: &str) -> Option<f64> {
+    let stamp = |line: &str| line.strip_prefix("keelson ")?.split_whitespace().next()?.strip_suffix('s')?.parse().ok();
+    let first: f64 = console.lines().find_map(stamp)?;
+    let started: f64 = console.lines().find(|line| line.ends_with("kube-apiserver started")).and_then(stamp)?;
+    Some(started - first)
+}
+
 fn reach(milestone: &'static str, started: Instant, mut look: impl FnMut() -> bool) -> Result<f64, BenchError> {
     while !look() {
         if started.elapsed() > DEADLINE {
@@ -109,4 +117,17 @@ fn reach(milestone: &'static str, started: Instant, mut look: impl FnMut() -> bo
         wait::pause(LOOK_INTERVAL);
     }
     Ok(started.elapsed().as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_time_to_the_api_server_is_between_two_of_the_nodes_stamps() {
+        let console = "[    2.8] Key type\nkeelson    3.250s  root          Keelson 0.1.0\n\
+                       keelson    6.750s  kube-apiserver started\nkeelson    9.000s  kube-apiserver started\n";
+        assert_eq!(init_to_api_server(console), Some(3.5));
+        assert_eq!(init_to_api_server("keelson    3.250s  root          Keelson 0.1.0\n"), None);
+    }
 }
