@@ -85,10 +85,7 @@ pub struct Up {
     /// More words for the kernel command line
     #[arg(long, default_value = "", value_name = "WORDS")]
     append: String,
-    /// Control planes of the cluster, the first machine included
-    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
-    control_planes: u8,
-    /// Workers of the cluster
+    /// Workers beside the control plane
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=20))]
     workers: u8,
 }
@@ -97,16 +94,7 @@ impl Up {
     /// What `cargo vm up` does without options.
     fn defaults() -> Self {
         let machine = Named { name: "keelson".to_owned() };
-        Self {
-            machine,
-            memory: 3072,
-            processors: 2,
-            disk: 16,
-            images: vec![],
-            append: String::new(),
-            control_planes: 1,
-            workers: 0,
-        }
+        Self { machine, memory: 3072, processors: 2, disk: 16, images: vec![], append: String::new(), workers: 0 }
     }
 }
 

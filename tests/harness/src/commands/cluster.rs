@@ -1,4 +1,4 @@
-//! `cargo vm up --control-planes N --workers M`: more machines beside the first.
+//! `cargo vm up --workers N`: more machines beside the first.
 
 use crate::build::Image;
 use crate::cluster::{self, FIRST};
@@ -11,7 +11,7 @@ use super::Up;
 use super::up::{UpError, turn_on};
 
 pub(super) fn is_wanted(options: &Up) -> bool {
-    options.control_planes > 1 || options.workers > 0
+    options.workers > 0
 }
 
 /// Makes the machines that are missing, one after the other, and turns on those that are off.
@@ -22,15 +22,13 @@ pub(super) fn grow(
     project: &Project,
     report: &Report,
 ) -> Result<(), UpError> {
-    let control_planes = (2..=options.control_planes).map(|number| ("control-plane", format!("cp{number}")));
-    let workers = (1..=options.workers).map(|number| ("worker", format!("w{number}")));
-    for (number, (role, suffix)) in (FIRST + 1..).zip(control_planes.chain(workers)) {
-        let folder = project.machine_folder(&format!("{}-{suffix}", options.machine.name))?;
+    for worker in 1..=options.workers {
+        let folder = project.machine_folder(&format!("{}-w{worker}", options.machine.name))?;
         let mut machine = match Machine::open(&folder) {
             Ok(machine) => machine,
             Err(MachineError::Unknown { .. }) => {
                 project::create_folder(&folder)?;
-                cluster::joiner(first, role, number, &folder, options.disk << 10)?
+                cluster::joiner(first, "worker", FIRST + worker, &folder, options.disk << 10)?
             }
             Err(error) => return Err(error.into()),
         };
