@@ -17,24 +17,24 @@ async fn a_lease_lives_by_keep_alives_to_any_member_and_ends_everywhere() {
     let mut cluster = Cluster::founded(3, &[]).await;
     let leader = cluster.leader().await;
     let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
-    let grant = pb::LeaseGrantRequest { ttl: 4, id: 0 };
+    let grant = pb::LeaseGrantRequest { ttl: 8, id: 0 };
     let lease = cluster.members[first].lease().lease_grant(grant).await.unwrap().into_inner();
     let request = pb::PutRequest { key: "leased".into(), value: "v".into(), lease: lease.id, ..Default::default() };
     cluster.members[second].kv().put(request).await.unwrap();
     let left = pb::LeaseTimeToLiveRequest { id: lease.id, keys: true };
     let left = cluster.members[second].lease().lease_time_to_live(left).await.unwrap().into_inner();
-    assert_eq!((left.granted_ttl, left.keys.len()), (4, 1));
-    assert!((2..=4).contains(&left.ttl), "{left:?}");
+    assert_eq!((left.granted_ttl, left.keys.len()), (8, 1));
+    assert!((2..=8).contains(&left.ttl), "{left:?}");
 
     // Kept alive at followers for longer than it would live by itself.
-    for round in 0..8 {
+    for round in 0..12 {
         tokio::time::sleep(Duration::from_secs(1)).await;
         let at = if round % 2 == 0 { first } else { second };
-        assert_eq!(keep_alive(&cluster, at, lease.id).await, 4);
+        assert_eq!(keep_alive(&cluster, at, lease.id).await, 8);
     }
     // A new leader gives it its whole time again, and renews it.
     cluster.members[leader].kill();
-    assert_eq!(keep_alive(&cluster, first, lease.id).await, 4);
+    assert_eq!(keep_alive(&cluster, first, lease.id).await, 8);
     assert!(get(&mut cluster.members[second].kv(), "leased", false).await.is_some());
     wait_until("the lease's end", async || get(&mut cluster.members[second].kv(), "leased", false).await.is_none())
         .await;
