@@ -44,7 +44,7 @@ pub enum Verdict {
     Nothing,
     /// New connections go elsewhere.
     Avoid,
-    /// New connections go elsewhere, and the present ones are reset.
+    /// New connections go elsewhere, and the present ones are reset if there is an elsewhere.
     Reset,
     /// It may be used again.
     Restored,

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -22,6 +22,8 @@ pub struct Target {
     known: Mutex<Known>,
     /// Grows each time its connections are to be reset.
     resets: watch::Sender<u64>,
+    /// Its connections are to be reset as soon as there is a better server for them.
+    reset_due: AtomicBool,
     pub connections: AtomicU64,
     pub connections_total: AtomicU64,
     pub bytes_up: AtomicU64,
@@ -46,6 +48,7 @@ impl Target {
             local,
             known: Mutex::default(),
             resets: watch::Sender::new(0),
+            reset_due: AtomicBool::new(false),
             connections: AtomicU64::new(0),
             connections_total: AtomicU64::new(0),
             bytes_up: AtomicU64::new(0),
@@ -75,8 +78,8 @@ impl Target {
         });
     }
 
-    /// Takes in what a probe found, and does what follows from it.
-    pub(crate) fn take(&self, finding: Finding, reason: String, elapsed: Duration) {
+    /// Takes in what a probe found.
+    fn take(&self, finding: Finding, reason: String, elapsed: Duration) {
         let mut known = lock(&self.known);
         let verdict = known.health.take(finding, elapsed);
         known.reason = reason;
@@ -91,8 +94,10 @@ impl Target {
         if matches!(verdict, Verdict::Avoid | Verdict::Reset) {
             self.evictions.fetch_add(1, Ordering::Relaxed);
         }
-        if verdict == Verdict::Reset {
-            self.reset();
+        match verdict {
+            Verdict::Reset => self.reset_due.store(true, Ordering::Relaxed),
+            Verdict::Restored => self.reset_due.store(false, Ordering::Relaxed),
+            Verdict::Avoid | Verdict::Nothing => {}
         }
     }
 
@@ -225,6 +230,21 @@ impl Pool {
         self.authority.subscribe()
     }
 
+    /// Takes in what a probe of `target` found, and does what follows from it for all.
+    ///
+    /// Connections are reset only while a ready server is there to take them: a server that is merely slow would otherwise be
+    /// buried under all the connections and lists that come back to it. One that is really gone is noticed by the kernel
+    /// ([`crate::sockets`]).
+    pub(crate) fn take(&self, target: &Target, finding: Finding, reason: String, elapsed: Duration) {
+        target.take(finding, reason, elapsed);
+        let targets = self.targets.borrow().clone();
+        if targets.iter().any(|target| target.state() == State::Ready) {
+            for target in targets.iter().filter(|target| target.reset_due.swap(false, Ordering::Relaxed)) {
+                target.reset();
+            }
+        }
+    }
+
     /// The servers in the order to try for the next connection.
     pub fn order(&self) -> Vec<Arc<Target>> {
         let targets = self.targets.borrow().clone();
@@ -250,4 +270,45 @@ impl Pool {
 /// Each change under these locks is complete in itself, so a panic elsewhere leaves them whole.
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pool(addresses: [&str; 2]) -> (Pool, Vec<Arc<Target>>) {
+        let pool = Pool::new(PathBuf::new(), Duration::ZERO);
+        let targets: Vec<_> =
+            addresses.iter().map(|address| Arc::new(Target::new(address.parse().unwrap(), false))).collect();
+        pool.targets.send_replace(targets.clone());
+        (pool, targets)
+    }
+
+    fn take(pool: &Pool, target: &Target, findings: &[Finding]) {
+        for finding in findings {
+            pool.take(target, *finding, String::new(), Duration::from_millis(500));
+        }
+    }
+
+    #[test]
+    fn a_dead_servers_connections_are_reset_once_another_is_ready_to_take_them() {
+        let (pool, targets) = pool(["10.0.0.1:6443", "10.0.0.2:6443"]);
+        let resets = targets[0].resets();
+        take(&pool, &targets[0], &[Finding::Ready, Finding::Unreachable, Finding::Unreachable]);
+        assert_eq!((targets[0].state(), *resets.borrow()), (State::Dead, 0), "nobody is better");
+        take(&pool, &targets[1], &[Finding::Ready]);
+        assert_eq!(*resets.borrow(), 1);
+        take(&pool, &targets[1], &[Finding::Ready, Finding::Ready]);
+        assert_eq!(*resets.borrow(), 1, "once");
+    }
+
+    #[test]
+    fn a_server_that_came_back_keeps_its_connections() {
+        let (pool, targets) = pool(["10.0.0.1:6443", "10.0.0.2:6443"]);
+        let resets = targets[0].resets();
+        take(&pool, &targets[0], &[Finding::Ready, Finding::Unreachable, Finding::Unreachable]);
+        take(&pool, &targets[0], &[Finding::Ready; 3]);
+        take(&pool, &targets[1], &[Finding::Ready]);
+        assert_eq!(*resets.borrow(), 0);
+    }
 }

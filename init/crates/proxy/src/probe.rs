@@ -51,7 +51,7 @@ pub async fn run(pool: Arc<Pool>, target: Arc<Target>) {
             Some(trusted) => ask(&target, &trusted, &mut connection).await,
             None => (Finding::Unreachable, "its authority is not known yet".to_owned()),
         };
-        target.take(finding, reason, begun.duration_since(last));
+        pool.take(&target, finding, reason, begun.duration_since(last));
         last = begun;
         let alone = targets.borrow().len() == 1;
         let interval = spread(if alone { INTERVAL_ALONE } else { INTERVAL }, begun);
