@@ -2,7 +2,7 @@
 
 use keelson_etcd_api::etcdserverpb as pb;
 
-use crate::harness::{Cluster, get, put};
+use crate::harness::{Cluster, get, put, wait_until};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_behind_a_purge_catches_up_by_snapshot_and_its_watchers_go_on() {
@@ -25,6 +25,8 @@ async fn a_member_behind_a_purge_catches_up_by_snapshot_and_its_watchers_go_on()
     for write in writes {
         write.await.unwrap();
     }
+    let first_segment = cluster.members[leader].data_dir().join("log-0000000000000001");
+    wait_until("the purge of what the member lacks", async || !first_segment.exists()).await;
     cluster.members[away].start();
     cluster.members[away].wait_for_log("installed a snapshot").await;
     cluster.members[away].wait_until_ready().await;
