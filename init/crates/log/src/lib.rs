@@ -30,7 +30,6 @@ pub mod serve;
 pub mod writer;
 
 pub mod error_chain;
-pub mod notify;
 
 #[cfg(test)]
 mod tests;

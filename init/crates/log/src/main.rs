@@ -14,7 +14,6 @@ use std::{
 use keelson_log::{
     error_chain::chain,
     files::{DIRECTORY, Directory, ROTATION},
-    notify,
     query::SOCKET_PATH,
     reader::{ReadError, Reader},
     rings::{LIMITS, Rings},
@@ -82,7 +81,7 @@ fn run() -> Result<(), StartError> {
 
     let flushed = start_writer(&rings, own)?;
     start_server(&rings)?;
-    notify::ready().map_err(StartError::Notify)?;
+    keelson_control::notify::ready().map_err(StartError::Notify)?;
 
     let outcome = reader.run();
     rings.close();

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use keelson_config::network_state::{NetworkState, TimeState};
 use keelson_config::{AddressMethod, LinkSelector, NodeConfig};
+use keelson_control::notify;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
@@ -20,7 +21,7 @@ use crate::say::{failed, say};
 use crate::sntp::{self, Servers};
 use crate::state::{self, Seen};
 use crate::waiting::{Awaited, Waiting};
-use crate::{files, notify, resolver};
+use crate::{files, resolver};
 
 /// DHCP answers on their way to the loop; more at once is a flood, which the socket's buffer then bounds.
 const PACKETS_QUEUED: usize = 64;
@@ -397,7 +398,7 @@ impl Daemon {
             let addresses: Vec<String> = self.published.node_addresses.iter().map(ToString::to_string).collect();
             let status = format!("node address {}", addresses.join(", "));
             say(format_args!("network up, {status}"));
-            match notify::ready(&status) {
+            match notify::ready_with_status(&status) {
                 Ok(()) => self.ready = true,
                 Err(error) => say(format_args!("cannot tell the supervisor: {error}")),
             }

@@ -26,7 +26,6 @@ pub mod dhcp;
 pub mod files;
 pub mod kernel;
 pub mod links;
-pub mod notify;
 pub mod plan;
 pub mod port;
 pub mod resolver;
