@@ -21,6 +21,7 @@ mod tests;
 
 use std::collections::BTreeMap;
 use std::io;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -190,6 +191,8 @@ pub struct Node<S: Replicated> {
     changes: tokio::sync::Mutex<()>,
     receiving: tokio::sync::Mutex<Option<receive::Receiving>>,
     leases: OnceLock<Weak<dyn LeaseService>>,
+    /// Whether this member has seen itself among the members.
+    was_member: AtomicBool,
     fail: Arc<watch::Sender<Option<Failure>>>,
     failure: watch::Receiver<Option<Failure>>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
@@ -248,6 +251,7 @@ impl<S: Replicated> Node<S> {
             changes: tokio::sync::Mutex::default(),
             receiving: tokio::sync::Mutex::default(),
             leases: OnceLock::new(),
+            was_member: AtomicBool::new(false),
             raft,
             fail,
             failure,
@@ -358,7 +362,7 @@ impl<S: Replicated> Node<S> {
             index: metrics.last_log_index.unwrap_or(0),
             applied: metrics.last_applied.as_ref().map_or(0, |id| id.index),
             is_leader: leader == Some(self.identity.member_id),
-            is_learner: !metrics.membership_config.voter_ids().any(|id| id == self.identity.member_id),
+            is_learner: !votes(metrics.committed_membership_config.membership(), self.identity.member_id),
         }
     }
 
@@ -375,13 +379,12 @@ impl<S: Replicated> Node<S> {
         heard.is_some_and(|at| at.elapsed() < limit)
     }
 
-    /// Members by id, each with whether it learns only.
+    /// Members by id, each with whether it learns only. What is not committed yet is not told: the cluster cannot rely on it.
     pub fn members(&self) -> Vec<(MemberId, Member, bool)> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        let membership = metrics.membership_config.membership();
-        let learns = |id: &MemberId| !membership.voter_ids().any(|voter| voter == *id);
-        membership.nodes().map(|(id, member)| (*id, member.clone(), learns(id))).collect()
+        let membership = metrics.committed_membership_config.membership();
+        membership.nodes().map(|(id, member)| (*id, member.clone(), !votes(membership, *id))).collect()
     }
 
     /// How long the log's batches took to become durable.
@@ -448,6 +451,12 @@ impl<S: Replicated> Drop for Node<S> {
             task.abort();
         }
     }
+}
+
+/// Whether a member votes. While a change is under way that is a matter of the old voters: without a quorum of them it does not come to an end, so the
+/// new ones make up for the loss of none of them yet.
+fn votes(membership: &openraft::Membership<MemberId, Member>, id: MemberId) -> bool {
+    membership.get_joint_config().first().is_some_and(|voters| voters.contains(&id))
 }
 
 /// The first failure is the cause; what follows from it is not told.

@@ -140,10 +140,17 @@ async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Err
     let disk: Arc<dyn Disk> = Arc::<crate::disk::HostDisk>::clone(&data_dir.disk);
     // Other members may be waited for, for as long as it takes.
     let start = async {
-        let (node, peers) = begin(settings, disk).await?;
+        let Begun { node, peers, plan, dialer } = begin(settings, disk).await?;
+        let removed = async {
+            if settings.join && node.status().index == 0 {
+                return plan.removed(node.member_id(), &dialer).await;
+            }
+            std::future::pending().await
+        };
         tokio::select! {
             ready = node.ready() => ready.map_err(Error::Start)?,
             failure = node.failed() => return Err(Error::Failed(failure)),
+            removed = removed => return Err(Error::Bootstrap(removed)),
         }
         Ok::<_, Error>((node, peers))
     };
@@ -206,8 +213,17 @@ impl Drop for Peers {
     }
 }
 
+/// A member that takes part in consensus, and what it began from.
+#[derive(Debug)]
+struct Begun {
+    node: Arc<Node<State>>,
+    peers: Peers,
+    plan: Plan,
+    dialer: Arc<Dialer>,
+}
+
 /// Takes part in consensus from here on.
-async fn begin(settings: &Settings, disk: Arc<dyn Disk>) -> Result<(Arc<Node<State>>, Peers), Error> {
+async fn begin(settings: &Settings, disk: Arc<dyn Disk>) -> Result<Begun, Error> {
     let plan = plan(settings);
     let random = Arc::new(SystemRandom);
     let dialer = Arc::new(Dialer::new(settings.peer_tls.as_ref()).map_err(Error::PeerTls)?);
@@ -217,12 +233,12 @@ async fn begin(settings: &Settings, disk: Arc<dyn Disk>) -> Result<(Arc<Node<Sta
     // Not before: who asks this member who it is while it does not know would wait for an answer.
     let bound = peer::server::Server::bind(&settings.listen_peer, settings.peer_tls.as_ref());
     let server = bound.await.map_err(Error::PeerServer)?;
-    let links = Arc::new(Links::new(local, dialer, settings.election_timeout * 2));
-    let config = node_config(settings, plan.member, initial);
+    let links = Arc::new(Links::new(local, Arc::clone(&dialer), settings.election_timeout * 2));
+    let config = node_config(settings, plan.member.clone(), initial);
     let node = Node::begin(config, identity, disk, random, State::default(), links).await.map_err(Error::Start)?;
     let handler: Arc<dyn Handler> = Arc::<Node<State>>::clone(&node);
     let serving = tokio::spawn(server.serve(handler, node.largest_command()));
-    Ok((node, Peers(serving)))
+    Ok(Begun { node, peers: Peers(serving), plan, dialer })
 }
 
 fn plan(settings: &Settings) -> Plan {

@@ -111,6 +111,26 @@ impl Plan {
         futures::future::join_all(asked).await
     }
 
+    /// Returns when the cluster knows a member no more that was added to it and has heard nothing from it yet: nobody will tell that one.
+    pub async fn removed(&self, member_id: MemberId, dialer: &Arc<Dialer>) -> BootstrapError {
+        let mut known_at = None;
+        let mut unknown_since = None;
+        loop {
+            let answers = self.ask_others(dialer).await;
+            let infos = || answers.iter().flatten().filter(|info| !info.membership.members.is_empty());
+            let knows = |info: &&ClusterInfo| info.membership.members.contains_key(&member_id);
+            known_at = infos().filter(knows).map(|info| info.membership_id).max().flatten().max(known_at);
+            // As old as one that knows it, or older, says nothing.
+            if infos().any(|info| !knows(&info) && info.membership_id > known_at) {
+                let since = *unknown_since.get_or_insert_with(Instant::now);
+                if known_at.is_some() || since.elapsed() >= UNKNOWN_TIMEOUT {
+                    return BootstrapError::NotAdded(self.member.peer_urls.clone());
+                }
+            }
+            tokio::time::sleep(ASK_TIMEOUT).await;
+        }
+    }
+
     /// The ids that the cluster has given this member.
     async fn find(&self, dialer: &Arc<Dialer>) -> Result<(MemberId, u64), BootstrapError> {
         let sorted = |urls: &[String]| {

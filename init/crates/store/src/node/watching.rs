@@ -1,5 +1,6 @@
 //! What a member watches besides its own work: who the members are, and whether it is still one.
 
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Weak};
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -43,6 +44,9 @@ pub(super) async fn watch_removal<S: Replicated>(node: Weak<Node<S>>) {
 
 impl<S: Replicated> Node<S> {
     /// Why this member must not go on, if so.
+    ///
+    /// A list of members without this one means that it was removed only if it is newer than one with it: a member that joins is sent the
+    /// log from long before it was added, and for a while knows the lists of then.
     async fn is_out(&self) -> Option<&'static str> {
         let own = self.identity.member_id;
         let (known, others, removed) = {
@@ -53,7 +57,10 @@ impl<S: Replicated> Node<S> {
             // It leads on for a moment, to hand over; that it led is named as the leader for longer.
             let leads = metrics.state == openraft::ServerState::Leader;
             let is_in = |membership: &openraft::Membership<_, _>| membership.get_node(&own).is_some();
-            let removed = committed.log_id().is_some()
+            if is_in(committed.membership()) || is_in(effective.membership()) {
+                self.was_member.store(true, Ordering::Relaxed);
+            }
+            let removed = self.was_member.load(Ordering::Relaxed)
                 && !is_in(committed.membership())
                 && !is_in(effective.membership())
                 && !leads;
@@ -67,13 +74,14 @@ impl<S: Replicated> Node<S> {
         if self.status().leader.is_some() {
             return None;
         }
+        let was_member = self.was_member.load(Ordering::Relaxed);
         for other in others {
             let asked = self.transport.call(other, Lane::Control, Request::ClusterInfo, self.timing.election_timeout);
             match asked.await {
                 Ok(Answer::Cluster(info)) => {
-                    // What is committed behind what this member knows, and does not have it.
-                    let newer = known.is_some() && info.membership_id > known;
-                    if newer && !info.membership.members.contains_key(&own) {
+                    // One that never saw itself listed believes only the leader: another may be as far behind.
+                    let newer = if was_member { info.membership_id > known } else { info.leader == Some(other) };
+                    if known.is_some() && newer && !info.membership.members.contains_key(&own) {
                         return Some(REMOVED);
                     }
                 }

@@ -13,7 +13,7 @@ async fn voters(cluster: &Cluster, at: usize) -> usize {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_cluster_grows_from_one_to_three_and_outlives_its_leader() {
+async fn a_cluster_grows_from_one_to_three_and_shrinks_to_one() {
     let mut cluster = Cluster::founded(1, &[]).await;
     let mut kv = cluster.members[0].kv();
     for number in 0..50 {
@@ -45,6 +45,21 @@ async fn a_cluster_grows_from_one_to_three_and_outlives_its_leader() {
     cluster.members[leader].start();
     cluster.members[leader].wait_until_ready().await;
     cluster.assert_equal_hashes().await;
+
+    // Back to one, the leader too: it hands over before it goes.
+    for _ in 0..2 {
+        let leader = cluster.leader().await;
+        let id = cluster.members[leader].id().await;
+        let left = cluster.members[leader].cluster().member_remove(pb::MemberRemoveRequest { id }).await;
+        assert!(left.unwrap().into_inner().members.iter().all(|member| member.id != id));
+        assert_eq!(cluster.members[leader].wait().await, Some(1));
+        assert!(cluster.members[leader].log().contains("this member was removed from the cluster"));
+    }
+    let last = cluster.leader().await;
+    let mut kv = cluster.members[last].kv();
+    kv.put(put("alone", "1")).await.unwrap();
+    assert_eq!(get(&mut kv, "key-49", false).await.as_deref(), Some("49"));
+    assert_eq!(cluster.members[last].members().await.len(), 1);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -98,6 +113,23 @@ async fn a_member_that_was_removed_while_it_was_off_stops_and_says_why() {
     cluster.members[gone].start();
     assert_eq!(cluster.members[gone].wait().await, Some(1));
     assert!(cluster.members[gone].log().contains("this member was removed from the cluster"));
+}
+
+/// Nobody can tell it: it never heard of a member that it could ask.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_that_was_removed_before_its_first_entry_stops_and_says_why() {
+    let mut cluster = Cluster::founded(1, &[]).await;
+    let number = cluster.prepare("m1");
+    let url = cluster.members[number].peer_url.clone();
+    let added = cluster.members[0].cluster().member_add(add(&url, true)).await.unwrap().into_inner();
+    // Not where others look for it, so that no entry reaches it.
+    cluster.join(number, &["--listen-peer-urls=https://127.0.0.1:0"]);
+    let identity = cluster.members[number].data_dir().join("identity");
+    wait_until("the member knows who it is", async || identity.exists()).await;
+    let id = added.member.unwrap().id;
+    cluster.members[0].cluster().member_remove(pb::MemberRemoveRequest { id }).await.unwrap();
+    assert_eq!(cluster.members[number].wait().await, Some(1));
+    assert!(cluster.members[number].log().contains("the cluster knows no member with the peer URLs"));
 }
 
 /// Its id is made from the same list, but what it promised under that id is lost with the disk.
