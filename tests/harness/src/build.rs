@@ -104,6 +104,17 @@ pub struct Sizes {
     pub initramfs: u64,
 }
 
+/// Builds etcd alone, for this host, or finds it in the cache.
+pub fn etcd(request: &BuildRequest, progress: &mut dyn Progress) -> Result<PathBuf, BuildError> {
+    let mut steps = Steps::new(request.target.join("image/logs"), progress)?;
+    let built = go::MODULES
+        .iter()
+        .filter(|module| module.name == "etcd")
+        .map(|module| steps.step(module.name, |step| go::build(module, &request.checkout, &request.cache, step)));
+    let folders: BTreeMap<_, _> = built.map(|folder| Ok(("etcd", folder?))).collect::<Result<_, BuildError>>()?;
+    Ok(program(&folders, "etcd")?.join("etcd"))
+}
+
 /// Builds all of it, or what is not built yet.
 pub fn image(request: &BuildRequest, progress: &mut dyn Progress) -> Result<Image, BuildError> {
     let BuildRequest { checkout, target, cache, install_packages } = request;

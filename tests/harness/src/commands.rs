@@ -108,6 +108,8 @@ pub struct Bench {
 enum BenchWhat {
     /// Seconds to each milestone of a boot, memory and processor time of each process
     Boot(bench::BenchBoot),
+    /// The store beside etcd: operations a second, times, processor time, memory and bytes written
+    Store(bench::BenchStore),
 }
 
 #[derive(Debug, Args)]
@@ -171,6 +173,7 @@ pub fn run(line: CommandLine) -> Result<u8, CommandError> {
         Verb::Image => image::image()?,
         Verb::Down(options) => down::down(&options)?,
         Verb::Bench(Bench { what: BenchWhat::Boot(options) }) => bench::boot(&options)?,
+        Verb::Bench(Bench { what: BenchWhat::Store(options) }) => bench::store(&options)?,
         Verb::Soak(options) => soak::soak(&options)?,
         Verb::Pause(named) => show::pause(&named.name, true)?,
         Verb::Resume(named) => show::pause(&named.name, false)?,

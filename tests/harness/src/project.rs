@@ -97,6 +97,16 @@ impl Project {
         self.program("keelson-baseline")
     }
 
+    /// Builds etcd for this host, or finds it in the cache, and returns its path.
+    pub fn etcd(&self, progress: &mut dyn Progress) -> Result<PathBuf, BuildError> {
+        build::etcd(&self.request()?, progress)
+    }
+
+    /// Builds the store, and the program that loads it and etcd, for this host. Returns their paths.
+    pub fn store_and_load(&self) -> Result<(PathBuf, PathBuf), ProjectError> {
+        Ok((self.program("keelson-store")?, self.program("keelson-load")?))
+    }
+
     /// Builds a package whose program has the same name, for this host.
     fn program(&self, package: &'static str) -> Result<PathBuf, ProjectError> {
         let output = Command::new("cargo")

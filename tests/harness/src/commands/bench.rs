@@ -25,12 +25,32 @@ pub(super) struct BenchBoot {
     json: PathBuf,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct BenchStore {
+    /// File for the figures
+    #[arg(long, default_value = "store.json", value_name = "FILE")]
+    json: PathBuf,
+    /// Part of the full size: 0.1 shortens windows, keys and repetitions to about a tenth
+    #[arg(long, default_value_t = 1.0)]
+    scale: f64,
+    /// Windows for each workload on each side
+    #[arg(long, default_value_t = 3)]
+    rounds: u32,
+    /// Only workloads whose name contains one of these, separated by commas
+    #[arg(long, value_name = "PARTS")]
+    only: Option<String>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum BenchCommandError {
     #[error(transparent)]
     Up(#[from] UpError),
     #[error(transparent)]
     Bench(#[from] BenchError),
+    #[error("cannot start {program}", program = program.display())]
+    Start { program: PathBuf, source: std::io::Error },
+    #[error("the load ended with {0}")]
+    Load(std::process::ExitStatus),
     #[error("cannot empty {path}", path = path.display())]
     Folder { path: PathBuf, source: std::io::Error },
 }
@@ -74,6 +94,28 @@ pub(super) fn boot(options: &BenchBoot) -> Result<(), BenchCommandError> {
         figures.add(pair);
         // What was measured is not lost when a later run fails.
         bench::write(&figures, &options.json)?;
+    }
+    report.line(&format!("the figures are in {}", options.json.display()));
+    Ok(())
+}
+
+/// The load is a program of its own, since this one is not optimised. What it says goes to the terminal as it is.
+pub(super) fn store(options: &BenchStore) -> Result<(), BenchCommandError> {
+    let mut report = Report::default();
+    let project = Project::of_this_build();
+    let etcd = project.etcd(&mut report).map_err(UpError::from)?;
+    let (store, load) = project.store_and_load()?;
+    let folder = project.target().join("bench");
+    project::create_folder(&folder)?;
+    let host = serde_json::to_string(&bench::host("none", project.checkout())).map_err(BenchError::Encode)?;
+    let mut command = std::process::Command::new(&load);
+    command.arg("--store").arg(store).arg("--etcd").arg(etcd).arg("--folder").arg(folder);
+    command.arg("--json").arg(&options.json).args(["--host", &host]);
+    command.arg("--scale").arg(options.scale.to_string()).arg("--rounds").arg(options.rounds.to_string());
+    command.args(options.only.iter().flat_map(|only| ["--only", only]));
+    let status = command.status().map_err(|source| BenchCommandError::Start { program: load, source })?;
+    if !status.success() {
+        return Err(BenchCommandError::Load(status));
     }
     report.line(&format!("the figures are in {}", options.json.display()));
     Ok(())
