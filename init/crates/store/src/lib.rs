@@ -9,6 +9,7 @@
 mod blocking;
 pub mod checkpoint;
 pub mod command;
+mod consensus;
 pub mod data_dir;
 pub mod disk;
 pub mod flags;

@@ -121,6 +121,18 @@ impl Default for Options {
     }
 }
 
+/// Where the log is written.
+#[derive(Clone, Debug)]
+pub enum Place {
+    /// On a thread of its own.
+    Thread,
+    /// By a task of this runtime, whose thread then waits for the disk: for one that has nothing to do until the disk is done.
+    Runtime(tokio::runtime::Handle),
+    /// By a task whose disk takes its time.
+    #[cfg(test)]
+    Simulation,
+}
+
 /// Called once the operation it came with is durable, or failed for good.
 pub type Completion = Box<dyn FnOnce(io::Result<()>) + Send>;
 
@@ -137,10 +149,8 @@ pub struct Log {
 #[derive(Debug)]
 struct Shared {
     state: Mutex<State>,
-    wake: std::sync::Condvar,
+    wake: Wake,
     sync_times: Histogram,
-    #[cfg(test)]
-    simulated_wake: tokio::sync::Notify,
 }
 
 #[derive(Debug)]
@@ -184,21 +194,40 @@ impl Shared {
     }
 }
 
+/// How the writer waits.
+#[derive(Debug)]
+enum Wake {
+    Thread(std::sync::Condvar),
+    Task(tokio::sync::Notify),
+}
+
 impl Shared {
     fn wake_writer(&self) {
-        self.wake.notify_one();
-        #[cfg(test)]
-        self.simulated_wake.notify_one();
+        match &self.wake {
+            Wake::Thread(condition) => condition.notify_one(),
+            Wake::Task(notify) => notify.notify_one(),
+        }
     }
 }
 
 impl Log {
-    /// Recovers the log from its files and starts the writer.
+    /// Recovers the log from its files and starts the writer, on a thread of its own.
     pub fn open(
         disk: Arc<dyn Disk>,
         random: &Arc<dyn Random>,
         options: Options,
         on_failure: OnFailure,
+    ) -> Result<Self, OpenError> {
+        Self::open_on(disk, random, options, on_failure, Place::Thread)
+    }
+
+    /// As [`Log::open`], with the writer in another place.
+    pub fn open_on(
+        disk: Arc<dyn Disk>,
+        random: &Arc<dyn Random>,
+        options: Options,
+        on_failure: OnFailure,
+        place: Place,
     ) -> Result<Self, OpenError> {
         let recovered = recovery::recover(disk.as_ref(), options)?;
         let shared = Arc::new(Shared {
@@ -211,13 +240,17 @@ impl Log {
                 closed: false,
                 failed: false,
             }),
-            wake: std::sync::Condvar::new(),
+            wake: match &place {
+                Place::Thread => Wake::Thread(std::sync::Condvar::new()),
+                Place::Runtime(_) => Wake::Task(tokio::sync::Notify::new()),
+                #[cfg(test)]
+                Place::Simulation => Wake::Task(tokio::sync::Notify::new()),
+            },
             sync_times: Histogram::default(),
-            #[cfg(test)]
-            simulated_wake: tokio::sync::Notify::new(),
         });
+        let random = Arc::clone(random);
         let writer =
-            writer::Handle::start(disk, Arc::clone(random), options, Arc::clone(&shared), recovered.tail, on_failure)
+            writer::Handle::start(disk, random, options, Arc::clone(&shared), recovered.tail, on_failure, place)
                 .map_err(|source| OpenError::Io { operation: "start the log's writer", name: String::new(), source })?;
         Ok(Self { shared, _writer: Arc::new(writer) })
     }

@@ -69,6 +69,8 @@ pub struct Config {
     /// Free space below which writes that grow the store are refused.
     pub reserve_bytes: u64,
     pub initial: Initial,
+    /// A runtime of one thread for consensus, the log's writer and apply; none to have them where the node is begun.
+    pub consensus: Option<tokio::runtime::Handle>,
 }
 
 /// What a member whose log is empty does.
@@ -94,6 +96,7 @@ impl Config {
             log_cache_bytes: log.cache_bytes,
             reserve_bytes: space::DEFAULT_RESERVE_BYTES,
             initial: Initial::Alone,
+            consensus: None,
         }
     }
 
@@ -229,9 +232,13 @@ impl<S: Replicated> Node<S> {
         let space = space::Space::new(&config, Arc::clone(&disk), checkpoint, log.clone(), Arc::clone(&backlog));
         let raft_config = Arc::new(raft::config(config.timing).map_err(StartError::Config)?);
         let peers = Peers::new(Arc::clone(&transport), random, config.timing.election_timeout);
-        let raft = Raft::new(identity.member_id, raft_config, peers, LogStorage::new(log.clone()), machine)
-            .await
-            .map_err(|error| StartError::Raft(error.to_string()))?;
+        let raft = Raft::new(identity.member_id, raft_config, peers, LogStorage::new(log.clone()), machine);
+        // Its tasks are where it is made.
+        let raft = match &config.consensus {
+            Some(runtime) => runtime.spawn(raft).await.map_err(|error| StartError::Raft(error.to_string()))?,
+            None => raft.await,
+        };
+        let raft = raft.map_err(|error| StartError::Raft(error.to_string()))?;
         let node = Arc::new(Self {
             identity,
             request_timeout: config.request_timeout(),

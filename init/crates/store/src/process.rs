@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::data_dir::{DataDir, DataDirError};
@@ -21,7 +22,7 @@ use crate::random::SystemRandom;
 use crate::server::{Server, ServerError};
 use crate::state::State;
 use crate::tls::TlsError;
-use crate::{logging, notify, raft, tools};
+use crate::{consensus, logging, notify, raft, tools};
 
 /// Threads for clients and consensus: the store is bound by the disk long before it is by more of them.
 const MOST_WORKERS: usize = 8;
@@ -138,9 +139,10 @@ async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Err
     );
     let began = std::time::Instant::now();
     let disk: Arc<dyn Disk> = Arc::<crate::disk::HostDisk>::clone(&data_dir.disk);
+    let consensus = consensus::Thread::start().map_err(Error::Runtime)?;
     // Other members may be waited for, for as long as it takes.
     let start = async {
-        let Begun { node, peers, plan, dialer } = begin(settings, disk).await?;
+        let Begun { node, peers, plan, dialer } = begin(settings, disk, consensus.handle()).await?;
         let removed = async {
             if settings.join && node.status().index == 0 {
                 return plan.removed(node.member_id(), &dialer).await;
@@ -223,7 +225,7 @@ struct Begun {
 }
 
 /// Takes part in consensus from here on.
-async fn begin(settings: &Settings, disk: Arc<dyn Disk>) -> Result<Begun, Error> {
+async fn begin(settings: &Settings, disk: Arc<dyn Disk>, consensus: Handle) -> Result<Begun, Error> {
     let plan = plan(settings);
     let random = Arc::new(SystemRandom);
     let dialer = Arc::new(Dialer::new(settings.peer_tls.as_ref()).map_err(Error::PeerTls)?);
@@ -234,7 +236,8 @@ async fn begin(settings: &Settings, disk: Arc<dyn Disk>) -> Result<Begun, Error>
     let bound = peer::server::Server::bind(&settings.listen_peer, settings.peer_tls.as_ref());
     let server = bound.await.map_err(Error::PeerServer)?;
     let links = Arc::new(Links::new(local, Arc::clone(&dialer), settings.election_timeout * 2));
-    let config = node_config(settings, plan.member.clone(), initial);
+    let mut config = node_config(settings, plan.member.clone(), initial);
+    config.consensus = Some(consensus);
     let node = Node::begin(config, identity, disk, random, State::default(), links).await.map_err(Error::Start)?;
     let handler: Arc<dyn Handler> = Arc::<Node<State>>::clone(&node);
     let serving = tokio::spawn(server.serve(handler, node.largest_command()));

@@ -9,8 +9,9 @@ use crate::disk::{Disk, DiskFile};
 
 /// How many purged files are kept to be used again: as many as a burst between two checkpoints needs at once.
 const SPARE_FILES: usize = 2;
-/// Zeros are written in pieces of this size.
-const ZERO_CHUNK: usize = 1 << 20;
+/// Zeros are written in pieces of a page. The kernel caches a file in units as large as its writes were; of a larger unit each batch would dirty all,
+/// which costs time at every sync and is what counts as written in the process's accounts.
+const ZERO_CHUNK: usize = 4 << 10;
 const TEMPORARY: &str = "log-next.tmp";
 const SPARE_PREFIX: &str = "log-spare-";
 

@@ -1,7 +1,8 @@
-//! The thread that writes the log, and the one that keeps its next file ready.
+//! What writes the log, and the thread that keeps its next file ready.
 //!
 //! The writer takes all that is queued, writes it as one batch (several if it is large), waits for `fdatasync`, and only then calls
-//! back. Making a file means writing zeros and syncing them, which would hold commits up, so a second thread does it ahead.
+//! back. It is a thread, or a task beside consensus on the thread of that: there nobody has to be woken between a proposal and its
+//! answer, and what arrives while the disk is waited for is the next batch. Making a file means writing zeros and syncing them, which would hold commits up, so a second thread does it ahead.
 
 use std::io;
 use std::sync::mpsc::{Receiver, Sender, channel};
@@ -12,7 +13,7 @@ use std::time::Instant;
 use super::format::{BatchEncoder, SEGMENT_HEADER_LEN, SegmentHeader};
 use super::index::Place;
 use super::segment::{Factory, Segment};
-use super::{Completion, LogId, OnFailure, Operation, Options, Request, Shared, Vote};
+use super::{Completion, LogId, OnFailure, Operation, Options, Place as Where, Request, Shared, Vote, Wake};
 use crate::disk::Disk;
 use crate::random::Random;
 
@@ -33,7 +34,7 @@ pub(super) struct Tail {
     pub next_sequence: u64,
 }
 
-/// Stops and joins both threads when dropped; what was queued before is written first.
+/// Stops and joins both threads when dropped, or tells the task to end; what was queued before is written first.
 #[derive(Debug)]
 pub(super) struct Handle {
     shared: Arc<Shared>,
@@ -48,12 +49,13 @@ impl Handle {
         shared: Arc<Shared>,
         tail: Tail,
         on_failure: OnFailure,
+        place: Where,
     ) -> io::Result<Self> {
         #[cfg(test)]
-        if crate::simulation::is_active() {
+        if matches!(place, Where::Simulation) {
             let files = Files::Simulated { factory: Factory::new(disk), made: std::collections::VecDeque::new() };
             let writer = Writer::new(&shared, random, options, tail, files);
-            tokio::spawn(writer.run_simulated(on_failure));
+            tokio::spawn(writer.run_as_task(on_failure, crate::simulation::wait_for_disk));
             return Ok(Self { shared, thread: None });
         }
         let (jobs, job_queue) = channel();
@@ -62,6 +64,12 @@ impl Handle {
             .name("log-files".to_owned())
             .spawn(move || keep_files(Factory::new(disk), &job_queue, &ready))?;
         let writer = Writer::new(&shared, random, options, tail, Files::Thread { jobs, prepared });
+        if let Where::Runtime(runtime) = place {
+            // What else is ready goes first: the entries are on their way to other members while this one's disk is waited for. The thread
+            // that keeps files ends when the writer has.
+            runtime.spawn(writer.run_as_task(on_failure, tokio::task::yield_now));
+            return Ok(Self { shared, thread: None });
+        }
         let thread = std::thread::Builder::new().name("log-writer".to_owned()).spawn(move || {
             writer.run(&on_failure);
             // The writer's end of the channel is gone now, so this thread has ended or is about to.
@@ -204,14 +212,14 @@ impl Writer {
         }
     }
 
-    /// As a task, with a disk that takes its time.
-    #[cfg(test)]
-    async fn run_simulated(mut self, on_failure: OnFailure) {
+    /// As a task, which waits before each batch for what is given.
+    async fn run_as_task<F: Future<Output = ()>>(mut self, on_failure: OnFailure, wait: impl Fn() -> F) {
         let mut requests = Vec::new();
+        let shared = Arc::clone(&self.shared);
+        let Wake::Task(woken) = &shared.wake else { return };
         loop {
-            let woken = Arc::clone(&self.shared);
-            woken.simulated_wake.notified().await;
-            crate::simulation::wait_for_disk().await;
+            woken.notified().await;
+            wait().await;
             {
                 let mut state = self.shared.lock();
                 if state.queue.is_empty() && state.closed {
@@ -245,7 +253,8 @@ impl Writer {
             if state.closed {
                 return false;
             }
-            state = self.shared.wake.wait(state).unwrap_or_else(PoisonError::into_inner);
+            let Wake::Thread(condition) = &self.shared.wake else { return false };
+            state = condition.wait(state).unwrap_or_else(PoisonError::into_inner);
         }
         std::mem::swap(&mut state.queue, requests);
         true

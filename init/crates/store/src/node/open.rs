@@ -10,7 +10,7 @@ use crate::checkpoint::Checkpoint;
 use crate::checkpoint::writer::Writer;
 use crate::disk::Disk;
 use crate::identity::Identity;
-use crate::log::Log;
+use crate::log::{self, Log};
 use crate::peer::spool::Spool;
 use crate::raft::machine::Machine;
 use crate::random::Random;
@@ -32,10 +32,16 @@ pub(super) async fn open<S: Replicated>(
     state: &S,
     fail: Arc<watch::Sender<Option<Failure>>>,
 ) -> Result<Parts<S>, StartError> {
-    let options = crate::log::Options {
+    let options = log::Options {
         segment_size: config.log_segment_size,
         cache_bytes: config.log_cache_bytes,
         store_id: identity.store_id,
+    };
+    let place = match &config.consensus {
+        Some(runtime) => log::Place::Runtime(runtime.clone()),
+        #[cfg(test)]
+        None if crate::simulation::is_active() => log::Place::Simulation,
+        None => log::Place::Thread,
     };
     let (disk, random, state) = (Arc::clone(disk), Arc::clone(random), state.clone());
     let opened = crate::blocking::run(move || {
@@ -48,7 +54,7 @@ pub(super) async fn open<S: Replicated>(
         let on_failure = move |error: &io::Error| {
             report(&fail, format!("the log cannot be written: {error}"));
         };
-        let log = Log::open(disk, &random, options, Box::new(on_failure)).map_err(StartError::Log)?;
+        let log = Log::open_on(disk, &random, options, Box::new(on_failure), place).map_err(StartError::Log)?;
         let marks = log.marks();
         if identity.in_use && marks.last.is_none() {
             return Err(StartError::LogLost);
