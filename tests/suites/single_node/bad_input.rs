@@ -30,6 +30,9 @@ pub(crate) fn trials() -> Vec<Trial> {
 
 const GOOD: &str = "keelson.role=control-plane keelson.bootstrap keelson.peers=none";
 
+/// In base64, a document that gives the node a label.
+const DOCUMENT: &str = "YXBpVmVyc2lvbjoga2VlbHNvbi5kZXYvdjFhbHBoYTEKa2luZDogTm9kZUNvbmZpZ3VyYXRpb24Kc3BlYzoKICBub2RlOgogICAgbGFiZWxzOiB7cmFjazogcjd9Cg==";
+
 /// Starts a machine of its own and waits until the console has a line with each of `patterns`.
 fn expect_on_console(
     name: &str,
@@ -75,10 +78,15 @@ fn unknown_role() -> Outcome {
 
 fn malformed_ip() -> Outcome {
     let change = |hardware: &mut Hardware, _: &Path| {
-        hardware.command_line = format!("{GOOD} ip=10.0.2.300::10.0.2.2:255.255.255.0::eth0:off");
+        hardware.command_line =
+            format!("{GOOD} keelson.document={DOCUMENT} ip=10.0.2.300::10.0.2.2:255.255.255.0::eth0:off");
         Ok(())
     };
-    expect_on_console("malformed-ip", change, &["10.0.2.300", "kernel command line"]).map(drop)
+    let machine = expect_on_console("malformed-ip", change, &["10.0.2.300", "kernel command line"])?;
+    // A document may hold a token: neither the kernel nor PID 1 repeats it.
+    let console = machine.console().text();
+    ensure(console.contains("keelson.document=****"), || "the console does not show the command line".to_owned())?;
+    ensure(!console.contains(DOCUMENT), || "the document is on the console".to_owned())
 }
 
 fn unknown_document_field() -> Outcome {
