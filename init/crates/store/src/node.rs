@@ -318,7 +318,12 @@ impl<S: Replicated> Node<S> {
     fn spawn_tasks(self: &Arc<Self>, checkpoints: CheckpointPolicy) {
         let tasks = vec![
             tokio::spawn(reads::Rounds::run(Arc::clone(&self.reads), Arc::downgrade(self))),
-            tokio::spawn(checkpoints::run(checkpoints, self.raft.clone(), self.log.clone())),
+            tokio::spawn(checkpoints::run(
+                checkpoints,
+                self.raft.clone(),
+                Arc::clone(self.space.checkpoint()),
+                self.log.clone(),
+            )),
             tokio::spawn(space::watch(Arc::downgrade(self))),
             tokio::spawn(watch_consensus(self.raft.clone(), Arc::clone(&self.fail))),
             tokio::spawn(watching::follow_members(self.raft.clone(), Arc::clone(&self.transport))),
@@ -428,7 +433,7 @@ impl<S: Replicated> Node<S> {
     pub async fn stop(&self) {
         self.hand_over().await;
         self.backlog.close();
-        checkpoints::last(&self.raft, STOP_CHECKPOINT_TIMEOUT).await;
+        checkpoints::last(&self.raft, self.space.checkpoint(), STOP_CHECKPOINT_TIMEOUT).await;
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not stop in order");
         }

@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
-use tokio::sync::oneshot;
+use tokio::sync::{oneshot, watch};
 
 use super::{Applied, Checkpoint, CheckpointError};
 use crate::disk::Disk;
@@ -46,6 +46,9 @@ pub struct Writer {
     thread: Option<JoinHandle<()>>,
     bytes_in_use: Arc<AtomicU64>,
     commit_times: Arc<Histogram>,
+    /// How many checkpoints were begun, and the number of the last that is durable.
+    begun: AtomicU64,
+    durable: watch::Sender<u64>,
     /// Works in the caller's place.
     #[cfg(test)]
     simulated: Option<std::sync::Mutex<Committer>>,
@@ -111,7 +114,17 @@ impl Writer {
         #[cfg(test)]
         if crate::simulation::is_active() {
             let simulated = Some(std::sync::Mutex::new(committer));
-            return Ok(Self { checkpoint, jobs: None, thread: None, bytes_in_use, commit_times, simulated });
+            let (begun, durable) = Default::default();
+            return Ok(Self {
+                checkpoint,
+                jobs: None,
+                thread: None,
+                bytes_in_use,
+                commit_times,
+                begun,
+                durable,
+                simulated,
+            });
         }
         let thread = std::thread::Builder::new().name("checkpoint".to_owned()).spawn(move || committer.run(queue));
         let thread = thread.map_err(|source| CheckpointError::Io { operation: "start the thread of", source })?;
@@ -121,6 +134,8 @@ impl Writer {
             thread: Some(thread),
             bytes_in_use,
             commit_times,
+            begun: AtomicU64::default(),
+            durable: watch::Sender::default(),
             #[cfg(test)]
             simulated: None,
         })
@@ -138,6 +153,27 @@ impl Writer {
     /// How long commits took.
     pub fn commit_times(&self) -> &Histogram {
         &self.commit_times
+    }
+
+    /// The number of the checkpoint that is taken from the state now.
+    pub fn begin(&self) -> u64 {
+        self.begun.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// Says that the checkpoint of this number is durable.
+    pub fn finish(&self, number: u64) {
+        self.durable.send_if_modified(|last| std::mem::replace(last, number.max(*last)) < number);
+    }
+
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Waits for a durable checkpoint of a higher number.
+    pub async fn later_than(&self, number: u64) {
+        let mut durable = self.durable.subscribe();
+        // The sender lives as long as this does, so the wait cannot fail.
+        let _ = durable.wait_for(|last| *last > number).await;
     }
 
     /// Hands a delta over; the receiver is told when it is durable.

@@ -1,10 +1,11 @@
 //! When to make a checkpoint, and how much log to keep behind it.
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio::time::Instant;
 
+use crate::checkpoint::writer::Writer;
 use crate::log::Log;
 use crate::raft::Raft;
 use crate::state::Replicated;
@@ -28,7 +29,10 @@ impl Default for Policy {
     }
 }
 
-pub(super) async fn run<S: Replicated>(policy: Policy, raft: Raft<S>, log: Log) {
+/// How often the wish for a checkpoint is repeated.
+const REPEAT: Duration = Duration::from_millis(100);
+
+pub(super) async fn run<S: Replicated>(policy: Policy, raft: Raft<S>, writer: Arc<Writer>, log: Log) {
     let mut made_at = Instant::now();
     let mut made_bytes = log.appended_bytes();
     let mut poll = tokio::time::interval(policy.poll);
@@ -42,7 +46,7 @@ pub(super) async fn run<S: Replicated>(policy: Policy, raft: Raft<S>, log: Log) 
         }
         made_bytes = log.appended_bytes();
         made_at = Instant::now();
-        if make(&raft).await.is_none() {
+        if make(&raft, &writer).await.is_none() {
             return;
         }
         if let Some(last) = log.purge_point(policy.keep_bytes) {
@@ -55,15 +59,22 @@ pub(super) async fn run<S: Replicated>(policy: Policy, raft: Raft<S>, log: Log) 
 }
 
 /// Makes a checkpoint of what is applied now and waits until it is durable; None once consensus has stopped.
-pub(super) async fn make<S: Replicated>(raft: &Raft<S>) -> Option<()> {
-    let applied = raft.metrics().borrow_watched().last_applied;
-    raft.trigger().snapshot().await.ok()?;
-    raft.watch_snapshot_progress().wait_until_ge(&applied).await.ok().map(|_| ())
+///
+/// One that was begun before does not count, and while it is under way openraft drops the wish for another: so the wish is
+/// repeated. How far openraft says to have applied does not tell: that lags behind the answers that clients have.
+pub(super) async fn make<S: Replicated>(raft: &Raft<S>, writer: &Writer) -> Option<()> {
+    let before = writer.begun();
+    loop {
+        raft.trigger().snapshot().await.ok()?;
+        if tokio::time::timeout(REPEAT, writer.later_than(before)).await.is_ok() {
+            return Some(());
+        }
+    }
 }
 
 /// The checkpoint before a stop.
-pub(super) async fn last<S: Replicated>(raft: &Raft<S>, timeout: Duration) {
-    if tokio::time::timeout(timeout, make(raft)).await.is_err() {
+pub(super) async fn last<S: Replicated>(raft: &Raft<S>, writer: &Writer, timeout: Duration) {
+    if tokio::time::timeout(timeout, make(raft, writer)).await.is_err() {
         tracing::warn!("the last checkpoint took too long; the next start replays the log instead");
     }
 }

@@ -80,7 +80,7 @@ impl Space {
         }
     }
 
-    pub(super) fn checkpoint(&self) -> &Writer {
+    pub(super) fn checkpoint(&self) -> &Arc<Writer> {
         &self.checkpoint
     }
 

@@ -74,7 +74,7 @@ impl<S: Replicated> Machine<S> {
 
     fn builder(&self) -> Builder {
         let job = Some((self.state.take_delta(), self.applied()));
-        Builder { job, epoch: self.epoch, checkpoint: Arc::clone(&self.checkpoint) }
+        Builder { job, number: self.checkpoint.begin(), epoch: self.epoch, checkpoint: Arc::clone(&self.checkpoint) }
     }
 }
 
@@ -188,6 +188,7 @@ impl<S: Replicated> RaftStateMachine<TypeConfig> for Machine<S> {
 #[derive(Debug)]
 pub struct Builder {
     job: Option<(Delta, Applied)>,
+    number: u64,
     epoch: Epoch,
     checkpoint: Arc<Writer>,
 }
@@ -200,6 +201,7 @@ impl RaftSnapshotBuilder<TypeConfig> for Builder {
         let (delta, applied) = self.job.take().ok_or_else(|| io::Error::other("this checkpoint was built before"))?;
         let committed = self.checkpoint.commit(delta, applied, self.epoch);
         committed.await.map_err(io::Error::other)?.map_err(io::Error::other)?;
+        self.checkpoint.finish(self.number);
         let rows = self.checkpoint.checkpoint().rows().map_err(io::Error::other)?;
         // The meta is of the rows that go with it.
         let meta = SnapshotMeta {
