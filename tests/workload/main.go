@@ -1,7 +1,8 @@
 // Command workload is what the tests run in pods: a server, a client and some ways to end, in one static file.
 //
 //	workload [serve]      HTTP on :8080. / answers the pod's name, /env the variable MESSAGE, /env/NAME any variable,
-//	                      /file/PATH a file of the container; /crash ends the process with exit code 7
+//	                      /file/PATH a file of the container, /peer the address that the request came from;
+//	                      /crash ends the process with exit code 7
 //	workload get URL      prints the answer; tries again for 30 s, then ends with exit code 1
 //	workload lookup NAME  prints the addresses of a host name, one a line
 //	workload cat PATH     prints a file
@@ -145,6 +146,14 @@ func serve() error {
 			return
 		}
 		w.Write(content)
+	})
+	http.HandleFunc("GET /peer", func(w http.ResponseWriter, r *http.Request) {
+		host, _, err := net.SplitHostPort(r.RemoteAddr)
+		if err != nil {
+			http.Error(w, err.Error(), http.StatusInternalServerError)
+			return
+		}
+		fmt.Fprintln(w, host)
 	})
 	http.HandleFunc("GET /crash", func(http.ResponseWriter, *http.Request) {
 		os.Exit(7)

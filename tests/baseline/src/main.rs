@@ -101,7 +101,7 @@ fn write_all(folder: &Path, config: &NodeConfig, address: IpAddr, name: &str) ->
     };
     let services = kubernetes::configure(&files, settings, clock)?;
     let range: IpNet = features::pod_network::first_range(config.cluster.pod_cidr).ok_or(BaselineError::PodRange)?;
-    features::pod_network::configure(&files, &paths, &[range])?;
+    features::pod_network::configure(&files, &paths, &[range], None)?;
 
     let token_key = held.authorities.get(AuthorityKind::KubernetesClient);
     let profile = Profile::client(Subject::named("baseline").organization("system:masters"));

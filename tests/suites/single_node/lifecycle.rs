@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use keelson_vm::cluster;
 use keelson_vm::commands::image_disk;
 use keelson_vm::killer::{self, Killer};
-use keelson_vm::kubectl::condition_holds;
+use keelson_vm::kubectl::{self, condition_holds};
 use keelson_vm::machine::{Machine, create_disk};
 use keelson_vm::nbd::PowerCutDisk;
 use keelson_vm::node::{Forward, Node};
@@ -252,12 +252,31 @@ fn serves_and_is_removed(node: &Node, machine: &Machine, started: Instant) -> Ou
     let manifest = job_on("second", "on-second", &["echo", "from the worker"]);
     let answer = run_manifest(node, "on-second", &manifest)?;
     ensure(answer.trim() == "from the worker", || format!("on the worker it printed {answer:?}"))?;
+    reaches_pods_of_another_node(node)?;
     node.keelctl(&["node", "remove", "second"])?;
     let nodes = node.kubectl().run(&["get", "nodes", "-o", "name"])?;
     ensure(!nodes.contains("second"), || format!("after the removal there are {nodes}"))?;
     let deadline = node.machine.speed().scale(MINUTES);
     machine.console().wait_for("was removed from cluster", 0, deadline)?;
     Ok(())
+}
+
+/// By the Service's name, which is asked of a DNS server on the other node too, and under the pod's own address.
+fn reaches_pods_of_another_node(node: &Node) -> Outcome {
+    node.kubectl().apply(WEB)?;
+    wait_for_web(node)?;
+    let get = |name: &str, path: &str| {
+        let url = format!("http://web.default.svc.cluster.local/{path}");
+        run_manifest(node, name, &job_on("second", name, &["get", &url]))
+    };
+    let answer = get("across", "env")?;
+    ensure(answer.trim() == "from a config map", || format!("from another node it answered {answer:?}"))?;
+    let peer = get("across-peer", "peer")?;
+    let object = node.kubectl().json(&["get", "node", "second"])?;
+    let range = kubectl::text_at(&object, "/spec/podCIDR").trim_end_matches("0/24").to_owned();
+    ensure(!range.is_empty() && peer.trim().starts_with(&range), || {
+        format!("the pod saw {peer:?} as the sender, which is none of the range {range}0/24")
+    })
 }
 
 fn kills() -> Outcome {

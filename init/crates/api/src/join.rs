@@ -132,7 +132,10 @@ pub struct NodeSettings {
     pub service_cidr: String,
     pub cluster_domain: String,
     pub dns_address: String,
-    pub control_planes: Vec<ControlPlane>,
+    pub control_planes: Vec<MemberAddresses>,
+    /// All members, control planes included, with the addresses that they were verified at: where their pods are.
+    #[serde(default)]
+    pub members: Vec<MemberAddresses>,
 }
 
 /// Authorities, PEM.
@@ -144,9 +147,10 @@ pub struct TrustBundle {
     pub kubernetes_client: String,
 }
 
+/// A member and where it is.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
-pub struct ControlPlane {
+pub struct MemberAddresses {
     pub name: String,
     pub addresses: Vec<String>,
 }

@@ -27,7 +27,7 @@ pub mod token;
 
 pub use boots::{Boot, BootList};
 pub use error::{ErrorBody, ErrorCode};
-pub use join::{ControlPlane, Identities, JoinRequest, Joined, NodeSettings, RenewRequest, Renewed, TrustBundle};
+pub use join::{Identities, JoinRequest, Joined, MemberAddresses, NodeSettings, RenewRequest, Renewed, TrustBundle};
 pub use logs::LogQuery;
 pub use nodes::{Denial, DrainStep, DrainingPod, Node, NodeList, NodeOrder, NodeOrdered};
 pub use operators::{

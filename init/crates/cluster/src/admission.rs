@@ -13,7 +13,7 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::token::TokenError;
-use keelson_api::{ControlPlane as PlaneAddresses, Identities, NodeSettings, TokenRole};
+use keelson_api::{Identities, MemberAddresses, NodeSettings, TokenRole};
 use keelson_config::{ClusterConfig, OperatorKey, Role};
 use keelson_pki::{AuthorityError, Clock, KeyError, pair::certificate_pem};
 
@@ -160,23 +160,29 @@ impl Admission<'_> {
             cluster_domain: self.cluster.cluster_domain.clone(),
             dns_address: self.cluster.dns_address.to_string(),
             control_planes: self.control_planes().await?,
+            members: self.members(|_| true).await?,
         })
     }
 
-    /// Those of the records, and this one, whose record may be on its way.
-    async fn control_planes(&self) -> Result<Vec<PlaneAddresses>, AdmissionError> {
+    async fn control_planes(&self) -> Result<Vec<MemberAddresses>, AdmissionError> {
+        self.members(|role| role == Role::ControlPlane).await
+    }
+
+    /// Those of the records, and this control plane, whose record may be on its way.
+    async fn members(&self, chosen: impl Fn(Role) -> bool) -> Result<Vec<MemberAddresses>, AdmissionError> {
         let view = match self.registry.view_now() {
             Some(view) => view,
             None => self.registry.refresh().await?,
         };
-        let planes = view.nodes.values().filter(|node| node.role == Role::ControlPlane);
-        let mut planes: Vec<_> =
-            planes.map(|node| PlaneAddresses { name: node.name.clone(), addresses: node.addresses.clone() }).collect();
-        if !planes.iter().any(|plane| plane.name == self.identity.name) {
+        let records = view.nodes.values().filter(|node| chosen(node.role));
+        let mut members: Vec<_> = records
+            .map(|node| MemberAddresses { name: node.name.clone(), addresses: node.addresses.clone() })
+            .collect();
+        if !members.iter().any(|member| member.name == self.identity.name) {
             let addresses = self.addresses.iter().map(ToString::to_string).collect();
-            planes.push(PlaneAddresses { name: self.identity.name.clone(), addresses });
+            members.push(MemberAddresses { name: self.identity.name.clone(), addresses });
         }
-        Ok(planes)
+        Ok(members)
     }
 
     /// What a node with a certificate is told; `uid` is the certificate's.

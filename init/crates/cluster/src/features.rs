@@ -20,6 +20,7 @@ pub mod leases;
 pub mod node_object;
 pub mod pod_network;
 pub mod roles;
+pub mod routes;
 
 /// Before another try.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -39,11 +40,13 @@ pub async fn run(
 ) {
     let features = Features { node, files, api, ready };
     if features.node.config.role == Role::Worker {
-        return features.keep_node().await;
+        tokio::join!(features.keep_node(), features.keep_routes());
+        return;
     }
     tokio::join!(
         features.keep_roles(),
         features.clean_up(),
+        features.keep_routes(),
         features.keep_access(),
         features.keep_node(),
         features.keep_dns(images),
@@ -110,6 +113,28 @@ impl Features {
             let result = match self.api.client() {
                 Ok(client) => roles::follow(&registry, &client).await.map_err(Into::into),
                 Err(error) => Err(error),
+            };
+            if let Err(error) = result {
+                report::error(&error);
+            }
+            tokio::time::sleep(RETRY_PAUSE).await;
+        }
+    }
+
+    /// Tells keelson-network where other nodes' pods are.
+    async fn keep_routes(&self) {
+        let member = self.node.member().await;
+        loop {
+            self.api_server().await;
+            if self.node.config.role == Role::ControlPlane {
+                self.access_applied().await;
+            }
+            let result = match self.api.client() {
+                Ok(client) => routes::follow(&self.node, &self.files, &member, &client).await,
+                Err(error) => {
+                    report::error(&error);
+                    Ok(())
+                }
             };
             if let Err(error) = result {
                 report::error(&error);

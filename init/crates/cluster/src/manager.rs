@@ -256,9 +256,9 @@ impl Manager {
             let pause = if failed || self.applied.is_none() { RETRY_PAUSE } else { RECONCILE_INTERVAL };
             tokio::select! {
                 _ = network.changed() => {}
-                () = changed(settings.as_mut()) => {}
+                () = proxy_feed::changed(settings.as_mut()) => {}
                 // Who was removed is denied at once.
-                () = changed(views.as_mut()) => {}
+                () = proxy_feed::changed(views.as_mut()) => {}
                 _ = &mut following, if self.worker.is_some() => self.leave().await,
                 () = tokio::time::sleep(pause) => {}
                 () = clock_jump() => report::info("the clock was set: looking at all certificates again"),
@@ -357,17 +357,6 @@ impl Manager {
         let fingerprint = self.membership.trust.fingerprint();
         let host = std::net::SocketAddr::new(address, keelson_api::PORT);
         show(&self.node, &self.files, &format!("API https://{host} fingerprint {fingerprint}\n")).await;
-    }
-}
-
-/// Waits for ever if there is nothing to follow.
-async fn changed<T>(receiver: Option<&mut watch::Receiver<T>>) {
-    let news = match receiver {
-        Some(receiver) => receiver.changed().await.is_ok(),
-        None => false,
-    };
-    if !news {
-        std::future::pending::<()>().await;
     }
 }
 

@@ -122,6 +122,11 @@ impl Paths {
         self.own().join("apiserver-ready")
     }
 
+    /// What keelson-network is asked for.
+    pub fn pod_routes(&self) -> PathBuf {
+        self.at(keelson_config::pod_routes::POD_ROUTES_PATH)
+    }
+
     /// What PID 1 shows on the console whenever it changes.
     pub fn console(&self) -> PathBuf {
         self.own().join("console")

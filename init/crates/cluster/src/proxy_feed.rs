@@ -48,7 +48,7 @@ pub async fn run(node: Arc<Node>) {
 }
 
 /// Waits for ever if there is nothing to follow.
-async fn changed<T>(receiver: Option<&mut tokio::sync::watch::Receiver<T>>) {
+pub(crate) async fn changed<T>(receiver: Option<&mut tokio::sync::watch::Receiver<T>>) {
     let news = match receiver {
         Some(receiver) => receiver.changed().await.is_ok(),
         None => false,

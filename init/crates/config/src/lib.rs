@@ -21,6 +21,7 @@ mod ip_argument;
 mod merge;
 pub mod network_state;
 mod node;
+pub mod pod_routes;
 mod raw;
 #[cfg(feature = "sources")]
 mod resolve;

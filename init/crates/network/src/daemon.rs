@@ -21,7 +21,7 @@ use crate::say::{failed, say};
 use crate::sntp::{self, Servers};
 use crate::state::{self, Seen};
 use crate::waiting::{Awaited, Waiting};
-use crate::{files, resolver};
+use crate::{files, pods, resolver};
 
 /// DHCP answers on their way to the loop; more at once is a flood, which the socket's buffer then bounds.
 const PACKETS_QUEUED: usize = 64;
@@ -35,6 +35,8 @@ pub struct Paths {
     pub clock_floor: PathBuf,
     /// `state.json`, `resolv.conf` and the leases.
     pub run: PathBuf,
+    /// What keelson-cluster asks for.
+    pub pod_routes: PathBuf,
 }
 
 impl Default for Paths {
@@ -43,6 +45,7 @@ impl Default for Paths {
             node_config: keelson_config::NODE_CONFIG_PATH.into(),
             clock_floor: keelson_config::CLOCK_FLOOR_PATH.into(),
             run: "/run/keelson/network".into(),
+            pod_routes: keelson_config::pod_routes::POD_ROUTES_PATH.into(),
         }
     }
 }
@@ -73,6 +76,7 @@ pub async fn run(paths: Paths) -> Result<(), DaemonError> {
     let published = NetworkState::read(&paths.run.join("state.json")).ok().flatten().unwrap_or_default();
     let (time, time_seen) = watch::channel(published.time.clone());
     tokio::spawn(sntp::run(servers_seen, time, sntp::clock::SystemClock, paths.clock_floor.clone(), None));
+    tokio::spawn(pods::run(paths.pod_routes.clone()));
     let (packets, incoming) = mpsc::channel(PACKETS_QUEUED);
     let context = Context { kernel, packets, hostname: hostname(), directory: paths.run.clone() };
     let mut daemon = Daemon {

@@ -16,8 +16,10 @@
 //!   intervals, and the loop goes on.
 //! - The clock is never set below the floor, and its being unsynchronised holds nothing up.
 //!
+//! The ways to other nodes' pods are made beside all that, from what keelson-cluster asks for ([`pods`]).
+//!
 //! Not here: IPv6 beyond what the kernel does ([`advertisements`] asks it for addresses and routes by router advertisement, on
-//! the links that are configured by DHCP), the pod network's routes.
+//! the links that are configured by DHCP).
 #![forbid(unsafe_code)]
 
 pub mod advertisements;
@@ -27,6 +29,7 @@ pub mod files;
 pub mod kernel;
 pub mod links;
 pub mod plan;
+pub mod pods;
 pub mod port;
 pub mod resolver;
 pub mod say;

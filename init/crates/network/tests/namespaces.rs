@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, MessageType};
 
+#[path = "namespaces/pods.rs"]
+mod pods;
 #[path = "namespaces/router.rs"]
 mod router;
 #[path = "namespaces/server.rs"]
@@ -86,7 +88,9 @@ fn renews_a_lease_before_it_ends() {
         assert_eq!(renewal.from, Ipv4Addr::new(10, 99, 0, 50), "a renewal comes from the address itself");
         assert_eq!(renewal.requested(), None);
     }
-    assert_eq!(asked.iter().filter(|asked| asked.kind == MessageType::Discover).count(), 1);
+    // On a busy machine the first answer may come after the question was repeated; after that nothing is looked for.
+    let since_lease = asked.iter().skip_while(|asked| asked.kind == MessageType::Discover);
+    assert!(since_lease.clone().all(|asked| asked.kind == MessageType::Request), "{asked:#?}");
 }
 
 #[test]

@@ -86,9 +86,9 @@ async fn configure_pod_network(node: &Node, files: &Arc<dyn Files>, object: &Val
         }
         Ok(ranges) => {
             let (files, paths) = (Arc::clone(files), node.paths.clone());
-            let configured = ranges.clone();
-            let written =
-                tokio::task::spawn_blocking(move || pod_network::configure(&*files, &paths, &configured)).await;
+            let (configured, mtu) = (ranges.clone(), pod_network::mtu(&node.network().borrow()));
+            let write = move || pod_network::configure(&*files, &paths, &configured, mtu);
+            let written = tokio::task::spawn_blocking(write).await;
             match written {
                 Ok(result) => result.map(|()| ranges),
                 // The runtime is being shut down.

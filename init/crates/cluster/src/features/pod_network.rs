@@ -1,9 +1,12 @@
 //! The node's part of the pod network: the CNI configuration, written once the controller manager has given the node its
 //! range. kubelet becomes Ready when containerd has seen the file.
 //!
-//! The bridge and the address allocation are the reference plugins'; nothing here uses iptables.
+//! The bridge and the address allocation are the reference plugins'; the ways to other nodes, and out, are
+//! keelson-network's ([`super::routes`]).
 
 use ipnet::IpNet;
+use keelson_config::network_state::NetworkState;
+use keelson_config::pod_routes::TUNNEL_OVERHEAD;
 use keelson_pki::{Files, FilesError, Mode, Owner};
 use serde_json::{Value, json};
 
@@ -41,15 +44,24 @@ pub fn first_range(pods: IpNet) -> Option<IpNet> {
     pods.subnets(prefix).ok()?.next()
 }
 
-pub fn configure(files: &dyn Files, paths: &Paths, ranges: &[IpNet]) -> Result<(), PodNetworkError> {
+/// `mtu` is what a packet of a pod may have; the kernel's default if nobody knows.
+pub fn configure(files: &dyn Files, paths: &Paths, ranges: &[IpNet], mtu: Option<u32>) -> Result<(), PodNetworkError> {
     let directory = paths.cni_configuration();
     files.directory(&directory, Mode::PUBLIC_DIRECTORY, Owner::ROOT)?;
-    let content = serde_json::to_vec_pretty(&configuration(ranges))?;
+    let content = serde_json::to_vec_pretty(&configuration(ranges, mtu))?;
     files.update(&directory.join(FILE), &content, Mode::PRIVATE, Owner::ROOT)?;
     Ok(())
 }
 
-fn configuration(ranges: &[IpNet]) -> Value {
+/// What is left of the node's own link after the headers of a tunnel, whether or not a packet will need one: a pod learns its
+/// MTU once.
+pub fn mtu(network: &NetworkState) -> Option<u32> {
+    let own = network.node_address()?;
+    let link = network.links.iter().find(|link| link.addresses.iter().any(|net| net.addr() == own))?;
+    Some(link.mtu.saturating_sub(TUNNEL_OVERHEAD))
+}
+
+fn configuration(ranges: &[IpNet], mtu: Option<u32>) -> Value {
     let subnets: Vec<_> = ranges.iter().map(|range| json!([{ "subnet": range }])).collect();
     let routes: Vec<_> = ranges
         .iter()
@@ -63,8 +75,7 @@ fn configuration(ranges: &[IpNet]) -> Value {
                 "type": "bridge",
                 "bridge": "cni0",
                 "isGateway": true,
-                "ipMasq": true,
-                "ipMasqBackend": "nftables",
+                "mtu": mtu.unwrap_or_default(),
                 // A pod reaches itself through its own Service.
                 "hairpinMode": true,
                 "ipam": { "type": "host-local", "ranges": subnets, "routes": routes },
@@ -96,7 +107,8 @@ mod tests {
     #[test]
     fn each_family_gets_its_range_and_default_route() {
         let node = json!({ "spec": { "podCIDRs": ["10.244.0.0/24", "fd00::/64"] } });
-        let configuration = configuration(&ranges(&node).unwrap());
+        let configuration = configuration(&ranges(&node).unwrap(), Some(1450));
+        assert_eq!(configuration["plugins"][0]["mtu"], 1450);
         let ipam = &configuration["plugins"][0]["ipam"];
         assert_eq!(ipam["ranges"], json!([[{ "subnet": "10.244.0.0/24" }], [{ "subnet": "fd00::/64" }]]));
         assert_eq!(ipam["routes"], json!([{ "dst": "0.0.0.0/0" }, { "dst": "::/0" }]));
