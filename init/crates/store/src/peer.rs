@@ -249,6 +249,11 @@ pub trait Transport: Debug + Send + Sync + 'static {
 
     /// Learns where members are. One that is not among them is no longer spoken to.
     fn set_members(&self, members: Vec<(MemberId, Member)>);
+
+    /// The data directory that a member had when it was spoken to first, if it was.
+    fn store_of(&self, _member: MemberId) -> Option<u64> {
+        None
+    }
 }
 
 /// Who answers requests of other members.

@@ -32,7 +32,9 @@ impl<S: Replicated> Handler for Node<S> {
         let Some(member) = metrics.membership_config.membership().get_node(&hello.from.member_id) else {
             return Ok(());
         };
-        if member.has_started() && member.store_id != hello.from.store_id {
+        let known =
+            if member.has_started() { Some(member.store_id) } else { self.transport.store_of(hello.from.member_id) };
+        if known.is_some_and(|store| store != hello.from.store_id) {
             return Err(Refusal::Reborn);
         }
         match certificate {
@@ -184,9 +186,14 @@ impl<S: Replicated> Node<S> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let committed = &metrics.committed_membership_config;
+        let mut membership = to_membership(committed.membership());
+        for (id, member) in membership.members.iter_mut().filter(|(_, member)| !member.has_started()) {
+            // It may have promised something already, before the list could say so.
+            member.store_id = self.transport.store_of(*id).unwrap_or(member.store_id);
+        }
         ClusterInfo {
             cluster_id: self.identity.cluster_id,
-            membership: to_membership(committed.membership()),
+            membership,
             membership_id: committed.log_id().as_ref().map(to_log_id),
             leader,
         }

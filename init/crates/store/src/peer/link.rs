@@ -18,7 +18,7 @@ use tokio_rustls::TlsConnector;
 
 use super::frame::{self, Reader};
 use super::wire::{AnswerRecord, HelloRecord, RequestRecord};
-use super::{Answer, CallError, Hello, Refusal, Request};
+use super::{Answer, CallError, Hello, Local, Refusal, Request};
 use crate::flags::{Address, Endpoint};
 use crate::member::MemberId;
 use crate::tls::Reloading;
@@ -50,6 +50,8 @@ type Pending = Mutex<HashMap<u64, oneshot::Sender<Result<Answer, &'static str>>>
 #[derive(Debug)]
 pub(super) struct Link {
     target: MemberId,
+    /// The other side's data directory.
+    pub(super) store: u64,
     frames: mpsc::Sender<Bytes>,
     shared: Arc<Shared>,
     next_id: AtomicU64,
@@ -136,7 +138,8 @@ impl Link {
             tokio::spawn(write_frames(write, queue, Arc::clone(&shared))),
             tokio::spawn(read_answers(reader, Arc::clone(&shared))),
         ];
-        Ok(Self { target: answer.local().member_id, frames, shared, next_id: AtomicU64::new(1), tasks })
+        let Local { member_id: target, store_id: store, .. } = answer.local();
+        Ok(Self { target, store, frames, shared, next_id: AtomicU64::new(1), tasks })
     }
 
     pub(super) fn is_broken(&self) -> bool {

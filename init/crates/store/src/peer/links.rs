@@ -8,7 +8,7 @@ use rustls::ClientConfig;
 use tokio::time::Instant;
 
 use super::link::{ConnectError, Link};
-use super::{Answer, BoxFuture, CallError, ClusterInfo, Hello, Lane, Local, Request, Transport};
+use super::{Answer, BoxFuture, CallError, ClusterInfo, Hello, Lane, Local, Refusal, Request, Transport};
 use crate::flags::TlsFiles;
 use crate::member::{Member, MemberId};
 use crate::tls::{Reloading, TlsError};
@@ -53,6 +53,8 @@ pub struct Links {
     dialer: Arc<Dialer>,
     members: RwLock<BTreeMap<MemberId, Member>>,
     lanes: Mutex<BTreeMap<(MemberId, Lane), Arc<Slot>>>,
+    /// Members' data directories, as they were first.
+    stores: Mutex<BTreeMap<MemberId, u64>>,
     /// A connection on which nothing has come in for so long when a call times out is given up.
     silence: Duration,
 }
@@ -66,7 +68,7 @@ struct Slot {
 
 impl Links {
     pub fn new(local: Local, dialer: Arc<Dialer>, silence: Duration) -> Self {
-        Self { local, dialer, members: RwLock::default(), lanes: Mutex::default(), silence }
+        Self { local, dialer, members: RwLock::default(), lanes: Mutex::default(), stores: Mutex::default(), silence }
     }
 
     fn slot(&self, target: MemberId, lane: Lane) -> Arc<Slot> {
@@ -91,6 +93,12 @@ impl Links {
         let hello = Hello { from: self.local, target, lane };
         match connect(self.dialer.tls.as_ref(), &urls, &hello, timeout).await {
             Ok(made) => {
+                let first =
+                    *self.stores.lock().unwrap_or_else(PoisonError::into_inner).entry(target).or_insert(made.store);
+                if first != made.store {
+                    // It lost its disk, and with it what it promised.
+                    return Err(CallError::Refused { target, refusal: Refusal::Reborn });
+                }
                 let made = Arc::new(made);
                 *link = Some(Arc::clone(&made));
                 Ok(made)
@@ -165,8 +173,13 @@ impl Transport for Links {
         Box::pin(self.try_call(target, lane, request, timeout))
     }
 
+    fn store_of(&self, member: MemberId) -> Option<u64> {
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(&member).copied()
+    }
+
     fn set_members(&self, members: Vec<(MemberId, Member)>) {
         let members: BTreeMap<_, _> = members.into_iter().collect();
+        self.stores.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| members.contains_key(id));
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.members.write().unwrap_or_else(PoisonError::into_inner);
         // A member that moved is connected to anew, one that left no more.

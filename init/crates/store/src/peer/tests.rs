@@ -200,10 +200,14 @@ const LOCAL: Local = Local { cluster_id: 1, member_id: MemberId(10), store_id: 1
 const OTHER: Local = Local { cluster_id: 1, member_id: MemberId(20), store_id: 200 };
 
 async fn serve() -> Port {
+    serve_as(LOCAL).await
+}
+
+async fn serve_as(local: Local) -> Port {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     let server = server::Server::bind(&[Endpoint::parse(&url).unwrap()], None).await.unwrap();
-    let echo = Arc::new(Echo { local: LOCAL, handled: Mutex::default(), held: AtomicUsize::new(0) });
+    let echo = Arc::new(Echo { local, handled: Mutex::default(), held: AtomicUsize::new(0) });
     let handler: Arc<dyn Handler> = Arc::<Echo>::clone(&echo);
     Port { url, number: port, echo, serving: tokio::spawn(server.serve(handler, 1 << 20)) }
 }
@@ -244,6 +248,20 @@ async fn who_is_not_meant_or_not_who_it_was_is_refused() {
         assert!(matches!(answer, Err(CallError::Refused { refusal, .. }) if refusal == expected), "{answer:?}");
     }
     assert!(port.echo.handled.lock().unwrap().is_empty());
+}
+
+/// Before the list of members names its data directory, too.
+#[tokio::test]
+async fn a_member_that_comes_back_with_another_data_directory_is_not_spoken_to() {
+    let (before, after) = (serve().await, serve_as(Local { store_id: 101, ..LOCAL }).await);
+    let links = links(OTHER, LOCAL.member_id, &before.url);
+    assert_eq!(links.store_of(LOCAL.member_id), None);
+    links.call(LOCAL.member_id, Lane::Log, Request::ReadIndex, DEADLINE).await.unwrap();
+    assert_eq!(links.store_of(LOCAL.member_id), Some(100));
+    links.set_members(vec![(LOCAL.member_id, Member { peer_urls: vec![after.url.clone()], ..Member::default() })]);
+    let answer = links.call(LOCAL.member_id, Lane::Log, Request::ReadIndex, DEADLINE).await;
+    assert!(matches!(answer, Err(CallError::Refused { refusal: Refusal::Reborn, .. })), "{answer:?}");
+    assert_eq!(links.store_of(LOCAL.member_id), Some(100));
 }
 
 #[tokio::test]

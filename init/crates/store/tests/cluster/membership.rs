@@ -50,8 +50,17 @@ async fn a_cluster_grows_from_one_to_three_and_shrinks_to_one() {
     for _ in 0..2 {
         let leader = cluster.leader().await;
         let id = cluster.members[leader].id().await;
-        let left = cluster.members[leader].cluster().member_remove(pb::MemberRemoveRequest { id }).await;
-        assert!(left.unwrap().into_inner().members.iter().all(|member| member.id != id));
+        let mut left = Vec::new();
+        // Refused as long as the new leader has not heard from those that stay.
+        wait_until("a healthy cluster", async || {
+            match cluster.members[leader].cluster().member_remove(pb::MemberRemoveRequest { id }).await {
+                Ok(removed) => left = removed.into_inner().members,
+                Err(refused) => assert_eq!(refused.message(), "etcdserver: unhealthy cluster"),
+            }
+            !left.is_empty()
+        })
+        .await;
+        assert!(left.iter().all(|member| member.id != id));
         assert_eq!(cluster.members[leader].wait().await, Some(1));
         assert!(cluster.members[leader].log().contains("this member was removed from the cluster"));
     }
