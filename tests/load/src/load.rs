@@ -66,7 +66,7 @@ fn channels(servers: &[Server], clients: usize) -> Vec<Channel> {
 fn clients(servers: &[Server], plan: &Plan) -> Vec<Client> {
     let channels = channels(servers, plan.clients);
     let numbered = channels.into_iter().cycle().take(plan.clients).zip(0..);
-    numbered.map(|(channel, number)| Client::new(server::kv(channel), plan.kind, number)).collect()
+    numbered.map(|(channel, number)| Client::new(channel, plan.kind, number)).collect()
 }
 
 /// When the window is open.

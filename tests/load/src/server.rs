@@ -23,7 +23,7 @@ const TICKS_PER_SECOND: f64 = 100.0;
 /// More than any workload stores; compaction and space are not what is measured here.
 const QUOTA: &str = "--quota-backend-bytes=8589934592";
 /// No answer of a workload is larger.
-const ANSWER_BYTES: usize = 256 << 20;
+pub(crate) const ANSWER_BYTES: usize = 256 << 20;
 
 /// Which program a server runs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]

@@ -9,7 +9,11 @@ use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
 use keelson_etcd_api::etcdserverpb::request_op::Request;
 use keelson_etcd_api::etcdserverpb::response_op::Response;
 use tonic::Status;
+use tonic::client::Grpc;
+use tonic::codegen::http::uri::PathAndQuery;
 use tonic::transport::Channel;
+
+use crate::server::{self, ANSWER_BYTES};
 
 /// Keys that puts and reads are spread over.
 const KEYS: u64 = 10_000;
@@ -58,6 +62,15 @@ pub(crate) fn range_end(prefix: &str) -> Bytes {
     end.into()
 }
 
+/// An answer to a range whose pairs stay encoded.
+#[derive(Clone, PartialEq, prost::Message)]
+struct Listed {
+    #[prost(message, optional, tag = "1")]
+    header: Option<pb::ResponseHeader>,
+    #[prost(bytes = "bytes", repeated, tag = "2")]
+    pairs: Vec<Bytes>,
+}
+
 /// Where a client's request numbers come from: the same on both sides, and spread.
 #[derive(Debug)]
 struct Numbers(u64);
@@ -76,6 +89,7 @@ impl Numbers {
 #[derive(Debug)]
 pub(crate) struct Client {
     kv: KvClient<Channel>,
+    raw: Grpc<Channel>,
     kind: Kind,
     number: u64,
     numbers: Numbers,
@@ -86,14 +100,16 @@ pub(crate) struct Client {
 }
 
 impl Client {
-    pub(crate) fn new(kv: KvClient<Channel>, kind: Kind, number: u64) -> Self {
+    pub(crate) fn new(channel: Channel, kind: Kind, number: u64) -> Self {
         let bytes = match kind {
             Kind::Put { bytes } => bytes,
             _ => OBJECT_BYTES,
         };
         let mut numbers = Numbers((number + 1).wrapping_mul(0x9E37_79B9_7F4A_7C15));
         let value: Vec<u8> = (0..bytes).map(|_| u8::try_from(numbers.below(256)).unwrap_or(0)).collect();
-        Self { kv, kind, number, numbers, value: value.into(), mod_revision: 0, created: None }
+        let raw = Grpc::new(channel.clone()).max_decoding_message_size(ANSWER_BYTES);
+        let kv = server::kv(channel);
+        Self { kv, raw, kind, number, numbers, value: value.into(), mod_revision: 0, created: None }
     }
 
     pub(crate) async fn run(&mut self) -> Result<(), Status> {
@@ -165,21 +181,32 @@ impl Client {
     async fn list(&mut self, limit: i64) -> Result<(), Status> {
         let request =
             pb::RangeRequest { key: LISTED.into(), range_end: range_end(LISTED), limit, ..Default::default() };
-        let answer = self.kv.range(request).await?.into_inner();
-        if answer.kvs.is_empty() { Err(Status::internal("keys are missing")) } else { Ok(()) }
+        self.listed(request).await.map(drop)
     }
 
     async fn pages(&mut self) -> Result<(), Status> {
-        let mut request =
-            pb::RangeRequest { key: LISTED.into(), range_end: range_end(LISTED), limit: PAGE, ..Default::default() };
-        loop {
-            let answer = self.kv.range(request.clone()).await?.into_inner();
-            if request.revision == 0 {
-                request.revision = answer.header.map_or(0, |header| header.revision);
-            }
-            let Some(last) = answer.kvs.last().filter(|_| answer.more) else { return Ok(()) };
-            request.key = [&last.key[..], b"\0"].concat().into();
+        let mut revision = 0;
+        for first in (0..LISTED_KEYS).step_by(usize::try_from(PAGE).unwrap_or(1)) {
+            let request = pb::RangeRequest {
+                key: key("listed", first),
+                range_end: range_end(LISTED),
+                limit: PAGE,
+                revision,
+                ..Default::default()
+            };
+            revision = self.listed(request).await?.header.map_or(0, |header| header.revision);
         }
+        Ok(())
+    }
+
+    /// Ten thousand pairs take longer to decode than to send, and it is not the decoding that is measured: they are only counted.
+    async fn listed(&mut self, request: pb::RangeRequest) -> Result<Listed, Status> {
+        let expected = if request.limit > 0 { request.limit.cast_unsigned() } else { LISTED_KEYS };
+        self.raw.ready().await.map_err(|error| Status::unavailable(error.to_string()))?;
+        let path = PathAndQuery::from_static("/etcdserverpb.KV/Range");
+        let codec = tonic_prost::ProstCodec::<pb::RangeRequest, Listed>::default();
+        let answer = self.raw.unary(tonic::Request::new(request), path, codec).await?.into_inner();
+        if answer.pairs.len() as u64 == expected { Ok(answer) } else { Err(Status::internal("keys are missing")) }
     }
 
     async fn count(&mut self) -> Result<(), Status> {
