@@ -1,4 +1,4 @@
-//! Work that waits for a disk, away from the threads that serve.
+//! Tasks, and work that waits for a disk, away from the threads that serve: in a simulation both are its own.
 
 use std::io;
 
@@ -13,4 +13,15 @@ where
         return Ok(work());
     }
     tokio::task::spawn_blocking(work).await.map_err(io::Error::other)
+}
+
+/// Starts a task of this member.
+pub(crate) fn spawn<F>(future: F) -> tokio::task::JoinHandle<F::Output>
+where
+    F: Future + Send + 'static,
+    F::Output: Send + 'static,
+{
+    #[cfg(test)]
+    let future = crate::simulation::process::inherit(future);
+    tokio::spawn(future)
 }

@@ -6,6 +6,10 @@
 //! of its changes; [`server`] speaks etcd's API over all of it.
 #![forbid(unsafe_code)]
 
+/// The naive model is shared with the tests that see this crate from outside.
+#[cfg(test)]
+extern crate self as keelson_store;
+
 mod blocking;
 pub mod checkpoint;
 pub mod command;

@@ -317,19 +317,19 @@ impl<S: Replicated> Node<S> {
 
     fn spawn_tasks(self: &Arc<Self>, checkpoints: CheckpointPolicy) {
         let tasks = vec![
-            tokio::spawn(reads::Rounds::run(Arc::clone(&self.reads), Arc::downgrade(self))),
-            tokio::spawn(checkpoints::run(
+            crate::blocking::spawn(reads::Rounds::run(Arc::clone(&self.reads), Arc::downgrade(self))),
+            crate::blocking::spawn(checkpoints::run(
                 checkpoints,
                 self.raft.clone(),
                 Arc::clone(self.space.checkpoint()),
                 self.log.clone(),
             )),
-            tokio::spawn(space::watch(Arc::downgrade(self))),
-            tokio::spawn(watch_consensus(self.raft.clone(), Arc::clone(&self.fail))),
-            tokio::spawn(watching::follow_members(self.raft.clone(), Arc::clone(&self.transport))),
-            tokio::spawn(watching::watch_removal(Arc::downgrade(self))),
-            tokio::spawn(changes::publish(Arc::downgrade(self))),
-            tokio::spawn(changes::tend(Arc::downgrade(self))),
+            crate::blocking::spawn(space::watch(Arc::downgrade(self))),
+            crate::blocking::spawn(watch_consensus(self.raft.clone(), Arc::clone(&self.fail))),
+            crate::blocking::spawn(watching::follow_members(self.raft.clone(), Arc::clone(&self.transport))),
+            crate::blocking::spawn(watching::watch_removal(Arc::downgrade(self))),
+            crate::blocking::spawn(changes::publish(Arc::downgrade(self))),
+            crate::blocking::spawn(changes::tend(Arc::downgrade(self))),
         ];
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }

@@ -113,7 +113,7 @@ pub struct Timing {
 pub fn config(timing: Timing) -> Result<openraft::Config, openraft::ConfigError> {
     let millis = |duration: Duration| u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
     let election = millis(timing.election_timeout);
-    openraft::Config {
+    let config = openraft::Config {
         cluster_name: "keelson-store".to_owned(),
         heartbeat_interval: millis(timing.heartbeat_interval),
         // etcd's members also wait between one and two times the timeout.
@@ -128,8 +128,10 @@ pub fn config(timing: Timing) -> Result<openraft::Config, openraft::ConfigError>
         allow_log_reversion: Some(false),
         enable_pre_vote: Some(true),
         ..openraft::Config::default()
-    }
-    .validate()
+    };
+    #[cfg(test)]
+    let config = crate::simulation::spoil(config);
+    config.validate()
 }
 
 pub(crate) fn to_log_id(id: &LogIdOf<TypeConfig>) -> log::LogId {

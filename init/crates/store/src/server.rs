@@ -49,6 +49,8 @@ mod maintenance;
 mod metered;
 mod metrics;
 mod oversized;
+#[cfg(test)]
+pub(crate) mod simulated;
 pub(crate) mod snapshot;
 pub mod validate;
 mod watch;
@@ -125,7 +127,7 @@ pub struct Context {
 }
 
 impl Context {
-    pub fn new(node: Arc<Node<State>>, limits: Limits) -> Self {
+    pub fn new(node: Arc<Node<State>>, limits: Limits, random: Arc<dyn Random>) -> Self {
         let leases = Arc::new(Keeper::new(Arc::clone(&node), limits.election_timeout, limits.lease_checkpoints));
         let service = Arc::downgrade(&leases);
         node.set_leases(service);
@@ -133,7 +135,7 @@ impl Context {
             leases,
             node,
             limits,
-            random: Arc::new(SystemRandom),
+            random,
             metrics: Metrics::default(),
             stop: signal::channel(false).0,
             leaderless: signal::channel(false).0,
@@ -234,7 +236,7 @@ impl Server {
     pub async fn bind(node: Arc<Node<State>>, settings: &Settings) -> Result<Self, ServerError> {
         let tls = settings.client_tls.as_ref();
         Ok(Self {
-            context: Arc::new(Context::new(node, Limits::new(settings))),
+            context: Arc::new(Context::new(node, Limits::new(settings), Arc::new(SystemRandom))),
             clients: listeners(&settings.listen_client, tls).await?,
             metrics: listeners(&[&settings.listen_metrics[..], &settings.listen_http].concat(), tls).await?,
             auto_compaction: settings.auto_compaction,

@@ -109,6 +109,12 @@ impl FakeDisk {
         self.lock().after_cut.get_or_insert(after);
     }
 
+    /// Ends whoever uses it, which leaves everything, synced or not.
+    pub fn kill(&self) {
+        let after = self.copy();
+        self.lock().after_cut.get_or_insert(after);
+    }
+
     /// What is left, if power was cut.
     pub fn after_cut(&self) -> Option<Self> {
         self.lock().after_cut.clone()
@@ -133,6 +139,7 @@ impl FakeDisk {
             durable_names: inner.durable_names.clone(),
             changes: inner.changes.clone(),
             next_file: inner.next_file,
+            lies: inner.lies,
             ..Inner::default()
         })))
     }
@@ -141,8 +148,12 @@ impl FakeDisk {
         self.lock().syncs_until_failure = Some(syncs);
     }
 
-    pub fn set_capacity(&self, capacity: u64) {
-        self.lock().capacity = Some(capacity);
+    pub fn set_capacity(&self, capacity: impl Into<Option<u64>>) {
+        self.lock().capacity = capacity.into();
+    }
+
+    pub fn used(&self) -> u64 {
+        self.lock().used()
     }
 
     pub fn syncs(&self) -> u64 {
@@ -220,6 +231,7 @@ impl Inner {
 
     fn count_sync(&mut self) -> io::Result<()> {
         self.syncs += 1;
+        crate::simulation::trace(&(self.syncs, self.used()));
         match self.syncs_until_cut.take() {
             Some((0, mut throws)) => {
                 let after = self.crash(&mut throws);

@@ -55,7 +55,7 @@ impl Handle {
         if matches!(place, Where::Simulation) {
             let files = Files::Simulated { factory: Factory::new(disk), made: std::collections::VecDeque::new() };
             let writer = Writer::new(&shared, random, options, tail, files);
-            tokio::spawn(writer.run_as_task(on_failure, crate::simulation::wait_for_disk));
+            crate::blocking::spawn(writer.run_as_task(on_failure, crate::simulation::wait_for_disk));
             return Ok(Self { shared, thread: None });
         }
         let (jobs, job_queue) = channel();

@@ -80,7 +80,7 @@ impl<S: Replicated> Node<S> {
         };
         let Receiving { begin, next, stage } = receiving;
         let mut task = match stage {
-            Stage::Rows(spool) => tokio::spawn(install(Arc::clone(self), begin.clone(), spool)),
+            Stage::Rows(spool) => crate::blocking::spawn(install(Arc::clone(self), begin.clone(), spool)),
             Stage::Installing(task) => task,
             Stage::Installed(vote) => {
                 *slot = Some(Receiving { begin, next, stage: Stage::Installed(vote) });

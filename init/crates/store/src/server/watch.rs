@@ -13,7 +13,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures::future::FutureExt as _;
-use futures::stream::{self, Stream};
+use futures::stream::{self, Stream, StreamExt as _};
 use keelson_etcd_api::encoded::Event;
 use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::etcdserverpb::watch_create_request::FilterType;
@@ -50,17 +50,28 @@ impl Watch for WatchService {
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let leader = self.0.require_leader(request.metadata())?;
-        let watches = Watches::new(Arc::clone(&self.0), request.into_inner(), leader);
-        let answers = stream::unfold(Some(watches), |watches| async {
-            let mut watches = watches?;
-            match watches.next().await {
-                Ok(Some(answer)) => Some((Ok(answer), Some(watches))),
-                Ok(None) => None,
-                Err(status) => Some((Err(status), None)),
-            }
-        });
-        Ok(Response::new(Box::pin(answers)))
+        Ok(Response::new(Box::pin(answers(Arc::clone(&self.0), request.into_inner(), leader))))
     }
+}
+
+/// What is answered to a stream of requests.
+pub(super) fn answers<R>(
+    context: Arc<Context>,
+    requests: R,
+    leader: LeaderWanted,
+) -> impl Stream<Item = Result<WatchResponse, Status>>
+where
+    R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin,
+{
+    let watches = Watches::new(context, requests, leader);
+    stream::unfold(Some(watches), |watches| async {
+        let mut watches = watches?;
+        match watches.next().await {
+            Ok(Some(answer)) => Some((Ok(answer), Some(watches))),
+            Ok(None) => None,
+            Err(status) => Some((Err(status), None)),
+        }
+    })
 }
 
 /// One watch of the stream.
@@ -96,9 +107,9 @@ enum Idle {
 
 /// The watches of one stream.
 #[derive(Debug)]
-struct Watches {
+struct Watches<R> {
     context: Arc<Context>,
-    requests: Streaming<pb::WatchRequest>,
+    requests: R,
     leader: LeaderWanted,
     queue: Arc<Queue>,
     by_id: BTreeMap<WatchId, Watcher>,
@@ -120,8 +131,8 @@ enum Woken {
     Stopping,
 }
 
-impl Watches {
-    fn new(context: Arc<Context>, requests: Streaming<pb::WatchRequest>, leader: LeaderWanted) -> Self {
+impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
+    fn new(context: Arc<Context>, requests: R, leader: LeaderWanted) -> Self {
         count(&context.metrics.watch_streams, 1);
         let tick = Instant::now() + progress_interval(&context);
         Self {
@@ -146,9 +157,9 @@ impl Watches {
             }
             let woken = if self.is_behind() {
                 // There is work to do: only look whether a request has come.
-                let request = self.requests.message().now_or_never();
+                let request = self.requests.next().now_or_never();
                 tokio::task::consume_budget().await;
-                request.map_or(Woken::News, Woken::Request)
+                request.map_or(Woken::News, |request| Woken::Request(request.transpose()))
             } else {
                 self.wait().await
             };
@@ -165,12 +176,14 @@ impl Watches {
     }
 
     async fn wait(&mut self) -> Woken {
+        // In an order, so that a simulation repeats. None can keep the others waiting: what is queued is sent before each wait.
         tokio::select! {
-            request = self.requests.message() => Woken::Request(request),
-            () = self.queue.changed() => Woken::News,
-            () = tokio::time::sleep_until(self.tick) => Woken::Tick,
-            () = self.leader.lost(&self.context) => Woken::NoLeader,
+            biased;
             () = self.context.stopping() => Woken::Stopping,
+            () = self.leader.lost(&self.context) => Woken::NoLeader,
+            () = tokio::time::sleep_until(self.tick) => Woken::Tick,
+            request = self.requests.next() => Woken::Request(request.transpose()),
+            () = self.queue.changed() => Woken::News,
         }
     }
 
@@ -290,7 +303,7 @@ impl Watches {
     /// Cancels a watch that wants what compaction has taken. The header has no revision: so does etcd answer.
     fn compacted(&mut self, id: WatchId, compact_revision: i64) -> WatchResponse {
         if let Some(watcher) = self.by_id.remove(&id) {
-            self.forget(&watcher);
+            forget(&self.context, &self.queue, &watcher);
             self.ended.insert(id);
         }
         WatchResponse { canceled: true, compact_revision, ..self.answer(id, 0) }
@@ -360,20 +373,12 @@ impl Watches {
 
     fn cancel(&mut self, id: WatchId) {
         match self.by_id.remove(&id) {
-            Some(watcher) => self.forget(&watcher),
+            Some(watcher) => forget(&self.context, &self.queue, &watcher),
             None if self.ended.remove(&id) => {}
             None => return,
         }
         let revision = self.context.node.state().hub().revision();
         self.queue.push(Item::Canceled { id, revision });
-    }
-
-    fn forget(&self, watcher: &Watcher) {
-        if let Place::Synced(token) = watcher.place {
-            self.context.node.state().hub().remove(&watcher.spec, token);
-        }
-        self.queue.forget(watcher.spec.id);
-        count(&self.context.metrics.watchers, -1);
     }
 
     /// Answers a request for progress in the name of all watches, of which there must be one.
@@ -396,13 +401,21 @@ impl Watches {
     }
 }
 
-impl Drop for Watches {
+impl<R> Drop for Watches<R> {
     fn drop(&mut self) {
         count(&self.context.metrics.watch_streams, -1);
         for watcher in std::mem::take(&mut self.by_id).into_values() {
-            self.forget(&watcher);
+            forget(&self.context, &self.queue, &watcher);
         }
     }
+}
+
+fn forget(context: &Context, queue: &Queue, watcher: &Watcher) {
+    if let Place::Synced(token) = watcher.place {
+        context.node.state().hub().remove(&watcher.spec, token);
+    }
+    queue.forget(watcher.spec.id);
+    count(&context.metrics.watchers, -1);
 }
 
 /// Up to a tenth more than was set, so that streams which began together are not told together.

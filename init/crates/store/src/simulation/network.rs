@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use super::below;
+use super::process::Process;
 use crate::disk::fake::FakeDisk;
 use crate::member::{Member, MemberId};
 use crate::peer::{Answer, BoxFuture, CallError, Handler, Hello, Lane, Local, Request, Transport};
@@ -14,7 +15,7 @@ pub(crate) struct Network(Arc<Mutex<Inner>>);
 
 #[derive(Default)]
 struct Inner {
-    nodes: BTreeMap<MemberId, (Arc<dyn Handler>, FakeDisk)>,
+    nodes: BTreeMap<MemberId, (Arc<dyn Handler>, FakeDisk, Process)>,
     /// From, to.
     cuts: BTreeSet<(MemberId, MemberId)>,
     /// Of a thousand messages.
@@ -33,8 +34,8 @@ impl Network {
         self.0.lock().unwrap()
     }
 
-    pub(crate) fn attach(&self, id: MemberId, handler: Arc<dyn Handler>, disk: FakeDisk) {
-        self.lock().nodes.insert(id, (handler, disk));
+    pub(crate) fn attach(&self, id: MemberId, handler: Arc<dyn Handler>, disk: FakeDisk, process: Process) {
+        self.lock().nodes.insert(id, (handler, disk, process));
     }
 
     pub(crate) fn detach(&self, id: MemberId) {
@@ -66,10 +67,11 @@ impl Network {
         passes
     }
 
-    fn node(&self, id: MemberId) -> Option<Arc<dyn Handler>> {
+    fn node(&self, id: MemberId) -> Option<(Arc<dyn Handler>, Process)> {
         let inner = self.lock();
         // One without power answers nothing, from that very moment.
-        inner.nodes.get(&id).filter(|(_, disk)| !disk.is_cut()).map(|(handler, _)| Arc::clone(handler))
+        let node = inner.nodes.get(&id).filter(|(_, disk, _)| !disk.is_cut());
+        node.map(|(handler, _, process)| (Arc::clone(handler), process.clone()))
     }
 }
 
@@ -90,7 +92,7 @@ impl Wire {
         if !self.network.pass(own, target).await {
             std::future::pending::<()>().await;
         }
-        let Some(handler) = self.network.node(target) else {
+        let Some((handler, process)) = self.network.node(target) else {
             return Err(CallError::NotSent { target, reason: "nobody is there".to_owned() });
         };
         let hello = Hello { from: self.local, target, lane };
@@ -98,7 +100,7 @@ impl Wire {
             return Err(CallError::Refused { target, refusal });
         }
         // What was asked for goes on when whoever asked gives up.
-        let answer = tokio::spawn(handler.handle(own, request)).await;
+        let answer = tokio::spawn(process.scope(handler.handle(own, request))).await;
         let Ok(answer) = answer else { return Err(CallError::Lost { target, reason: "it died" }) };
         if self.network.node(target).is_none() || !self.network.pass(target, own).await || self.disk.is_cut() {
             std::future::pending::<()>().await;

@@ -1,4 +1,4 @@
-//! openraft's runtime: tokio, with randomness that a seed repeats.
+//! openraft's runtime: tokio, with randomness and wake-ups that a seed repeats, and tasks that know whose they are.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use futures::FutureExt as _;
 use openraft::OptionalSend;
 use openraft::async_runtime::AsyncRuntime;
 use openraft_rt::deterministic_rng::DeterministicRng;
-use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime, TokioWatch};
+use openraft_rt_tokio::{TokioMpsc, TokioMutex, TokioOneshot, TokioRuntime};
 
 #[derive(Debug)]
 pub struct SimulatedRuntime(TokioRuntime);
@@ -27,7 +27,7 @@ impl AsyncRuntime for SimulatedRuntime {
         T: Future + OptionalSend + 'static,
         T::Output: OptionalSend + 'static,
     {
-        TokioRuntime::spawn(future)
+        TokioRuntime::spawn(super::process::inherit(future))
     }
 
     fn sleep(duration: Duration) -> Self::Sleep {
@@ -62,7 +62,7 @@ impl AsyncRuntime for SimulatedRuntime {
     }
 
     type Mpsc = TokioMpsc;
-    type Watch = TokioWatch;
+    type Watch = super::channel::OrderedWatch;
     type Oneshot = TokioOneshot;
     type Mutex<T: OptionalSend + 'static> = TokioMutex<T>;
 

@@ -310,7 +310,10 @@ impl Replicated for State {
             let applied = self.write_lock().apply(&committed.command);
             self.publish(applied)
         };
-        batch.iter().map(answer).collect()
+        let responses: Vec<Response> = batch.iter().map(answer).collect();
+        #[cfg(test)]
+        crate::simulation::record::applied(batch, &responses);
+        responses
     }
 
     fn take_delta(&self) -> Delta {
