@@ -1,6 +1,4 @@
 //! Seeded mutation of each foreign input: whatever the bytes are, parsing ends, nothing panics, and no secret is shown.
-//!
-//! `cargo test` runs a slice. A campaign sets `KEELSON_FUZZ_INPUTS` (inputs per parser) and `KEELSON_FUZZ_SEED`.
 #![forbid(unsafe_code)]
 #![cfg(test)]
 
@@ -48,83 +46,38 @@ spec:
       -----END CERTIFICATE-----
 "#;
 
-/// xorshift64*, enough to wander and the same everywhere.
-struct Random(u64);
+/// What means something to the parsers.
+const WORDS: [&[u8]; 26] = [
+    b"\"",
+    b" ",
+    b"=",
+    b":",
+    b"[",
+    b"]",
+    b"{",
+    b"}",
+    b",",
+    b"\n",
+    b"\n  ",
+    b"- ",
+    b"*links",
+    b"&a ",
+    b"!!binary ",
+    b"|",
+    b"#",
+    b"\0",
+    b"\xff",
+    b"keelson.",
+    b"_",
+    b"0",
+    b"-1",
+    b"65536",
+    b"\t",
+    b"<<: ",
+];
 
-impl Random {
-    fn below(&mut self, bound: usize) -> usize {
-        self.0 ^= self.0 >> 12;
-        self.0 ^= self.0 << 25;
-        self.0 ^= self.0 >> 27;
-        (self.0.wrapping_mul(0x2545_F491_4F6C_DD1D) >> 33) as usize % bound.max(1)
-    }
-}
-
-fn setting(name: &str, default: u64) -> u64 {
-    std::env::var(name).ok().map_or(default, |text| text.parse().expect("a number"))
-}
-
-/// Deletes, repeats, swaps and overwrites pieces, with the bytes that mean something to the parsers.
-fn mutate(random: &mut Random, seed: &[u8]) -> Vec<u8> {
-    const TOKENS: [&[u8]; 26] = [
-        b"\"",
-        b" ",
-        b"=",
-        b":",
-        b"[",
-        b"]",
-        b"{",
-        b"}",
-        b",",
-        b"\n",
-        b"\n  ",
-        b"- ",
-        b"*links",
-        b"&a ",
-        b"!!binary ",
-        b"|",
-        b"#",
-        b"\0",
-        b"\xff",
-        b"keelson.",
-        b"_",
-        b"0",
-        b"-1",
-        b"65536",
-        b"\t",
-        b"<<: ",
-    ];
-    let mut bytes = seed.to_vec();
-    for _ in 0..=random.below(6) {
-        let at = random.below(bytes.len() + 1);
-        let end = (at + random.below(24)).min(bytes.len());
-        match random.below(6) {
-            0 => drop(bytes.drain(at..end)),
-            1 => {
-                let piece = bytes[at..end].to_vec();
-                let to = random.below(bytes.len() + 1);
-                bytes.splice(to..to, piece);
-            }
-            2 => bytes.truncate(at.max(8)),
-            3 if at < bytes.len() => bytes[at] = u8::try_from(random.below(256)).unwrap(),
-            _ => drop(bytes.splice(at..at, TOKENS[random.below(TOKENS.len())].iter().copied())),
-        }
-    }
-    bytes
-}
-
-/// Runs `check` on mutations of `seed` and prints what brings a failure back.
-fn campaign(name: &str, inputs: u64, seed: &[u8], check: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
-    let inputs = setting("KEELSON_FUZZ_INPUTS", inputs);
-    let start = setting("KEELSON_FUZZ_SEED", 1);
-    let mut random = Random(start.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1);
-    for index in 0..inputs {
-        let input = mutate(&mut random, seed);
-        if let Err(panic) = std::panic::catch_unwind(|| check(&input)) {
-            eprintln!("{name}: input {index} of KEELSON_FUZZ_SEED={start}: {:?}", String::from_utf8_lossy(&input));
-            std::panic::resume_unwind(panic);
-        }
-    }
+fn campaign(name: &str, slice: u64, seed: &[u8], check: impl Fn(&[u8]) + std::panic::RefUnwindSafe) {
+    keelson_mutation::campaign(name, slice, &[seed.to_vec()], &WORDS, check);
 }
 
 /// Resolves and holds the invariants that every input must leave intact.
@@ -215,4 +168,17 @@ fn the_seeds_are_valid() {
     resolve(&Inputs { fw_cfg, ..Inputs::default() }, &Remembered::default()).unwrap();
     let line = LINE.replace("\"keelson.operator-key=a b\"", "");
     resolve(&Inputs { command_line: line.into_bytes(), ..Inputs::default() }, &Remembered::default()).unwrap();
+}
+
+/// Files of the EFI system partition, which anybody with the disk in hand can write.
+#[test]
+fn files_of_the_esp() {
+    let check = |content: &[u8]| {
+        let paths = ["keelson/words", "keelson/role", "keelson/token", "loader/credentials/keelson.token.cred"];
+        for path in paths {
+            let esp = BTreeMap::from([(path.to_owned(), content.to_vec())]);
+            let _ = resolve(&Inputs { esp, ..Inputs::default() }, &Remembered::default());
+        }
+    };
+    campaign("a file of the ESP", 3_000, LINE.as_bytes(), check);
 }
