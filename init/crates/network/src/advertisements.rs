@@ -1,10 +1,18 @@
 //! IPv6 by router advertisement. The kernel does it (addresses from prefixes, the default route), but not for a machine that
 //! forwards packets, as every node does for its pods: it has to be told so for each link (ip-sysctl, `accept_ra`).
 //!
-//! Not here: DHCPv6, and resolvers that routers advertise (RDNSS).
+//! What the kernel leaves to others it passes on by netlink: resolvers ([`heard`], kept in [`resolvers`]), and whether routers ask
+//! for DHCPv6.
 
 use std::io;
 use std::path::{Path, PathBuf};
+
+pub mod heard;
+pub mod resolvers;
+pub mod socket;
+
+pub use heard::{Heard, RouterFlags};
+pub use resolvers::Advertised;
 
 /// A directory for each link.
 const SETTINGS: &str = "/proc/sys/net/ipv6/conf";

@@ -11,12 +11,15 @@ use keelson_control::notify;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 
+use crate::advertisements::Heard;
+use crate::advertisements::socket::Ears;
 use crate::dhcp::machine::Random;
 use crate::dhcp::{Client, Event};
+use crate::dhcp6;
 use crate::kernel::{Change, Changes, Kernel, KernelError};
 use crate::links::{Link, Links};
 use crate::plan::{choose_any_static, plan};
-use crate::port::{Context, Packet, Port, tell};
+use crate::port::{Context, Packet, Port, Received, tell};
 use crate::say::{failed, say};
 use crate::sntp::{self, Servers};
 use crate::state::{self, Seen};
@@ -60,6 +63,8 @@ pub enum DaemonError {
     Connect(#[source] io::Error),
     #[error("cannot learn what links there are")]
     Load(#[source] KernelError),
+    #[error("cannot listen for what routers advertise")]
+    Listen(#[source] io::Error),
     #[error("the netlink connection ended")]
     Disconnected,
     #[error("cannot catch signals")]
@@ -71,6 +76,8 @@ pub async fn run(paths: Paths) -> Result<(), DaemonError> {
     let config = read_config(&paths)?;
     let mut terminate = signal(SignalKind::terminate()).map_err(DaemonError::Signals)?;
     let (kernel, changes) = Kernel::connect().map_err(DaemonError::Connect)?;
+    // Before the links are looked at, so that no advertisement is missed.
+    let ears = Ears::open().map_err(DaemonError::Listen)?;
     let (servers, servers_seen) = watch::channel(Servers::default());
     // What an earlier daemon of this boot published: the node keeps its address, and a set clock stays set.
     let published = NetworkState::read(&paths.run.join("state.json")).ok().flatten().unwrap_or_default();
@@ -97,7 +104,7 @@ pub async fn run(paths: Paths) -> Result<(), DaemonError> {
         paths,
     };
     daemon.start().await?;
-    daemon.turn(changes, incoming, &mut terminate).await
+    daemon.turn(changes, incoming, &ears, &mut terminate).await
 }
 
 fn read_config(paths: &Paths) -> Result<NodeConfig, DaemonError> {
@@ -163,6 +170,7 @@ impl Daemon {
         &mut self,
         mut changes: Changes,
         mut incoming: mpsc::Receiver<Packet>,
+        ears: &Ears,
         terminate: &mut Signal,
     ) -> Result<(), DaemonError> {
         loop {
@@ -170,6 +178,7 @@ impl Daemon {
             tokio::select! {
                 change = changes.next() => self.changed(change.ok_or(DaemonError::Disconnected)?).await?,
                 Some(packet) = incoming.recv() => self.received(packet).await,
+                heard = ears.next() => self.hear(heard.map_err(DaemonError::Listen)?).await,
                 // An error would mean that the time client is gone; then nothing changes any more.
                 Ok(()) = self.time.changed() => {}
                 () = tokio::time::sleep(wait) => self.tick().await,
@@ -184,7 +193,8 @@ impl Daemon {
 
     fn next_turn(&self) -> Duration {
         let clients = self.ports.values().filter_map(|port| port.client.as_ref()).filter_map(Client::deadline);
-        let deadline = clients.chain(self.waiting.deadline()).min();
+        let v6 = self.ports.values().filter_map(|port| port.v6.as_ref()?.deadline());
+        let deadline = clients.chain(v6).chain(self.waiting.deadline()).min();
         deadline.map_or(TURN_MAX, |deadline| deadline.saturating_sub(now()).min(TURN_MAX))
     }
 
@@ -282,14 +292,44 @@ impl Daemon {
     }
 
     async fn received(&mut self, packet: Packet) {
-        if let Some(port) = self.ports.get_mut(&packet.link) {
-            port.handle(&self.context, now(), &mut KernelRandom, Event::Received(packet.message)).await;
+        let Some(port) = self.ports.get_mut(&packet.link) else { return };
+        match (packet.message, &mut port.v6) {
+            (Received::V4(message), _) => {
+                port.handle(&self.context, now(), &mut KernelRandom, Event::Received(message)).await;
+            }
+            (Received::V6(message), Some(v6)) => {
+                v6.handle(&self.context, now(), &mut KernelRandom, dhcp6::Event::Received(message)).await;
+            }
+            (Received::V6(_), None) => {}
+        }
+    }
+
+    /// What routers said. Of a link that is not configured by others it is not believed.
+    async fn hear(&mut self, heard: Vec<Heard>) {
+        for heard in heard {
+            let (Heard::Resolvers { link, .. } | Heard::Search { link, .. } | Heard::Flags { link, .. }) = &heard;
+            let link = *link;
+            if let Heard::Flags { flags, .. } = heard {
+                self.links.routers_said(link, flags);
+                self.settle(link).await;
+                continue;
+            }
+            let Some(v6) = self.ports.get_mut(&link).and_then(|port| port.v6.as_mut()) else { continue };
+            match heard {
+                Heard::Resolvers { servers, lifetime, .. } => v6.advertised.hear_servers(servers, lifetime, now()),
+                Heard::Search { domains, lifetime, .. } => v6.advertised.hear_domains(domains, lifetime, now()),
+                Heard::Flags { .. } => {}
+            }
         }
     }
 
     async fn tick(&mut self) {
         for port in self.ports.values_mut() {
             port.handle(&self.context, now(), &mut KernelRandom, Event::Timer).await;
+            if let Some(v6) = &mut port.v6 {
+                v6.advertised.expire(now());
+                v6.handle(&self.context, now(), &mut KernelRandom, dhcp6::Event::Timer).await;
+            }
         }
     }
 
@@ -342,7 +382,12 @@ impl Daemon {
             .iter()
             .filter_map(|(index, port)| {
                 let link = self.links.get(*index)?;
-                Some(Seen { link, plan: &port.plan, client: port.client.as_ref() })
+                Some(Seen {
+                    link,
+                    plan: &port.plan,
+                    client: port.client.as_ref(),
+                    v6: port.v6.as_ref().map(Into::into),
+                })
             })
             .collect();
         let time = self.time.borrow_and_update().clone();

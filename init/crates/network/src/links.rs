@@ -7,7 +7,11 @@ use ipnet::IpNet;
 use keelson_config::MacAddress;
 use netlink_packet_route::AddressFamily;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
-use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, Inet6IfaceFlags, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
+};
+
+use crate::advertisements::RouterFlags;
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -23,6 +27,8 @@ pub struct Link {
     /// The bridge or bond it belongs to.
     pub controller: Option<u32>,
     pub addresses: Vec<Address>,
+    /// What its routers say.
+    pub routers: RouterFlags,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,6 +87,12 @@ impl Links {
         self.by_index.insert(index, Link { addresses, ..link(message) });
     }
 
+    pub fn routers_said(&mut self, index: u32, flags: RouterFlags) {
+        if let Some(link) = self.by_index.get_mut(&index) {
+            link.routers = flags;
+        }
+    }
+
     pub fn link_removed(&mut self, message: &LinkMessage) {
         self.by_index.remove(&message.header.index);
     }
@@ -117,6 +129,21 @@ impl Links {
     }
 }
 
+fn routers(families: &[AfSpecUnspec]) -> RouterFlags {
+    let inet6 = families.iter().find_map(|family| match family {
+        AfSpecUnspec::Inet6(attributes) => attributes.iter().find_map(|attribute| match attribute {
+            AfSpecInet6::Flags(flags) => Some(*flags),
+            _ => None,
+        }),
+        _ => None,
+    });
+    let flags = inet6.unwrap_or(Inet6IfaceFlags::empty());
+    RouterFlags {
+        managed: flags.contains(Inet6IfaceFlags::RaManaged),
+        other: flags.contains(Inet6IfaceFlags::Otherconf),
+    }
+}
+
 fn unusable(message: &AddressMessage) -> bool {
     let short = message.header.flags;
     let long = message.attributes.iter().find_map(|attribute| match attribute {
@@ -142,12 +169,14 @@ fn link(message: &LinkMessage) -> Link {
         kind: None,
         controller: None,
         addresses: Vec::new(),
+        routers: RouterFlags::default(),
     };
     for attribute in &message.attributes {
         match attribute {
             LinkAttribute::IfName(name) => link.name.clone_from(name),
             LinkAttribute::Address(bytes) => link.mac = bytes.as_slice().try_into().ok().map(MacAddress),
             LinkAttribute::Mtu(mtu) => link.mtu = *mtu,
+            LinkAttribute::AfSpecUnspec(families) => link.routers = routers(families),
             LinkAttribute::Controller(index) => link.controller = Some(*index).filter(|index| *index != 0),
             LinkAttribute::LinkInfo(infos) => {
                 link.kind = infos.iter().find_map(|info| match info {

@@ -83,6 +83,7 @@ mod tests {
     use netlink_packet_route::link::LinkLayerType;
 
     use super::*;
+    use crate::advertisements::RouterFlags;
 
     fn config(words: &str) -> NodeConfig {
         let command_line = format!("keelson.role=worker {words}").into_bytes();
@@ -101,6 +102,7 @@ mod tests {
             kind: kind.map(str::to_owned),
             controller: None,
             addresses: Vec::new(),
+            routers: RouterFlags::default(),
         }
     }
 

@@ -16,10 +16,14 @@ use crate::dhcp::machine::{Lost, Random};
 use crate::dhcp::message::Identity;
 use crate::dhcp::socket::LinkSocket;
 use crate::dhcp::{Client, Command, Destination, Event, Lease, lease};
+use crate::dhcp6;
 use crate::kernel::{Kernel, KernelError, Route};
 use crate::links::Link;
 use crate::plan::Plan;
+pub use crate::port::v6::PortV6;
 use crate::say::{failed, say};
+
+mod v6;
 
 /// Static routes go before those of leases, and among equals the first link goes first.
 const STATIC_METRIC: u32 = 100;
@@ -29,7 +33,13 @@ const DHCP_METRIC: u32 = 1000;
 #[derive(Debug)]
 pub struct Packet {
     pub link: u32,
-    pub message: Message,
+    pub message: Received,
+}
+
+#[derive(Debug)]
+pub enum Received {
+    V4(Message),
+    V6(dhcp6::Message),
 }
 
 /// What every port needs from the daemon.
@@ -55,6 +65,8 @@ pub struct Port {
     mac: Option<MacAddress>,
     socket: Option<Arc<LinkSocket>>,
     reader: Option<JoinHandle<()>>,
+    /// DHCPv6, on links that are configured by others.
+    pub v6: Option<PortV6>,
 }
 
 impl Drop for Port {
@@ -79,6 +91,7 @@ impl Port {
             mac: link.mac,
             socket: None,
             reader: None,
+            v6: None,
         };
         if let Some(mtu) = port.plan.mtu
             && mtu != link.mtu
@@ -91,6 +104,7 @@ impl Port {
         }
         if by_others {
             port.start_client(context, now).await;
+            port.v6 = port.mac.map(|mac| PortV6::new(context, &port.name, port.index, mac));
         }
         port
     }
@@ -124,7 +138,7 @@ impl Port {
                     Ok(message) => message,
                     Err(error) => return say(format_args!("{name}: cannot receive: {error}")),
                 };
-                if packets.send(Packet { link, message }).await.is_err() {
+                if packets.send(Packet { link, message: Received::V4(message) }).await.is_err() {
                     return;
                 }
             }
@@ -146,6 +160,13 @@ impl Port {
             say(format_args!("{}: carrier {}", self.name, if link.carrier { "up" } else { "lost" }));
             let event = if link.carrier { Event::CarrierUp } else { Event::CarrierDown };
             self.handle(context, now, random, event).await;
+            if let Some(v6) = &mut self.v6 {
+                let event = if link.carrier { dhcp6::Event::CarrierUp } else { dhcp6::Event::CarrierDown };
+                v6.handle(context, now, random, event).await;
+            }
+        }
+        if let Some(v6) = &mut self.v6 {
+            v6.routers_said(context, link.routers, now, random).await;
         }
     }
 

@@ -7,9 +7,12 @@ use ipnet::IpNet;
 use keelson_config::network_state::{LeaseState, LinkState, NetworkState, TimeState};
 use keelson_config::{AddressMethod, NodeConfig};
 
+use crate::advertisements::Advertised;
 use crate::dhcp::{Client, Lease};
+use crate::dhcp6::Information;
 use crate::links::{Link, is_global};
 use crate::plan::Plan;
+use crate::port::PortV6;
 use crate::resolver;
 
 /// A link that is ours to configure, as the daemon sees it now.
@@ -18,6 +21,20 @@ pub struct Seen<'a> {
     pub link: &'a Link,
     pub plan: &'a Plan,
     pub client: Option<&'a Client>,
+    pub v6: Option<SeenV6<'a>>,
+}
+
+/// What IPv6's servers and routers say.
+#[derive(Debug, Clone, Copy)]
+pub struct SeenV6<'a> {
+    pub information: &'a Information,
+    pub advertised: &'a Advertised,
+}
+
+impl<'a> From<&'a PortV6> for SeenV6<'a> {
+    fn from(port: &'a PortV6) -> Self {
+        Self { information: port.client.information(), advertised: &port.advertised }
+    }
 }
 
 impl<'a> Seen<'a> {
@@ -35,7 +52,22 @@ impl<'a> Seen<'a> {
 
     fn nameservers(&self) -> impl Iterator<Item = IpAddr> + 'a {
         let leased = self.lease().into_iter().flat_map(|lease| lease.nameservers.iter().copied().map(IpAddr::V4));
-        self.plan.nameservers.iter().copied().chain(leased)
+        let by_server = self.v6.into_iter().flat_map(|v6| v6.information.nameservers.iter().copied());
+        let by_router = self.v6.into_iter().flat_map(|v6| v6.advertised.servers());
+        self.plan.nameservers.iter().copied().chain(leased).chain(by_server.chain(by_router).map(IpAddr::V6))
+    }
+
+    fn search(&self) -> impl Iterator<Item = String> + 'a {
+        let leased = self.lease().into_iter().flat_map(|lease| lease.search.iter());
+        let by_server = self.v6.into_iter().flat_map(|v6| v6.information.search.iter());
+        let by_router = self.v6.into_iter().flat_map(|v6| v6.advertised.domains());
+        leased.chain(by_server).chain(by_router).cloned()
+    }
+
+    fn ntp_servers(&self) -> impl Iterator<Item = IpAddr> + 'a {
+        let leased = self.lease().into_iter().flat_map(|lease| lease.ntp_servers.iter().copied().map(IpAddr::V4));
+        let by_server = self.v6.into_iter().flat_map(|v6| v6.information.ntp_servers.iter().copied().map(IpAddr::V6));
+        leased.chain(by_server)
     }
 
     /// Addresses that others can reach the node by, on a link that works.
@@ -64,7 +96,7 @@ pub fn compose(
     now: Now,
 ) -> NetworkState {
     let nameservers = config.network.nameservers.iter().copied().chain(seen.iter().flat_map(Seen::nameservers));
-    let leased = seen.iter().filter_map(Seen::lease).flat_map(|lease| lease.search.iter().cloned());
+    let leased = seen.iter().flat_map(Seen::search);
     NetworkState {
         node_addresses: node_addresses(config, seen, &before.node_addresses),
         links: seen.iter().map(|seen| link_state(seen, now, before)).collect(),
@@ -115,8 +147,8 @@ fn link_state(seen: &Seen<'_>, now: Now, before: &NetworkState) -> LinkState {
         addresses: link.addresses.iter().map(|address| address.net).collect(),
         gateway: seen.gateway(),
         nameservers: seen.nameservers().collect(),
-        search: lease.map(|lease| lease.search.clone()).unwrap_or_default(),
-        ntp_servers: lease.map(|lease| lease.ntp_servers.iter().copied().map(IpAddr::V4).collect()).unwrap_or_default(),
+        search: seen.search().collect(),
+        ntp_servers: seen.ntp_servers().collect(),
         lease: lease.map(|lease| lease_state(lease, seen.client.map_or("", Client::state), now, published)),
     }
 }

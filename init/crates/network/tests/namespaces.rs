@@ -15,11 +15,14 @@ mod pods;
 mod router;
 #[path = "namespaces/server.rs"]
 mod server;
+#[path = "namespaces/server6.rs"]
+mod server6;
 #[path = "namespaces/world.rs"]
 mod world;
 
 use router::Router;
 use server::{Behaviour, SERVER, Server};
+use server6::Server6;
 use world::{World, is_root};
 
 /// A node that asks on eth0, and the server that it asks.
@@ -297,11 +300,14 @@ fn configures_ipv6_addresses_and_their_gateway() {
 }
 
 /// The network's end of the cable, with a router that advertises a prefix; the node forwards, as PID 1 sets it.
-fn advertising_router(world: &World) -> Router {
+fn advertising_router(world: &World, flags: u8, options: &[u8]) -> Router {
     world.in_node("sysctl -q -w net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.forwarding=1");
+    Router::start(&world.network, networks_link(world), flags, options)
+}
+
+fn networks_link(world: &World) -> u32 {
     let link = world.in_network("ip -o link show dev srv0");
-    let number = link.split(':').next().unwrap().trim().parse().unwrap();
-    Router::start(&world.network, number)
+    link.split(':').next().unwrap().trim().parse().unwrap()
 }
 
 #[test]
@@ -310,7 +316,7 @@ fn takes_address_and_route_from_a_router_although_it_forwards() {
         return;
     }
     let mut world = World::new("ip=eth0:dhcp");
-    let _router = advertising_router(&world);
+    let _router = advertising_router(&world, 0, &[]);
     world.start();
     world.wait("an address with the router's prefix", || {
         world.in_node("ip -6 -o addr show dev eth0").contains("2001:db8:99:")
@@ -329,7 +335,7 @@ fn link_that_is_off_takes_nothing_from_a_router() {
         return;
     }
     let mut world = World::new("ip=eth0:off");
-    let _router = advertising_router(&world);
+    let _router = advertising_router(&world, 0, &[]);
     world.start();
     world.wait("the link-local address", || world.in_node("ip -6 -o addr show dev eth0").contains("fe80:"));
     world.hold("no address of the router's prefix", Duration::from_secs(3), || {
@@ -354,4 +360,56 @@ fn node_is_addressed_in_the_subnet_that_was_asked_for_whatever_has_the_default_r
     world.wait("both addresses", || world.has_address("10.99.0.50/24") && world.has_address("10.98.0.7/24"));
     assert!(world.in_node("ip route show default").contains("via 10.99.0.1 dev eth0"));
     world.wait("the node's address", || world.state().node_addresses == [Ipv4Addr::new(10, 98, 0, 7)]);
+}
+
+/// Flags of an advertisement (RFC 4861, 4.2): addresses by DHCPv6, and all else by it.
+const MANAGED: u8 = 0x80;
+const OTHER: u8 = 0x40;
+
+#[test]
+fn resolvers_of_a_router_are_used_for_as_long_as_it_says() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("ip=eth0:dhcp");
+    let options = router::resolver("2001:db8:99::53", b"\x04test\x07example\0", 3);
+    let router = advertising_router(&world, 0, &options);
+    world.start();
+    world.wait("the router's resolver", || world.resolv_conf().contains("nameserver 2001:db8:99::53"));
+    world.wait("its search domain", || world.resolv_conf().contains("search test.example"));
+    drop(router);
+    world.wait("the end of both", || world.resolv_conf() == "# Written by keelson-network.\n");
+}
+
+#[test]
+fn address_is_had_by_dhcpv6_where_routers_ask_for_it_and_goes_with_its_lease() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("ip=eth0:dhcp");
+    let server = Server6::start(&world.network, networks_link(&world), 10);
+    let _router = advertising_router(&world, MANAGED | OTHER, &[]);
+    world.start();
+    world.wait("the leased address", || world.has_address("2001:db8:99::50/128"));
+    world.wait("the server's resolver", || world.resolv_conf().contains("nameserver 2001:db8:99::53"));
+    // SOLICIT and REQUEST, and then a RENEW.
+    world.wait("a renewal", || server.asked().contains(&5));
+    assert!(server.asked().starts_with(&[1]) && server.asked().contains(&3), "{:?}", server.asked());
+    server.fall_silent();
+    world.wait("a question to all servers", || server.asked().contains(&6));
+    world.wait("the end of the lease", || !world.has_address("2001:db8:99::50/128"));
+}
+
+#[test]
+fn information_alone_is_asked_for_where_routers_give_the_addresses() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("ip=eth0:dhcp");
+    let server = Server6::start(&world.network, networks_link(&world), 600);
+    let _router = advertising_router(&world, OTHER, &[]);
+    world.start();
+    world.wait("the server's resolver", || world.resolv_conf().contains("nameserver 2001:db8:99::53"));
+    assert!(server.asked().iter().all(|kind| *kind == 11), "{:?}", server.asked());
+    assert!(!world.has_address("2001:db8:99::50/128"));
 }

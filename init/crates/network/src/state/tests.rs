@@ -2,6 +2,7 @@ use keelson_config::{Inputs, MacAddress, Remembered, resolve};
 use netlink_packet_route::link::LinkLayerType;
 
 use super::*;
+use crate::advertisements::RouterFlags;
 use crate::links::Address;
 
 const NOW: Now = Now { since_boot: Duration::from_secs(100), wall: Duration::from_millis(1_800_000_000_001) };
@@ -25,6 +26,7 @@ fn link(index: u32, addresses: &[&str]) -> Link {
         kind: None,
         controller: None,
         addresses: addresses.iter().map(|net| Address { net: net.parse().unwrap(), unusable: false }).collect(),
+        routers: RouterFlags::default(),
     }
 }
 
@@ -35,7 +37,8 @@ fn plan(config: &NodeConfig, link: &Link) -> Plan {
 
 fn published(config: &NodeConfig, links: &[Link], before: &NetworkState) -> NetworkState {
     let plans: Vec<Plan> = links.iter().map(|link| plan(config, link)).collect();
-    let seen: Vec<Seen<'_>> = links.iter().zip(&plans).map(|(link, plan)| Seen { link, plan, client: None }).collect();
+    let seen: Vec<Seen<'_>> =
+        links.iter().zip(&plans).map(|(link, plan)| Seen { link, plan, client: None, v6: None }).collect();
     compose(config, &seen, TimeState::default(), Vec::new(), before, NOW)
 }
 

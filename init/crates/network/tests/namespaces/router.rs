@@ -21,8 +21,10 @@ pub(crate) struct Router {
 }
 
 impl Router {
-    /// Advertises on the link with this number in `namespace` until dropped.
-    pub(crate) fn start(namespace: &str, link: u32) -> Self {
+    /// Advertises on the link with this number in `namespace` until dropped. `flags` are the message's, `options` go behind the
+    /// prefix.
+    pub(crate) fn start(namespace: &str, link: u32, flags: u8, options: &[u8]) -> Self {
+        let message = advertisement(flags, options);
         let socket = open(namespace, link).expect("the router's socket");
         let stop = Arc::new(AtomicBool::new(false));
         let stopped = Arc::clone(&stop);
@@ -30,7 +32,7 @@ impl Router {
             let to = SockAddr::from(SocketAddrV6::new(ALL_NODES, 0, 0, link));
             while !stopped.load(Ordering::Relaxed) {
                 // Refused as long as the router's own address is being checked.
-                let _ = socket.send_to(&advertisement(), &to);
+                let _ = socket.send_to(&message, &to);
                 std::thread::park_timeout(Duration::from_millis(200));
             }
         });
@@ -48,16 +50,32 @@ impl Drop for Router {
 }
 
 /// The kernel adds the checksum.
-fn advertisement() -> Vec<u8> {
-    // Type 134; hop limit 64; no flags; a default router for 1800 s; the two timers are left to the host.
-    let mut message = vec![134, 0, 0, 0, 64, 0, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
+fn advertisement(flags: u8, options: &[u8]) -> Vec<u8> {
+    // Type 134; hop limit 64; flags; a default router for 1800 s; the two timers are left to the host.
+    let mut message = vec![134, 0, 0, 0, 64, flags, 0x07, 0x08, 0, 0, 0, 0, 0, 0, 0, 0];
     // A prefix of 64 bits, on the link and for addresses, valid for 3600 s and preferred for 1800 s.
     message.extend([3, 4, 64, 0xc0]);
     message.extend(3600_u32.to_be_bytes());
     message.extend(1800_u32.to_be_bytes());
     message.extend([0; 4]);
     message.extend(PREFIX.octets());
+    message.extend(options);
     message
+}
+
+/// A resolver and a search domain for so many seconds (RFC 8106).
+pub(crate) fn resolver(server: &str, domain: &[u8], lifetime: u32) -> Vec<u8> {
+    let server: Ipv6Addr = server.parse().unwrap();
+    let mut options = vec![25, 3, 0, 0];
+    options.extend(lifetime.to_be_bytes());
+    options.extend(server.octets());
+    let mut names = [31, 0, 0, 0].to_vec();
+    names.extend(lifetime.to_be_bytes());
+    names.extend(domain);
+    names.resize(names.len().next_multiple_of(8), 0);
+    names[1] = u8::try_from(names.len() / 8).unwrap();
+    options.extend(names);
+    options
 }
 
 fn open(namespace: &str, link: u32) -> io::Result<Socket> {

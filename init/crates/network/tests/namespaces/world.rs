@@ -163,7 +163,7 @@ impl World {
     }
 
     pub(crate) fn has_address(&self, address: &str) -> bool {
-        self.in_node("ip -4 -o addr show").contains(&format!(" {address} "))
+        self.in_node("ip -o addr show").contains(&format!(" {address} "))
     }
 
     /// Waits until the condition holds; on timeout says what was awaited and what the daemon said.
