@@ -38,16 +38,23 @@ pub fn from_command_line(line: &[u8]) -> Statement {
 }
 
 /// Files on the EFI system partition, by their path there: `keelson/document.yaml` is a document, `keelson/words` holds words as
-/// on the command line, any other file in that folder is the value of the key that it is called after. File names of FAT know
-/// no case.
+/// on the command line, any other file in that folder is the value of the key that it is called after. A credential, where
+/// systemd's boot loader expects those (`loader/credentials/keelson.role.cred`), says the same as the file of its name. File
+/// names of FAT know no case.
 pub fn from_esp(files: &BTreeMap<String, Vec<u8>>) -> Statement {
     let mut statement = Statement::default();
     for (path, content) in files {
         let lower = path.to_ascii_lowercase();
-        let Some(key) = lower.strip_prefix("keelson/") else { continue };
+        let credential = lower.strip_prefix("loader/credentials/keelson.").and_then(|name| name.strip_suffix(".cred"));
+        let Some(key) = lower.strip_prefix("keelson/").or(credential) else { continue };
         let origin = Origin::Esp(path.clone());
+        if credential.is_some() && is_encrypted(content) {
+            let problem = "it is an encrypted credential, and this release has no key for one";
+            statement.fault(&Source::word(origin), key, problem, "the value itself, not encrypted");
+            continue;
+        }
         match key {
-            "document.yaml" => statement.read_document(&origin, content),
+            "document.yaml" | "document" => statement.read_document(&origin, content),
             "words" => {
                 for word in command_line::words(content) {
                     statement.say(&origin, &word);
@@ -57,6 +64,17 @@ pub fn from_esp(files: &BTreeMap<String, Vec<u8>>) -> Statement {
         }
     }
     statement
+}
+
+/// Whether these are the bytes that systemd-creds(1) writes: base64 of a header of a 16-byte identity, and the sizes of key,
+/// block, initialisation vector and tag, which all its forms of AES-256-GCM share.
+fn is_encrypted(content: &[u8]) -> bool {
+    const SIZES: [u32; 4] = [32, 1, 12, 16];
+    let packed: Vec<u8> = content.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    // As much as holds the header: 32 bytes are 43 characters, and a group of four is decoded whole.
+    let decoded = packed.get(..44).and_then(|start| STANDARD.decode(start).ok()).unwrap_or_default();
+    let sizes = decoded.get(16..32).unwrap_or_default();
+    sizes.chunks_exact(4).map(<[u8]>::to_vec).eq(SIZES.map(|size| size.to_le_bytes().to_vec()))
 }
 
 /// QEMU's `fw_cfg` items by their full name, `opt/keelson/role` and the like. Items of others are left alone.
@@ -286,5 +304,25 @@ mod tests {
         assert_eq!(role.source.to_string(), "EFI system partition, keelson/role");
         assert_eq!(statement.words.name.unwrap().value, "w3");
         assert_eq!(statement.documents.len(), 1);
+    }
+
+    #[test]
+    fn credentials_are_read_plain_and_refused_encrypted() {
+        let header = [&[7; 16][..], &[32, 0, 0, 0, 1, 0, 0, 0, 12, 0, 0, 0, 16, 0, 0, 0], &[9; 40]].concat();
+        let mut encrypted = STANDARD.encode(header).into_bytes();
+        encrypted.insert(30, b'\n');
+        let files = [
+            ("loader/credentials/keelson.role.cred".to_owned(), b"worker\n".to_vec()),
+            ("loader/credentials/other.cred".to_owned(), b"x".to_vec()),
+            ("loader/credentials/keelson.token.cred".to_owned(), encrypted),
+        ];
+        let statement = from_esp(&files.into());
+        let role = statement.words.role.unwrap();
+        assert_eq!(role.source.to_string(), "EFI system partition, loader/credentials/keelson.role.cred");
+        assert!(statement.words.token.is_none());
+        let said: Vec<String> = statement.errors.iter().map(ToString::to_string).collect();
+        assert_eq!(said.len(), 1);
+        assert!(said[0].contains("keelson.token.cred") && said[0].contains("encrypted credential"), "{said:?}");
+        assert!(!is_encrypted(b"worker") && !is_encrypted(&[b'A'; 100]));
     }
 }

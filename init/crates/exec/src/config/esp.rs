@@ -1,4 +1,5 @@
-//! Files on the EFI system partition of the disk that this machine was booted from: `keelson/` in its top folder.
+//! Files on the EFI system partition of the disk that this machine was booted from: `keelson/` in its top folder, and the
+//! credentials where systemd's boot loader expects them.
 //!
 //! Only that disk's: a partition of another disk is nobody's word. It is mounted read-only for as long as the files are read. A
 //! partition that cannot be mounted has nothing to say; what it should have said will be missed by name.
@@ -15,7 +16,7 @@ use crate::root::RootHash;
 
 /// In memory, and nobody else's.
 const MOUNT_POINT: &str = "/run/keelson-esp";
-const FOLDER: &str = "keelson";
+const FOLDERS: [&str; 2] = ["keelson", "loader/credentials"];
 /// More than there are keys.
 const FILES_MAX: usize = 32;
 
@@ -29,7 +30,7 @@ pub(super) fn files(command_line: &[u8]) -> BTreeMap<String, Vec<u8>> {
     if mount::mount(&device.to_string_lossy(), point, "vfat", flags, "").is_err() {
         return BTreeMap::new();
     }
-    let files = read_folder(point);
+    let files = read_folders(point);
     let _ = mount::unmount(point, UnmountFlags::DETACH);
     let _ = fs::remove_dir(point);
     files
@@ -45,14 +46,17 @@ fn partition(hash: RootHash, places: &Places) -> Option<std::path::PathBuf> {
     })
 }
 
-fn read_folder(top: &Path) -> BTreeMap<String, Vec<u8>> {
-    let entries = fs::read_dir(top.join(FOLDER)).into_iter().flatten().flatten();
-    let files = entries.filter(|entry| entry.path().is_file()).take(FILES_MAX);
-    let read = files.filter_map(|entry| {
-        let name = entry.file_name().into_string().ok()?;
-        Some((format!("{FOLDER}/{name}"), super::read(&entry.path()).ok()?))
-    });
-    read.collect()
+fn read_folders(top: &Path) -> BTreeMap<String, Vec<u8>> {
+    let mut files = BTreeMap::new();
+    for folder in FOLDERS {
+        let entries = fs::read_dir(top.join(folder)).into_iter().flatten().flatten();
+        for entry in entries.filter(|entry| entry.path().is_file()).take(FILES_MAX) {
+            let name = entry.file_name().into_string().ok();
+            let Some((name, content)) = name.zip(super::read(&entry.path()).ok()) else { continue };
+            files.insert(format!("{folder}/{name}"), content);
+        }
+    }
+    files
 }
 
 #[cfg(test)]
@@ -82,12 +86,17 @@ mod tests {
     }
 
     #[test]
-    fn files_of_the_folder_are_read_by_their_path() {
+    fn files_of_the_folders_are_read_by_their_path() {
         let top = tempfile::tempdir().unwrap();
         fs::create_dir_all(top.path().join("keelson/inner")).unwrap();
         fs::write(top.path().join("keelson/role"), "worker").unwrap();
         fs::write(top.path().join("other"), "x").unwrap();
-        assert_eq!(read_folder(top.path()), BTreeMap::from([("keelson/role".to_owned(), b"worker".to_vec())]));
-        assert!(read_folder(Path::new("/nonexistent")).is_empty());
+        fs::create_dir_all(top.path().join("loader/credentials")).unwrap();
+        fs::write(top.path().join("loader/credentials/keelson.name.cred"), "w3").unwrap();
+        let files = read_folders(top.path());
+        let paths: Vec<&str> = files.keys().map(String::as_str).collect();
+        assert_eq!(paths, ["keelson/role", "loader/credentials/keelson.name.cred"]);
+        assert_eq!(files["keelson/role"], b"worker");
+        assert!(read_folders(Path::new("/nonexistent")).is_empty());
     }
 }
