@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use keelson_config::NodeConfig;
+use keelson_init::shutdown::Enforcer;
 use keelson_job::{BootRecord, Cause, Progress};
 use keelson_sys::watchdog::Watchdog;
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,8 @@ pub(crate) struct Boot {
     pub(crate) progress: Progress,
     /// Armed already, if the machine has one. To be fed from the event loop, at [`WATCHDOG_INTERVAL`](phases::watchdog::INTERVAL).
     pub(crate) watchdog: Option<Watchdog>,
+    /// The thread that keeps the deadline of the machine's end, once services run.
+    pub(crate) enforcer: Option<Enforcer>,
 }
 
 /// What boot found out. Plain values.

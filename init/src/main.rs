@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 mod boot;
+mod bounded;
 mod console;
 mod finish;
 mod recovery;

@@ -9,8 +9,7 @@
 //! A holding machine still reaps, still obeys ctrl-alt-del, and repeats its message for whoever connects to the console later.
 
 use std::error::Error;
-use std::sync::{OnceLock, mpsc};
-use std::thread;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use keelson_job::{BootEnd, Cause, Progress};
@@ -20,6 +19,7 @@ use keelson_sys::watchdog::Watchdog;
 
 use crate::boot::history::FAILED_BOOTS_MAX;
 use crate::boot::job;
+use crate::bounded;
 use crate::console::Console;
 use crate::signals::{self, Request};
 
@@ -188,13 +188,7 @@ fn kernel_panic_seconds() -> i64 {
 
 /// Syncs in a thread that may hang instead of this one.
 pub(crate) fn sync_bounded(console: &mut Console) {
-    let (done, wait) = mpsc::channel();
-    let thread = thread::Builder::new().stack_size(crate::finish::THREAD_STACK_BYTES).spawn(move || {
-        rustix::fs::sync();
-        let _ = done.send(());
-    });
-    let synced = thread.is_ok() && wait.recv_timeout(SYNC_LIMIT).is_ok();
-    if !synced {
+    if bounded::within(SYNC_LIMIT, rustix::fs::sync).is_none() {
         console.warn(SUBJECT, format_args!("the disks did not take everything within {} s", SYNC_LIMIT.as_secs()));
     }
 }

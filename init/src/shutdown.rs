@@ -19,7 +19,8 @@ use keelson_sys::clock;
 
 use crate::supervisor::SHUTDOWN_MAX;
 
-/// For unmounting and the last sync, after the services' own time ([`SHUTDOWN_MAX`]).
+/// For the record, unmounting and the last sync, after the services' own time ([`SHUTDOWN_MAX`]). Shorter than any watchdog's
+/// patience: a machine that is to be off must not be reset instead.
 const FINISH_MAX: Duration = Duration::from_secs(40);
 
 /// All of its stack is locked memory.
@@ -32,7 +33,7 @@ const NOT_ARMED: u64 = 0;
 
 /// Deadline in milliseconds since boot, shifted left by one; the lowest bit says whether the power goes off. One word, so
 /// that it is read and written at once.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Enforcer {
     armed: Arc<AtomicU64>,
     thread: Thread,
@@ -56,12 +57,28 @@ impl Enforcer {
     }
 
     fn arm_at(&self, kind: ShutdownKind, deadline: Duration) {
-        // Rounded up: never before the deadline, and never zero.
-        let milliseconds = u64::try_from(deadline.as_millis() + 1).unwrap_or(u64::MAX >> 1);
-        let word = (milliseconds << 1) | u64::from(kind == ShutdownKind::PowerOff);
+        let word = encode(kind, deadline);
         let _ = self.armed.compare_exchange(NOT_ARMED, word, Ordering::SeqCst, Ordering::SeqCst);
         self.thread.unpark();
     }
+
+    /// The services have ended: what is left gets its own time and no more. A deadline that comes sooner stays.
+    pub fn hasten(&self, kind: ShutdownKind, now: Duration) {
+        self.hasten_to(kind, now + FINISH_MAX);
+    }
+
+    fn hasten_to(&self, kind: ShutdownKind, deadline: Duration) {
+        let word = encode(kind, deadline);
+        let sooner = |armed| (armed == NOT_ARMED || word >> 1 < armed >> 1).then_some(word);
+        let _ = self.armed.fetch_update(Ordering::SeqCst, Ordering::SeqCst, sooner);
+        self.thread.unpark();
+    }
+}
+
+/// Rounded up: never before the deadline, and never zero.
+fn encode(kind: ShutdownKind, deadline: Duration) -> u64 {
+    let milliseconds = u64::try_from(deadline.as_millis() + 1).unwrap_or(u64::MAX >> 1);
+    (milliseconds << 1) | u64::from(kind == ShutdownKind::PowerOff)
 }
 
 fn enforce(armed: &AtomicU64, end: impl Fn(ShutdownKind)) {
@@ -102,6 +119,18 @@ mod tests {
         assert_eq!(kind, ShutdownKind::PowerOff);
         assert!(at >= deadline);
         receiver.recv_timeout(DEADLINE).unwrap();
+    }
+
+    #[test]
+    fn services_that_end_early_leave_their_time_to_nobody() {
+        let (sender, receiver) = mpsc::channel();
+        let enforcer = Enforcer::start(move |kind| sender.send(kind).unwrap_or_default()).unwrap();
+        enforcer.arm(ShutdownKind::PowerOff, clock::since_boot());
+        enforcer.hasten_to(ShutdownKind::PowerOff, clock::since_boot() + Duration::from_millis(100));
+        assert_eq!(receiver.recv_timeout(DEADLINE).unwrap(), ShutdownKind::PowerOff);
+        let before = enforcer.armed.load(Ordering::SeqCst);
+        enforcer.hasten(ShutdownKind::Reboot, clock::since_boot());
+        assert_eq!(enforcer.armed.load(Ordering::SeqCst), before, "a later deadline is none");
     }
 
     #[test]

@@ -58,7 +58,7 @@ fn greeting(boot: &Boot) -> String {
     format!("{}, boot {}{memory}: starting services", facts.hostname, facts.present.number)
 }
 
-fn setup(boot: &Boot) -> Result<Setup, SuperviseError> {
+fn setup(boot: &mut Boot) -> Result<Setup, SuperviseError> {
     let root = Path::new(CGROUP_ROOT);
     let containment = Cgroups::new(root.join("keelson")).map_err(SuperviseError::Cgroups)?;
     make_shims_group(root).map_err(SuperviseError::Cgroups)?;
@@ -69,6 +69,7 @@ fn setup(boot: &Boot) -> Result<Setup, SuperviseError> {
         });
     })
     .map_err(SuperviseError::Enforcer)?;
+    boot.enforcer = Some(enforcer.clone());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(Setup {
         services: services::all(&boot.facts.node).map_err(SuperviseError::Services)?,

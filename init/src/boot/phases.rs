@@ -114,7 +114,7 @@ impl Machine {
             present: state.present,
             timeline: self.timeline,
         };
-        Some(Boot { facts, progress, watchdog: self.watchdog })
+        Some(Boot { facts, progress, watchdog: self.watchdog, enforcer: None })
     }
 
     /// For the boot's record.
