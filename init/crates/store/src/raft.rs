@@ -116,9 +116,10 @@ pub fn config(timing: Timing) -> Result<openraft::Config, openraft::ConfigError>
     let config = openraft::Config {
         cluster_name: "keelson-store".to_owned(),
         heartbeat_interval: millis(timing.heartbeat_interval),
-        // etcd's members also wait between one and two times the timeout.
-        election_timeout_min: election,
-        election_timeout_max: election.saturating_mul(2),
+        // A leader is given up after the longest of these times and, again, one of them at random: together one and a half to two
+        // times the timeout, as etcd's members wait between one and two.
+        election_timeout_min: election / 2,
+        election_timeout_max: election,
         snapshot_policy: SnapshotPolicy::Never,
         // Purging is ours, by bytes.
         max_in_snapshot_log_to_keep: u64::MAX,
