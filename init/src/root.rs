@@ -4,8 +4,8 @@
 //! moves the mounts that exist over to it, makes it `/`, empties the initramfs (which is memory) and executes itself from
 //! there. `pivot_root(2)` does not work on the initramfs, so this is `MS_MOVE` and chroot, as in `switch_root(8)`.
 //!
-//! The form of the root is a [`RootSource`]: the image as a file inside the initramfs, or a partition that the kernel verifies by
-//! the root hash on its command line. Disks are searched and set up by keelson-exec, which the initramfs has too.
+//! The root is a file that came with the initramfs, or a partition. Either way the kernel verifies it by its root hash as it is
+//! read; keelson-exec, which the initramfs has too, finds it and sets that up.
 
 use std::convert::Infallible;
 use std::ffi::CString;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 
 use keelson_job::{CommandLine, Request, Root};
 use keelson_sys::mount::{self, MountFlags};
-use keelson_sys::{clock, loopback, memfd, process};
+use keelson_sys::{clock, memfd, process};
 use thiserror::Error;
 
 use crate::boot::{Span, job, mounts};
@@ -26,8 +26,6 @@ use crate::recovery::{Failure, Rule};
 mod empty;
 pub(crate) mod handover;
 
-/// The image as a file in the initramfs.
-const IMAGE: &str = "/root.erofs";
 /// Where the root is mounted until it is `/`.
 const NEW_ROOT: &str = "/sysroot";
 /// This program, in the root.
@@ -45,12 +43,8 @@ enum RootError {
     Mounts(#[from] mounts::MountError),
     #[error("cannot read the kernel command line")]
     CommandLine(#[source] io::Error),
-    #[error("there is no root: the initramfs has no {IMAGE}")]
+    #[error("there is no root")]
     Find(#[source] job::JobError),
-    #[error("cannot open {IMAGE}")]
-    Open(#[source] io::Error),
-    #[error("cannot bind {IMAGE} to a loop device")]
-    Loop(#[source] io::Error),
     #[error("cannot mount {device} at {NEW_ROOT}")]
     Mount { device: PathBuf, source: io::Error },
     #[error("the root has no {INIT}")]
@@ -63,15 +57,6 @@ enum RootError {
     HandOver(#[source] io::Error),
     #[error("cannot execute {INIT}")]
     Execute(#[source] io::Error),
-}
-
-/// Where the root file system comes from.
-#[derive(Debug)]
-enum RootSource {
-    /// An erofs image in the initramfs, read through a loop device. It stays in memory, compressed as it is.
-    ImageFile(File),
-    /// A device that the kernel verifies, as it is read.
-    Verified(PathBuf),
 }
 
 /// Whether this process still has the initramfs as its root.
@@ -96,9 +81,9 @@ fn try_enter(console: &mut Console) -> Result<Infallible, RootError> {
     console.open();
     console.info("root", format_args!("Keelson {}", env!("CARGO_PKG_VERSION")));
 
-    let source = find(console)?;
+    let device = find(console)?;
     let new_root = Path::new(NEW_ROOT);
-    mount_root(&source, new_root)?;
+    mount_root(&device, new_root)?;
     fs::metadata(new_root.join(INIT.trim_start_matches('/'))).map_err(RootError::NoInit)?;
     for mount in KEPT_MOUNTS {
         mount::move_mount(&Path::new("/").join(mount), &new_root.join(mount))
@@ -109,7 +94,7 @@ fn try_enter(console: &mut Console) -> Result<Infallible, RootError> {
     rustix::process::chdir(new_root).map_err(|error| RootError::Enter(error.into()))?;
     mount::move_mount(Path::new("."), Path::new("/")).map_err(RootError::Enter)?;
     mount::enter_root(Path::new(".")).map_err(RootError::Enter)?;
-    // The loop device keeps the image's bytes alive; all other bytes of the initramfs are freed.
+    // A root that came with it stays alive by its loop device; all other bytes of the initramfs are freed.
     if let Err(error) = empty::empty(&old_root) {
         console.warn("root", format_args!("the initramfs keeps some memory: {error}"));
     }
@@ -119,32 +104,16 @@ fn try_enter(console: &mut Console) -> Result<Infallible, RootError> {
     execute(&[span])
 }
 
-/// Looks for the root in the order in which the forms are preferred.
-fn find(console: &mut Console) -> Result<RootSource, RootError> {
-    match File::open(IMAGE) {
-        Ok(file) => return Ok(RootSource::ImageFile(file)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-        Err(error) => return Err(RootError::Open(error)),
-    }
+/// The verified device.
+fn find(console: &mut Console) -> Result<PathBuf, RootError> {
     let command_line = fs::read("/proc/cmdline").map_err(RootError::CommandLine)?;
     let request = Request::Root { command_line: CommandLine(command_line) };
     let root: Root = job::run_in_first_stage(console, &request).map_err(RootError::Find)?;
     console.info("root", format_args!("{} is verified as it is read", root.found_on.display()));
-    Ok(RootSource::Verified(root.device))
+    Ok(root.device)
 }
 
-fn mount_root(source: &RootSource, target: &Path) -> Result<(), RootError> {
-    match source {
-        RootSource::ImageFile(file) => {
-            // Open until it is mounted: the last close unbinds it.
-            let device = loopback::attach_read_only(file).map_err(RootError::Loop)?;
-            mount_device(&device.path, target)
-        }
-        RootSource::Verified(device) => mount_device(device, target),
-    }
-}
-
-fn mount_device(device: &Path, target: &Path) -> Result<(), RootError> {
+fn mount_root(device: &Path, target: &Path) -> Result<(), RootError> {
     let failed = |source| RootError::Mount { device: device.to_owned(), source };
     let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
     fs::create_dir_all(target).map_err(failed)?;

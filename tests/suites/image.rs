@@ -5,8 +5,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use keelson_vm::build::progress::Silent;
-use keelson_vm::build::{Image, allowlist, contents, kernel};
+use keelson_vm::build::{self, Image, allowlist, contents, kernel};
 use keelson_vm::project::Project;
+use serde_json::Value;
 
 /// Built once for all tests of this file; from the caches when it was built before.
 #[expect(clippy::expect_used, reason = "without an image there is nothing to test")]
@@ -111,18 +112,23 @@ fn root_holds_what_the_allowlist_names_and_nothing_else() {
 }
 
 #[test]
-fn initramfs_is_the_root_and_then_the_first_stage() {
+fn initramfs_is_the_root_with_its_hashes_and_then_the_first_stage() {
     let initramfs = fs::read(&image().initramfs).unwrap();
-    let root = fs::read(&image().root).unwrap();
-    // A header of 110 bytes and the name with its NUL, filled up to four bytes.
-    let content = (110 + "root.erofs\0".len()).next_multiple_of(4);
-    assert_eq!(&initramfs[..6], b"070701");
-    assert_eq!(&initramfs[110..121], b"root.erofs\0");
-    assert!(initramfs[content..content + root.len()] == root, "the file in the initramfs is not the root");
-
-    let rest = &initramfs[content + root.len()..];
+    let mut at = 0;
+    for (name, path) in
+        [("root.erofs", &image().root), ("root.hashes", &image().root_hashes), ("root.hash", &image().root_hash)]
+    {
+        let wanted = fs::read(path).unwrap();
+        assert_eq!(&initramfs[at..at + 6], b"070701");
+        assert_eq!(&initramfs[at + 110..at + 110 + name.len()], name.as_bytes());
+        // A header of 110 bytes and the name with its NUL, filled up to four bytes, as the content is.
+        at = (at + 110 + name.len() + 1).next_multiple_of(4);
+        assert!(initramfs[at..at + wanted.len()] == wanted, "{name} in the initramfs is not the root's");
+        at = (at + wanted.len()).next_multiple_of(4);
+    }
+    let rest = &initramfs[at..];
     let zstd = rest.windows(4).position(|window| window == [0x28, 0xb5, 0x2f, 0xfd]).expect("no second archive");
-    assert_eq!((content + root.len() + zstd) % 512, 0);
+    assert_eq!((at + zstd) % 512, 0);
 }
 
 /// The figure that the README promises.
@@ -131,6 +137,41 @@ fn image_weighs_less_than_150_mb() {
     let sizes = image().sizes;
     let weight = sizes.kernel + sizes.initramfs;
     assert!(weight < 150_000_000, "kernel and initramfs together have {weight} bytes");
+}
+
+/// What every program, library and module of the root is, by name, version and licence.
+#[test]
+fn bill_of_materials_has_a_version_and_a_licence_for_all_of_it() {
+    let request = BUILT.0.request().unwrap();
+    let path = build::bill_of_materials(&request, image(), &mut Silent).unwrap();
+    let bill: Value = serde_json::from_slice(&fs::read(path).unwrap()).unwrap();
+    let packages = bill["packages"].as_array().unwrap();
+    let names: Vec<&str> = packages.iter().filter_map(|package| package["name"].as_str()).collect();
+    for name in [
+        "keelson-init",
+        "openraft",
+        "rust-std",
+        "k8s.io/kubernetes",
+        "github.com/containerd/containerd/v2",
+        "github.com/opencontainers/runc",
+        "github.com/coredns/coredns",
+        "std",
+        "libc6",
+        "libseccomp-dev",
+        "nftables",
+        "e2fsprogs",
+        "ca-certificates",
+        "linux",
+    ] {
+        assert!(names.contains(&name), "{name} is not in the bill");
+    }
+    let blank: Vec<&Value> = packages
+        .iter()
+        .filter(|package| ["", "NOASSERTION"].contains(&package["licenseDeclared"].as_str().unwrap_or_default()))
+        .chain(packages.iter().filter(|package| package["versionInfo"].as_str().unwrap_or_default().is_empty()))
+        .map(|package| &package["name"])
+        .collect();
+    assert_eq!(blank, Vec::<&Value>::new());
 }
 
 #[test]

@@ -31,6 +31,8 @@ pub mod packages;
 pub mod progress;
 mod root;
 mod rust;
+mod sbom;
+pub mod secure_boot;
 mod step;
 mod uki;
 mod verity;
@@ -48,6 +50,8 @@ use step::{Step, Steps};
 ///
 /// PID 1 takes it as the clock's floor too, so it moves forward with each release.
 pub const SOURCE_DATE_EPOCH: u64 = 1_767_225_600;
+/// The same, as documents have it.
+const SOURCE_DATE: &str = "2026-01-01T00:00:00Z";
 
 /// What to build, and where.
 #[derive(Debug, Clone)]
@@ -75,6 +79,10 @@ pub struct Image {
     pub first_stage: PathBuf,
     /// The root file system (erofs) by itself.
     pub root: PathBuf,
+    /// Its dm-verity hash tree.
+    pub root_hashes: PathBuf,
+    /// The root hash, in hexadecimal and with a line's end.
+    pub root_hash: PathBuf,
     /// The root's tree before it was packed, for tests that list it.
     pub root_tree: PathBuf,
     /// Debian's part, from which the root was picked, and whose tools pack and unpack it.
@@ -91,6 +99,8 @@ pub struct Image {
     pub workload_program: PathBuf,
     /// What the files weigh.
     pub sizes: Sizes,
+    /// The folder of each Go module's programs.
+    go: BTreeMap<&'static str, PathBuf>,
 }
 
 /// Sizes in bytes.
@@ -144,24 +154,25 @@ pub fn image(request: &BuildRequest, progress: &mut dyn Progress) -> Result<Imag
         root::check_libraries(&entries, &sources)?;
         output.result("root", &root::inputs(&entries, &sources)?.finish(), |place| {
             root::compose(&entries, &sources, &place.join("tree"))?;
-            root::pack(&sources.debian, &place.join("tree"), &place.join("root.erofs"), step)
+            let packed = Packed::below(place);
+            root::pack(&sources.debian, &place.join("tree"), &packed.root, step)?;
+            let hash = verity::write(&packed.root, &packed.hashes)?;
+            fs::write(&packed.hash, format!("{}\n", verity::hex(&hash))).at("write", &packed.hash)
         })
     })?;
-    let (initramfs, first_stage) =
-        steps.step("initramfs", |_| initramfs(&root.join("root.erofs"), &sources.rust, &output))?;
+    let packed = Packed::below(&root);
+    let (initramfs, first_stage) = steps.step("initramfs", |_| initramfs(&packed, &sources.rust, &output))?;
 
     let go_program = |name| program(&sources.go, name);
     let image = Image {
-        sizes: Sizes {
-            kernel: size(&kernel.image)?,
-            root: size(&root.join("root.erofs"))?,
-            initramfs: size(&initramfs)?,
-        },
+        sizes: Sizes { kernel: size(&kernel.image)?, root: size(&packed.root)?, initramfs: size(&initramfs)? },
         kernel: kernel.image,
         kernel_config: kernel.config,
         initramfs,
         first_stage,
-        root: root.join("root.erofs"),
+        root: packed.root,
+        root_hashes: packed.hashes,
+        root_hash: packed.hash,
         root_tree: root.join("tree"),
         debian: sources.debian.clone(),
         kubectl: go_program("kubernetes")?.join("kubectl"),
@@ -169,15 +180,52 @@ pub fn image(request: &BuildRequest, progress: &mut dyn Progress) -> Result<Imag
         etcdctl: go_program("etcd")?.join("etcdctl"),
         workload,
         workload_program: go_program("workload")?.join("workload"),
+        go: sources.go.clone(),
     };
     Ok(image)
 }
 
+/// The bill of materials of what was built (SPDX 2.3, JSON).
+pub fn bill_of_materials(
+    request: &BuildRequest,
+    image: &Image,
+    progress: &mut dyn Progress,
+) -> Result<PathBuf, BuildError> {
+    let output = Cache::at(request.target.join("image")).keeping(2);
+    let list = request.checkout.join("image/root.allow");
+    let entries = allowlist::parse(&fs::read_to_string(&list).at("read", &list)?)?;
+    let content = sbom::Content {
+        checkout: &request.checkout,
+        go: &image.go,
+        debian: &image.debian,
+        entries: &entries,
+        kernel_config: &image.kernel_config,
+        root: &image.root,
+    };
+    let mut steps = Steps::new(output.folder().join("logs"), progress)?;
+    steps.step("bill of materials", |step| sbom::build(&content, &output, step))
+}
+
 type Initramfs = (PathBuf, PathBuf);
 
-fn initramfs(root: &Path, programs: &Path, output: &Cache) -> Result<(Initramfs, Outcome), BuildError> {
-    let inputs = Inputs::new("initramfs", 2)
-        .file("root", root)?
+/// The root as it travels: its bytes, their hash tree, and the hash by which both are judged.
+#[derive(Debug)]
+pub(crate) struct Packed {
+    pub(crate) root: PathBuf,
+    pub(crate) hashes: PathBuf,
+    pub(crate) hash: PathBuf,
+}
+
+impl Packed {
+    fn below(place: &Path) -> Self {
+        let [root, hashes, hash] = ["root.erofs", "root.hashes", "root.hash"].map(|name| place.join(name));
+        Self { root, hashes, hash }
+    }
+}
+
+fn initramfs(root: &Packed, programs: &Path, output: &Cache) -> Result<(Initramfs, Outcome), BuildError> {
+    let inputs = Inputs::new("initramfs", 3)
+        .file("root", &root.root)?
         .file("init", &programs.join("init"))?
         .file("exec", &programs.join("keelson-exec"))?;
     let (place, outcome) = output.result("initramfs", &inputs.finish(), |place| {

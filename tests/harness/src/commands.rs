@@ -34,7 +34,9 @@ enum Verb {
     /// Build everything and print where it is
     Build,
     /// Build everything and make disk images of it, raw and qcow2
-    Image,
+    Image(Image),
+    /// Make keys for Secure Boot
+    Keys(Keys),
     /// Shut a machine down in order
     Down(Down),
     /// Stop a machine's processors, as a hypervisor does to one that it moves
@@ -96,6 +98,20 @@ impl Up {
         let machine = Named { name: "keelson".to_owned() };
         Self { machine, memory: 3072, processors: 2, disk: 16, images: vec![], append: String::new(), workers: 0 }
     }
+}
+
+#[derive(Debug, Args)]
+pub struct Image {
+    /// Sign it with the keys in this folder, which `cargo vm keys` made
+    #[arg(long, value_name = "FOLDER")]
+    keys: Option<PathBuf>,
+}
+
+#[derive(Debug, Args)]
+pub struct Keys {
+    /// A folder that does not exist yet [default: secure-boot-keys in cargo's target folder]
+    #[arg(long, value_name = "FOLDER")]
+    folder: Option<PathBuf>,
 }
 
 #[derive(Debug, Args)]
@@ -170,7 +186,8 @@ pub fn run(line: CommandLine) -> Result<u8, CommandError> {
     match line.verb {
         Verb::Up(options) => up::up(&options)?,
         Verb::Build => up::build()?,
-        Verb::Image => image::image()?,
+        Verb::Image(options) => image::image(options.keys.as_deref())?,
+        Verb::Keys(options) => image::keys(options.folder.as_deref())?,
         Verb::Down(options) => down::down(&options)?,
         Verb::Bench(Bench { what: BenchWhat::Boot(options) }) => bench::boot(&options)?,
         Verb::Bench(Bench { what: BenchWhat::Store(options) }) => bench::store(&options)?,

@@ -10,6 +10,7 @@ pub mod cluster;
 pub mod commands;
 pub mod console;
 pub mod dns;
+pub mod firmware;
 pub mod killer;
 pub mod kubectl;
 pub mod machine;

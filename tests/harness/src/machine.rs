@@ -179,6 +179,17 @@ impl Machine {
         self.qmp("system_powerdown", &json!({})).map(drop)
     }
 
+    /// Presses keys of the keyboard together, by QEMU's names for them.
+    pub fn press_keys(&self, keys: &[&str]) -> Result<(), MachineError> {
+        let keys: Vec<_> = keys.iter().map(|key| json!({"type": "qcode", "data": key})).collect();
+        self.qmp("send-key", &json!({ "keys": keys })).map(drop)
+    }
+
+    /// Presses the button of some servers that a kernel answers with a panic, if it was told to (`unknown_nmi_panic`).
+    pub fn press_nmi_button(&self) -> Result<(), MachineError> {
+        self.qmp("inject-nmi", &json!({})).map(drop)
+    }
+
     /// Pulls the cable of the segment, or puts it back.
     pub fn set_segment_link(&self, up: bool) -> Result<(), MachineError> {
         self.qmp("set_link", &json!({"name": qemu::SEGMENT_LINK, "up": up})).map(drop)

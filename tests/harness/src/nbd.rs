@@ -149,6 +149,14 @@ impl PowerCutDisk {
         self.locked().armed = Some(seed);
     }
 
+    /// From now on nothing is answered: a disk, or the way to it, that hangs. Nothing is lost.
+    pub fn freeze(&self) -> io::Result<()> {
+        let mut disk = self.locked();
+        disk.flush()?;
+        disk.cut = Some(Cut { sectors_kept: 0, sectors_lost: 0 });
+        Ok(())
+    }
+
     /// What the cut did, once there was one.
     pub fn cut(&self) -> Option<Cut> {
         self.locked().cut

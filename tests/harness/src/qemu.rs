@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
 
+use crate::firmware::Firmware;
 use crate::wait;
 
 /// With KVM PID 1 speaks within a few seconds; a guest that hangs never does.
@@ -159,6 +160,9 @@ pub struct Hardware {
     pub network: Network,
     #[serde(default)]
     pub card: Card,
+    /// Boots from the first disk by UEFI, instead of the kernel and the initramfs.
+    #[serde(default)]
+    pub firmware: Option<Firmware>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -340,14 +344,20 @@ pub fn start(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> 
 }
 
 fn arguments(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> Vec<String> {
-    let mut words: Vec<String> = ["-nodefaults", "-display", "none", "-M", "q35"].map(str::to_owned).into();
+    let mut words: Vec<String> = ["-nodefaults", "-display", "none"].map(str::to_owned).into();
     words.extend(accelerator.arguments().map(str::to_owned));
     let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
     option("-smp", hardware.processors.to_string());
     option("-m", hardware.memory_mib.to_string());
-    option("-kernel", hardware.kernel.display().to_string());
-    option("-initrd", hardware.initramfs.display().to_string());
-    option("-append", format!("console=ttyS0 loglevel=6 panic=10 {}", hardware.command_line));
+    match &hardware.firmware {
+        None => {
+            option("-M", "q35".to_owned());
+            option("-kernel", hardware.kernel.display().to_string());
+            option("-initrd", hardware.initramfs.display().to_string());
+            option("-append", format!("console=ttyS0 loglevel=6 panic=10 {}", hardware.command_line));
+        }
+        Some(firmware) => firmware.options().into_iter().for_each(|(name, value)| option(name, value)),
+    }
     for value in &hardware.smbios {
         option("-smbios", format!("type=11,value={}", comma_doubled(value)));
     }
@@ -393,7 +403,7 @@ fn arguments(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> 
 }
 
 /// QEMU ends a value at a comma, and takes two for one.
-fn comma_doubled(value: &str) -> String {
+pub(crate) fn comma_doubled(value: &str) -> String {
     value.replace(',', ",,")
 }
 
@@ -419,6 +429,7 @@ mod tests {
             disks: vec![],
             network: Network::User(Ports { kubernetes: 1000, cluster: 1001 }),
             card: Card::default(),
+            firmware: None,
         };
         let words = arguments(&hardware, Accelerator::Tcg, &Folder("folder".into()));
         let network = words.iter().find(|word| word.starts_with("user,")).unwrap();

@@ -1,6 +1,9 @@
-//! Finding the root on a disk, and having the kernel verify it.
+//! Finding the root, and having the kernel verify it.
 //!
-//! The boot loader's image carries the root hash. Its two halves are the identities of two partitions (UAPI Discoverable
+//! An initramfs that brings the root brings its hash tree and its root hash too. What the command line says of the hash comes
+//! before that, so that a boot loader that is trusted more than its files can name the root that it wants.
+//!
+//! Without a root in the initramfs, it is on a disk. The boot loader's image carries the root hash. Its two halves are the identities of two partitions (UAPI Discoverable
 //! Partitions Specification): the root file system and its hash tree. Nothing on the disk is trusted: what the partition table
 //! or the tree's superblock says wrongly leads to another hash, and the kernel refuses the first block that is read.
 //!
@@ -21,6 +24,7 @@ use keelson_config::command_line;
 use keelson_gpt::{self as gpt, Guid};
 use keelson_job::Root;
 use keelson_sys::device_mapper::{self, Target};
+use keelson_sys::loopback;
 use thiserror::Error;
 
 use crate::disk::inventory::{self, Places};
@@ -32,6 +36,8 @@ const DISK_LIMIT: Duration = Duration::from_mins(1);
 const HASH_BYTES: usize = 32;
 const BLOCK_BYTES: u32 = 4096;
 const SECTOR: u64 = 512;
+/// What an initramfs with a root brings, in its own root folder.
+const CARRIED: [&str; 3] = ["root.erofs", "root.hashes", "root.hash"];
 /// The name of the verified device: `/dev/mapper` is not used, but the kernel's messages have it.
 const NAME: &str = "keelson-root";
 
@@ -39,6 +45,12 @@ const NAME: &str = "keelson-root";
 pub(crate) enum RootError {
     #[error("roothash= on the kernel command line is not 64 hexadecimal digits")]
     Hash,
+    #[error("the initramfs brings no root, and the kernel command line has no roothash=")]
+    NoHash,
+    #[error("{} is not 64 hexadecimal digits", path.display())]
+    CarriedHash { path: PathBuf },
+    #[error("cannot bind {} to a loop device", path.display())]
+    Loop { path: PathBuf, source: io::Error },
     #[error("no disk has the partitions {root} and {hashes} that this kernel's root hash names; disks: {disks}")]
     NoRoot { root: Guid, hashes: Guid, disks: String },
     #[error("cannot read {}", path.display())]
@@ -95,7 +107,20 @@ impl std::fmt::Display for RootHash {
 
 /// Sets the verified root up and says which device it is.
 pub(crate) fn run(line: &[u8]) -> Result<Root, RootError> {
-    let hash = RootHash::find(line)?.ok_or(RootError::Hash)?;
+    let told = RootHash::find(line)?;
+    match Carried::find(Path::new("/"))? {
+        Some(carried) => {
+            // Both stay bound for as long as the mapped device has them open.
+            let [root, hashes] = [&carried.root, &carried.hashes].map(|path| bind(path));
+            let (root, hashes) = (root?, hashes?);
+            let device = verified(told.unwrap_or(carried.hash), &root.path, &hashes.path)?;
+            Ok(Root { device, found_on: carried.root })
+        }
+        None => on_disk(told.ok_or(RootError::NoHash)?),
+    }
+}
+
+fn on_disk(hash: RootHash) -> Result<Root, RootError> {
     let places = Places::default();
     let found = wait::until(DISK_LIMIT, || find(hash, &places));
     let Some((root, hashes)) = found else {
@@ -103,12 +128,42 @@ pub(crate) fn run(line: &[u8]) -> Result<Root, RootError> {
         let disks = if disks.is_empty() { "none".to_owned() } else { disks.join(", ") };
         return Err(RootError::NoRoot { root: hash.root(), hashes: hash.hashes(), disks });
     };
-    let superblock = read_superblock(&hashes)?;
-    let parameters = parameters(&root, &hashes, &superblock, hash);
+    let device = verified(hash, &root, &hashes)?;
+    Ok(Root { device, found_on: root })
+}
+
+fn verified(hash: RootHash, root: &Path, hashes: &Path) -> Result<PathBuf, RootError> {
+    let superblock = read_superblock(hashes)?;
+    let parameters = parameters(root, hashes, &superblock, hash);
     let sectors = superblock.data_blocks.saturating_mul(u64::from(BLOCK_BYTES) / SECTOR);
     let target = Target { sectors, kind: "verity", parameters: &parameters };
-    let device = device_mapper::create_read_only(NAME, target).map_err(RootError::Map)?;
-    Ok(Root { device, found_on: root })
+    device_mapper::create_read_only(NAME, target).map_err(RootError::Map)
+}
+
+/// A root that came with the initramfs.
+#[derive(Debug, PartialEq, Eq)]
+struct Carried {
+    root: PathBuf,
+    hashes: PathBuf,
+    hash: RootHash,
+}
+
+impl Carried {
+    /// None where there is no root; one without its hash is a mistake and not run unverified.
+    fn find(folder: &Path) -> Result<Option<Self>, RootError> {
+        let [root, hashes, hash] = CARRIED.map(|name| folder.join(name));
+        if !root.exists() {
+            return Ok(None);
+        }
+        let text = std::fs::read(&hash).map_err(|source| RootError::Read { path: hash.clone(), source })?;
+        let hash = RootHash::parse(text.trim_ascii()).ok_or(RootError::CarriedHash { path: hash })?;
+        Ok(Some(Self { root, hashes, hash }))
+    }
+}
+
+fn bind(path: &Path) -> Result<loopback::LoopDevice, RootError> {
+    let bound = File::open(path).and_then(|file| loopback::attach_read_only(&file));
+    bound.map_err(|source| RootError::Loop { path: path.to_owned(), source })
 }
 
 /// The device files of both partitions, once both are there. A disk that cannot be read is none that has them.
@@ -207,6 +262,20 @@ mod tests {
         for wrong in ["", "00", &HASH.replace('f', "g"), &format!("{HASH}0"), &HASH.replacen("00", "+0", 1)] {
             assert!(RootHash::find(format!("roothash={wrong}").as_bytes()).is_err(), "{wrong}");
         }
+    }
+
+    #[test]
+    fn root_in_the_initramfs_needs_its_hash() {
+        let folder = tempfile::tempdir().unwrap();
+        let place = |name| folder.path().join(name);
+        assert_eq!(Carried::find(folder.path()).unwrap(), None);
+        std::fs::write(place("root.erofs"), "").unwrap();
+        assert!(matches!(Carried::find(folder.path()), Err(RootError::Read { .. })));
+        std::fs::write(place("root.hash"), "00\n").unwrap();
+        assert!(matches!(Carried::find(folder.path()), Err(RootError::CarriedHash { .. })));
+        std::fs::write(place("root.hash"), format!("{HASH}\n")).unwrap();
+        let carried = Carried { root: place("root.erofs"), hashes: place("root.hashes"), hash: hash() };
+        assert_eq!(Carried::find(folder.path()).unwrap(), Some(carried));
     }
 
     #[test]

@@ -11,7 +11,8 @@
 //! carry the two halves of the root hash as their identities (UAPI Discoverable Partitions Specification), so a kernel image
 //! finds exactly the root that it was built with, whatever slot that is in. Slots and ESP are sized for years.
 //!
-//! Everything follows from the inputs: the same kernel and root give the same bytes.
+//! Everything follows from the inputs: the same kernel and root give the same bytes. Signatures, if there are keys, come last,
+//! over programs that are the same in every build.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
@@ -27,6 +28,7 @@ use super::digest::Inputs;
 use super::error::{BuildError, FileContext as _};
 use super::fat;
 use super::progress::{Outcome, Progress};
+use super::secure_boot::Keys;
 use super::step::{Step, Steps};
 use super::uki::{self, Section};
 use super::{BuildRequest, Image, debian, packages, verity};
@@ -57,23 +59,37 @@ pub struct DiskImage {
     pub root_hash: String,
 }
 
-/// Makes the image of what was built, or finds it made.
-pub fn build(request: &BuildRequest, image: &Image, progress: &mut dyn Progress) -> Result<DiskImage, BuildError> {
+/// Makes the image of what was built, or finds it made. With keys, it boots under Secure Boot.
+pub fn build(
+    request: &BuildRequest,
+    image: &Image,
+    keys: Option<&Keys>,
+    progress: &mut dyn Progress,
+) -> Result<DiskImage, BuildError> {
     let output = Cache::at(request.target.join("image")).keeping(2);
     let mut steps = Steps::new(output.folder().join("logs"), progress)?;
     steps.step("packages for disk images", |step| {
-        Ok(((), packages::ensure(packages::DISK_IMAGE, request.install_packages, step)?))
+        let signing = keys.map_or(&[][..], |_| packages::SIGNING);
+        let all = [packages::DISK_IMAGE, signing].concat();
+        Ok(((), packages::ensure(&all, request.install_packages, step)?))
     })?;
     let loader = steps.step("systemd-boot", |step| debian::systemd_boot(&request.cache, step))?;
-    steps.step("disk image", |step| disk_image(image, &loader, &output, step))
+    steps.step("disk image", |step| disk_image(&Ingredients { image, loader: &loader, keys }, &output, step))
+}
+
+struct Ingredients<'a> {
+    image: &'a Image,
+    /// The folder of systemd's EFI programs.
+    loader: &'a Path,
+    keys: Option<&'a Keys>,
 }
 
 fn disk_image(
-    image: &Image,
-    loader: &Path,
+    ingredients: &Ingredients<'_>,
     output: &Cache,
     step: &mut Step<'_>,
 ) -> Result<(DiskImage, Outcome), BuildError> {
+    let Ingredients { image, loader, keys } = ingredients;
     let inputs = Inputs::new("disk", 1)
         .text("command line", COMMAND_LINE)
         .file("kernel", &image.kernel)?
@@ -81,7 +97,11 @@ fn disk_image(
         .file("root", &image.root)?
         .file("stub", &loader.join("linuxx64.efi.stub"))?
         .file("loader", &loader.join("systemd-bootx64.efi"))?;
-    let (place, outcome) = output.result("disk", &inputs.finish(), |place| make(image, loader, place, step))?;
+    let inputs = match keys {
+        Some(keys) => inputs.file("certificate", &keys.certificate())?,
+        None => inputs,
+    };
+    let (place, outcome) = output.result("disk", &inputs.finish(), |place| make(ingredients, place, step))?;
     let root_hash = fs::read_to_string(place.join("root-hash")).at("read", place.join("root-hash"))?;
     let file = |name: &str| place.join(name);
     let disk = DiskImage {
@@ -93,36 +113,48 @@ fn disk_image(
     Ok((disk, outcome))
 }
 
-fn make(image: &Image, loader: &Path, place: &Path, step: &mut Step<'_>) -> Result<(), BuildError> {
-    let hashes = place.join("hashes");
-    let root_hash = verity::write(&image.root, &hashes)?;
-    let hex: String = root_hash.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat();
-    let uki = kernel_image(image, loader, &hex)?;
+fn make(ingredients: &Ingredients<'_>, place: &Path, step: &mut Step<'_>) -> Result<(), BuildError> {
+    let Ingredients { image, loader, keys } = ingredients;
+    let hex = fs::read_to_string(&image.root_hash).at("read", &image.root_hash)?;
+    let hex = hex.trim();
+    let wrong = || BuildError::Malformed { path: image.root_hash.clone(), problem: "it is no root hash".to_owned() };
+    let root_hash = verity::parse(hex).ok_or_else(wrong)?;
     let uki_path = place.join("keelson.efi");
-    fs::write(&uki_path, &uki).at("write", &uki_path)?;
+    fs::write(&uki_path, kernel_image(image, loader, hex)?).at("write", &uki_path)?;
+    let boot_path = place.join("systemd-boot.efi");
+    fs::copy(loader.join("systemd-bootx64.efi"), &boot_path).at("copy to", &boot_path)?;
+    let mut variables = Vec::new();
+    if let Some(keys) = keys {
+        for program in [&uki_path, &boot_path] {
+            let unsigned = program.with_extension("unsigned.efi");
+            fs::rename(program, &unsigned).at("rename", program)?;
+            keys.sign(&unsigned, program, step)?;
+        }
+        variables = keys.variables()?;
+    }
 
     let raw = place.join("keelson.raw");
     let device = File::options().read(true).write(true).create_new(true).open(&raw).at("make", &raw)?;
     let plan = Plan::new(root_hash);
     device.set_len(plan.bytes()).at("size", &raw)?;
-    let boot = read(&loader.join("systemd-bootx64.efi"))?;
+    let (boot, uki) = (read(&boot_path)?, read(&uki_path)?);
     let name = format!("EFI/Linux/keelson_{}.efi", env!("CARGO_PKG_VERSION"));
-    let files: [(&str, &[u8]); 4] = [
+    let mut files: Vec<(&str, &[u8])> = vec![
         ("EFI/BOOT/BOOTX64.EFI", &boot),
         ("EFI/systemd/systemd-bootx64.efi", &boot),
         (&name, &uki),
         ("loader/loader.conf", LOADER_SETTINGS),
     ];
+    files.extend(variables.iter().map(|(name, content)| (name.as_str(), content.as_slice())));
     fat::write(&device, fat::Place { offset: plan.offset(0), bytes: ESP_BYTES }, &files)
         .at("write the ESP of", &raw)?;
     copy_into(&image.root, &device, plan.offset(1), ROOT_BYTES)?;
-    copy_into(&hashes, &device, plan.offset(2), HASHES_BYTES)?;
+    copy_into(&image.root_hashes, &device, plan.offset(2), HASHES_BYTES)?;
     let geometry = plan.geometry();
     keelson_gpt::write_first_sector(&device, geometry, false)
         .and_then(|()| keelson_gpt::write(&device, geometry, &plan.table))
         .at("write the partition table of", &raw)?;
 
-    fs::remove_file(&hashes).at("remove", &hashes)?;
     let root_hash_file = place.join("root-hash");
     fs::write(&root_hash_file, format!("{hex}\n")).at("write", &root_hash_file)?;
     let mut convert = Command::new("qemu-img");

@@ -18,7 +18,7 @@ pub(crate) struct Module {
     /// The cache's and the steps' name for it.
     pub(crate) name: &'static str,
     /// Its folder in the checkout.
-    folder: &'static str,
+    pub(crate) folder: &'static str,
     /// Symbols set by the linker (`-X`).
     symbols: &'static [&'static str],
     /// Whether C code is compiled in.

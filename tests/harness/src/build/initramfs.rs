@@ -1,7 +1,7 @@
 //! The hybrid initramfs: the packed root as a file, then the first stage.
 //!
-//! Two archives one after the other, which the kernel unpacks in turn: an uncompressed cpio with `/root.erofs` and a
-//! zstd-compressed one with `/init` and `/keelson-exec`. The root is compressed already and stays so in memory; unpacking
+//! Two archives one after the other, which the kernel unpacks in turn: an uncompressed cpio with `/root.erofs`, its dm-verity
+//! tree and the root hash, and a zstd-compressed one with `/init` and `/keelson-exec`. The root is compressed already and stays so in memory; unpacking
 //! it as a compressed cpio of its files would take seconds of each boot. The uncompressed archive comes first: after a
 //! compressed one the kernel would look for it at a position that is not aligned, and silently ignore it.
 
@@ -10,14 +10,17 @@ use std::io::{self, BufWriter, Seek as _, Write as _};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use super::Packed;
 use super::archive::Cpio;
 use super::error::{BuildError, FileContext as _};
 
 /// Writes the initramfs, and the first stage by itself. `programs` is the folder with `init` and `keelson-exec`.
-pub(crate) fn write(root: &Path, programs: &Path, initramfs: &Path, first_stage: &Path) -> Result<(), BuildError> {
+pub(crate) fn write(root: &Packed, programs: &Path, initramfs: &Path, first_stage: &Path) -> Result<(), BuildError> {
     let mut output = BufWriter::new(File::create(initramfs).at("make", initramfs)?);
     let mut first = Cpio::new(&mut output);
-    add_file(&mut first, "root.erofs", 0o400, root)?;
+    for (name, path) in [("root.erofs", &root.root), ("root.hashes", &root.hashes), ("root.hash", &root.hash)] {
+        add_file(&mut first, name, 0o400, path)?;
+    }
     first.finish().at("write", initramfs)?;
     align(&mut output).at("write", initramfs)?;
 
@@ -70,4 +73,37 @@ fn compressed(bytes: &[u8]) -> Result<Vec<u8>, BuildError> {
         if output.status.success() { Ok(output.stdout) } else { Err(io::Error::other(output.status.to_string())) }
     });
     output.map_err(failed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_comes_first_with_what_it_is_judged_by_and_the_first_stage_is_apart() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path
+        };
+        let root =
+            Packed { root: file("r", "the root"), hashes: file("h", "its hashes"), hash: file("d", "its hash\n") };
+        file("init", "init");
+        file("keelson-exec", "exec");
+        let (initramfs, first_stage) = (folder.path().join("initramfs"), folder.path().join("first-stage"));
+        write(&root, folder.path(), &initramfs, &first_stage).unwrap();
+
+        let place = tempfile::tempdir().unwrap();
+        let mut cpio = Command::new("cpio");
+        cpio.args(["--extract", "--quiet", "--no-preserve-owner"]).current_dir(place.path());
+        assert!(cpio.stdin(File::open(&initramfs).unwrap()).status().unwrap().success());
+        for (name, content) in [("root.erofs", "the root"), ("root.hashes", "its hashes"), ("root.hash", "its hash\n")]
+        {
+            assert_eq!(std::fs::read_to_string(place.path().join(name)).unwrap(), content);
+        }
+        let (whole, small) = (std::fs::read(&initramfs).unwrap(), std::fs::read(&first_stage).unwrap());
+        assert!(whole.ends_with(&small));
+        assert_eq!((whole.len() - small.len()) % 512, 0);
+    }
 }

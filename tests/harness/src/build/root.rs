@@ -79,7 +79,7 @@ fn below(folder: &Path, path: &str) -> PathBuf {
 
 /// Everything that the root's bytes depend on.
 pub(crate) fn inputs(entries: &[Entry], sources: &Sources) -> Result<Inputs, BuildError> {
-    let mut inputs = Inputs::new("root", 1);
+    let mut inputs = Inputs::new("root", 2);
     for entry in entries {
         inputs = inputs.text("entry", &format!("{} {:?}", entry.path, entry.what));
         inputs = match sources.content(entry)? {

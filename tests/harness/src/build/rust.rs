@@ -11,10 +11,10 @@ use super::parallel_jobs;
 use super::step::Step;
 
 /// Named always: else the flags would reach build scripts and procedural macros, which cannot be static.
-const TARGET: &str = "x86_64-unknown-linux-gnu";
+pub(super) const TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// The packages whose programs are in the image.
-const PACKAGES: &[&str] = &[
+pub(super) const PACKAGES: &[&str] = &[
     "keelson-init",
     "keelson-exec",
     "keelson-network",

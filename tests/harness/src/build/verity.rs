@@ -1,8 +1,8 @@
 //! A root's hash tree, in dm-verity's own form: a superblock of 512 bytes (veritysetup(8)), then the tree from its top down.
 //!
 //! A block of the tree holds the digests of 128 blocks of the level below; the digest of the topmost block is the root hash,
-//! which the boot loader's image carries and by which every byte of the root is judged when it is read. Written here because
-//! it is a page, and the host's tools may be of any age.
+//! which the boot loader's image or the initramfs carries and by which every byte of the root is judged when it is read.
+//! Written here because it is a page, and the host's tools may be of any age.
 
 use std::fs::File;
 use std::io::{BufReader, Read as _, Write as _};
@@ -16,7 +16,24 @@ use super::error::{BuildError, FileContext as _};
 pub(crate) const BLOCK_BYTES: usize = 4096;
 const DIGEST_BYTES: usize = 32;
 
-type Digest = [u8; DIGEST_BYTES];
+pub(crate) type Digest = [u8; DIGEST_BYTES];
+
+/// As the kernel's command line and the initramfs have it.
+pub(crate) fn hex(digest: &Digest) -> String {
+    digest.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+}
+
+/// What [`hex`] wrote.
+pub(crate) fn parse(text: &str) -> Option<Digest> {
+    let mut digest = Digest::default();
+    if text.len() != DIGEST_BYTES * 2 || !text.is_ascii() {
+        return None;
+    }
+    for (number, byte) in digest.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(number * 2..number * 2 + 2)?, 16).ok()?;
+    }
+    Some(digest)
+}
 
 /// Writes the tree of `data` to `tree` and returns the root hash.
 pub(crate) fn write(data: &Path, tree: &Path) -> Result<Digest, BuildError> {
@@ -112,8 +129,12 @@ fn superblock(data_blocks: u64, salt: &Digest) -> Vec<u8> {
 mod tests {
     use super::*;
 
-    fn hex(bytes: &[u8]) -> String {
-        bytes.iter().map(|byte| format!("{byte:02x}")).collect::<Vec<_>>().concat()
+    #[test]
+    fn digest_survives_being_written() {
+        let digest = Digest::from(std::array::from_fn(|number| u8::try_from(number * 8).unwrap()));
+        assert_eq!(parse(&hex(&digest)), Some(digest));
+        assert_eq!(parse("00"), None);
+        assert_eq!(parse(&"x".repeat(64)), None);
     }
 
     /// 300 blocks, each filled with its number: three blocks of digests below one on top.
@@ -126,7 +147,7 @@ mod tests {
         let tree = std::fs::read(folder.path().join("tree")).unwrap();
         assert_eq!(tree.len(), (1 + 1 + 3) * BLOCK_BYTES);
         // veritysetup format --salt=… (cryptsetup 2.6.1), from which the digest below is taken.
-        assert_eq!(hex(&tree[88..120]), SALT);
+        assert_eq!(hex(&tree[88..120].try_into().unwrap()), SALT);
         assert_eq!(hex(&root_hash), ROOT_HASH);
     }
 

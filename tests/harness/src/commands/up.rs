@@ -121,6 +121,7 @@ pub(super) fn new_hardware(options: &Up, folder: &Path, image: &Image, tools: &T
         disks: vec![Disk::from_file(&disk, "keelson")],
         network: Network::User(Ports::free()?),
         card: Card::default(),
+        firmware: None,
     })
 }
 
