@@ -2,7 +2,8 @@
 //!
 //! The tests run one after the other, in this order, and the later ones share one machine: a boot takes minutes under
 //! emulation. Its disk forgets what was not flushed (see `keelson_vm::nbd`), so that the power cut is a real one.
-//! Three boots reach Ready: the first, one by `keelctl reboot`, one after the power cut.
+//! Three boots reach Ready: the first, one by `keelctl reboot`, one after the power cut. A fourth, after the watchdog's reset,
+//! need not.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -13,6 +14,8 @@
 
 #[path = "single_node/bad_input.rs"]
 mod bad_input;
+#[path = "single_node/hostile_pods.rs"]
+mod hostile_pods;
 #[path = "single_node/lifecycle.rs"]
 mod lifecycle;
 #[path = "single_node/shared.rs"]
@@ -26,7 +29,12 @@ fn main() {
     let mut arguments = Arguments::from_args();
     // The order is part of the plan, and two machines at once would starve each other.
     arguments.test_threads = Some(1);
-    let trials = bad_input::trials().into_iter().chain(lifecycle::trials()).collect();
+    let trials = bad_input::trials()
+        .into_iter()
+        .chain(lifecycle::trials())
+        .chain(hostile_pods::trials())
+        .chain(lifecycle::ends())
+        .collect();
     let conclusion = libtest_mimic::run(&arguments, trials);
     // Whatever was run and whatever failed, no machine outlives the suite.
     if let Some(node) = shared::shared_node().as_mut() {

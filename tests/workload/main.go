@@ -10,15 +10,21 @@
 //	workload exit CODE    ends with that code at once
 //	workload sleep        waits for SIGTERM
 //	workload kill NAME    sends SIGKILL to the processes whose program has that name; needs the host's PID namespace
+//	workload forks        a fork bomb: starts itself again and again, and so does each
+//	workload hog          takes memory until it is ended
+//	workload fill PATH    takes all room where the file is, holds it for a minute or until SIGTERM, and gives it back
+//	workload write PATH TEXT   writes a file
 //	workload processes    prints the arguments of all processes it can see, one process a line
 package main
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"net"
 	"net/http"
 	"os"
+	"os/exec"
 	"os/signal"
 	"path/filepath"
 	"strconv"
@@ -46,6 +52,14 @@ func run(command string, arguments []string) error {
 	case "sleep":
 		waitForEnd()
 		return nil
+	case "forks":
+		forks()
+	case "hog":
+		hog()
+	case "write":
+		if len(arguments) == 2 {
+			return os.WriteFile(arguments[0], []byte(arguments[1]), 0o600)
+		}
 	case "processes":
 		for _, process := range processes() {
 			fmt.Println(strings.Join(process.arguments, " "))
@@ -65,6 +79,8 @@ func run(command string, arguments []string) error {
 		addresses, err := net.LookupHost(arguments[0])
 		fmt.Println(strings.Join(addresses, "\n"))
 		return err
+	case "fill":
+		return fill(arguments[0])
 	case "cat":
 		content, err := os.ReadFile(arguments[0])
 		os.Stdout.Write(content)
@@ -79,6 +95,58 @@ func run(command string, arguments []string) error {
 		return err
 	}
 	return fmt.Errorf("%q is no command", command)
+}
+
+// Never returns. A child that cannot be started is tried again: the bomb is there for what it takes from others.
+func forks() {
+	for {
+		child := exec.Command("/workload", "forks")
+		if child.Start() != nil {
+			time.Sleep(10 * time.Millisecond)
+		}
+	}
+}
+
+// Never returns; every page is written, so that it is really taken.
+func hog() {
+	var taken [][]byte
+	for {
+		piece := make([]byte, 4<<20)
+		for at := 0; at < len(piece); at += 4096 {
+			piece[at] = 1
+		}
+		taken = append(taken, piece)
+		fmt.Println("taken", len(taken)*4, "MiB")
+	}
+}
+
+// By allocation, which writes nothing: filling gigabytes by writing would take an emulated machine an hour.
+func fill(path string) error {
+	file, err := os.Create(path)
+	if err != nil {
+		return err
+	}
+	defer os.Remove(path)
+	end := make(chan os.Signal, 1)
+	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
+	var size int64
+	for piece := int64(1 << 30); piece >= 4096; {
+		err = syscall.Fallocate(int(file.Fd()), 0, size, piece)
+		switch {
+		case err == nil:
+			size += piece
+		case errors.Is(err, syscall.ENOSPC):
+			piece /= 2
+		case !errors.Is(err, syscall.EINTR):
+			return err
+		}
+	}
+	fmt.Println("no room after", size>>20, "MiB")
+	select {
+	case <-end:
+	case <-time.After(time.Minute):
+	}
+	return nil
 }
 
 func waitForEnd() {

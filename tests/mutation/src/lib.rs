@@ -91,13 +91,7 @@ pub fn inputs(name: &str, slice: u64, check: impl Fn(&mut Random) + RefUnwindSaf
 }
 
 /// Runs `check` on mutations of the seeds.
-pub fn campaign(
-    name: &str,
-    slice: u64,
-    seeds: &[Vec<u8>],
-    words: &[&[u8]],
-    check: impl Fn(&[u8]) + RefUnwindSafe,
-) {
+pub fn campaign(name: &str, slice: u64, seeds: &[Vec<u8>], words: &[&[u8]], check: impl Fn(&[u8]) + RefUnwindSafe) {
     inputs(name, slice, |random| {
         let seed = random.choose(seeds).cloned().unwrap_or_default();
         let input = mutate(random, &seed, words);
@@ -115,7 +109,8 @@ fn setting(name: &str, default: u64) -> u64 {
 /// As a string literal has it, cut to what a person reads.
 fn shown(input: &[u8]) -> String {
     const SHOWN_MAX: usize = 4096;
-    let mut text = input.iter().take(SHOWN_MAX).flat_map(|byte| byte.escape_ascii()).map(char::from).collect::<String>();
+    let mut text =
+        input.iter().take(SHOWN_MAX).flat_map(|byte| byte.escape_ascii()).map(char::from).collect::<String>();
     if input.len() > SHOWN_MAX {
         // Writing to a string cannot fail.
         let _ = write!(text, "… and {} bytes more", input.len() - SHOWN_MAX);

@@ -54,6 +54,7 @@ fn expect_on_console(
         disks: vec![Disk::from_file(&disk, "test")],
         network: Network::User(Ports::free()?),
         card: Card::default(),
+        firmware: None,
     };
     change(&mut hardware, &folder)?;
     let mut machine = Machine::create(&folder, hardware, build.speed)?;

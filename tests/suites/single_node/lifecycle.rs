@@ -39,8 +39,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("killed_services_come_back_and_no_pod_restarts", kills),
         trial("a_reboot_keeps_all_objects", reboot),
         trial("a_power_cut_loses_no_acknowledged_write", power_cut),
-        trial("the_power_button_shuts_down_in_order", power_button),
     ]
+}
+
+/// What resets the machine and what turns it off: behind all else.
+pub(crate) fn ends() -> Vec<Trial> {
+    let mut trials = crate::hostile_pods::last_trials();
+    trials.push(trial("the_power_button_shuts_down_in_order", power_button));
+    trials
 }
 
 /// The disk of the shared machine is served for as long as the suite runs.
@@ -74,6 +80,7 @@ fn create_machine(build: &Build, folder: &Path) -> Result<Machine, Failed> {
         disks,
         network: Network::User(Ports::free()?),
         card: Card::default(),
+        firmware: None,
     };
     cluster::found(&mut hardware, folder)?;
     Ok(Machine::create(folder, hardware, build.speed)?)

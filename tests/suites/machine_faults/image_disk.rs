@@ -1,0 +1,135 @@
+//! The disk image under UEFI firmware.
+
+use std::fs::File;
+use std::path::Path;
+use std::time::Instant;
+
+use keelson_vm::build::disk_image::{self, DiskImage};
+use keelson_vm::build::secure_boot::Keys;
+use keelson_vm::firmware::Firmware;
+use keelson_vm::machine::Machine;
+use keelson_vm::node::Node;
+use keelson_vm::project::Project;
+use keelson_vm::report::Report;
+use libtest_mimic::{Failed, Trial};
+
+use crate::shared::{Outcome, build, ensure, trial};
+use crate::support::{self, boots, console, ensure_up, flip};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("the_disk_image_boots_grows_and_refuses_a_flipped_byte", life),
+        trial("secure_boot_takes_the_signed_image_and_refuses_a_changed_one", secure_boot),
+    ]
+}
+
+/// Where the root and its hash tree lie in the image (`build::disk_image` has the table).
+const MIB: u64 = 1 << 20;
+const ROOT: u64 = 513 * MIB;
+const HASHES: u64 = ROOT + 1008 * MIB;
+
+fn image(keys: Option<&Keys>) -> Result<DiskImage, Failed> {
+    let build = build()?;
+    Ok(disk_image::build(&Project::of_this_build().request()?, &build.image, keys, &mut Report::default())?)
+}
+
+fn life() -> Outcome {
+    let build = build()?;
+    let image = image(None)?;
+    let folder = build.machine_folder("image-disk")?;
+    let disk = folder.join("disk.raw");
+    disk_image::enlarge(&image, &disk, 8)?;
+    let mut hardware = support::hardware(build, &folder, &disk)?;
+    hardware.firmware = Some(Firmware::plain(&folder)?);
+    let mut node = Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone());
+    let outcome = live(&mut node, &disk);
+    let tail = node.machine.console().tail();
+    node.machine.cut_power()?;
+    outcome.map_err(|failed| format!("{}\n{tail}", failed.message().unwrap_or_default()).into())
+}
+
+fn live(node: &mut Node, disk: &Path) -> Outcome {
+    let started = Instant::now();
+    ensure_up(node)?;
+    println!("the image's first boot answers after {:.1} s", started.elapsed().as_secs_f64());
+    node.machine.cut_power()?;
+    File::options().write(true).open(disk)?.set_len(10 << 30)?;
+    node.machine.start()?;
+    println!("{}", console(node, "has grown", 0)?.trim());
+    ensure_up(node)?;
+    let count = support::present(node)?;
+    for (what, place) in [("data block 0 is corrupted", ROOT + 1024), ("metadata block", HASHES + 4096 + 7)] {
+        node.machine.cut_power()?;
+        flip(disk, place)?;
+        node.machine.start()?;
+        let refused = console(node, what, 0).and_then(|_| {
+            console(node, "Kernel panic", 0)?;
+            let mark = node.machine.console().mark();
+            console(node, "Linux version", mark)
+        });
+        node.machine.cut_power()?;
+        flip(disk, place)?;
+        refused?;
+    }
+    node.machine.start()?;
+    node.pin_api()?;
+    let boots = boots(node, count + 1)?;
+    // None of the refused boots came as far as STATE; what the kernel saved of them is told of the last one that did.
+    let messages = boots.get(1).map(|boot| boot["lastMessages"].to_string()).unwrap_or_default();
+    ensure(messages.contains("Kernel panic"), || format!("boots says {boots:?}"))
+}
+
+/// The firmware is given the keys by the first boot, resets, and takes nothing else from then on.
+fn secure_boot() -> Outcome {
+    let build = build()?;
+    let folder = build.machine_folder("secure-boot")?;
+    let place = folder.join("keys");
+    let keys = Keys::make(&place, true, folder.join("logs"), &mut Report::default())?;
+    let image = image(Some(&keys))?;
+    let disk = folder.join("disk.raw");
+    disk_image::enlarge(&image, &disk, 8)?;
+    let mut hardware = support::hardware(build, &folder, &disk)?;
+    hardware.firmware = Some(Firmware::secure(&folder)?);
+    let mut node = Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone());
+    let outcome = signed_and_changed(&mut node, &image, &disk);
+    let tail = node.machine.console().tail();
+    node.machine.cut_power()?;
+    outcome.map_err(|failed| format!("{}\n{tail}", failed.message().unwrap_or_default()).into())
+}
+
+fn signed_and_changed(node: &mut Node, image: &DiskImage, disk: &Path) -> Outcome {
+    let started = Instant::now();
+    ensure_up(node)?;
+    println!("enrolled, reset and answering after {:.1} s", started.elapsed().as_secs_f64());
+    node.machine.cut_power()?;
+    // A byte in the middle of the kernel image.
+    let kernel = place_in(disk, &image.uki)?;
+    flip(disk, kernel)?;
+    node.machine.start()?;
+    let refused = console(node, "ccess", 0);
+    let text = node.machine.console().text();
+    node.machine.cut_power()?;
+    flip(disk, kernel)?;
+    println!("a changed kernel image: {}", refused?.trim());
+    ensure(!text.contains("Linux version"), || "a changed kernel image was booted".to_owned())?;
+    node.machine.start()?;
+    node.pin_api()?;
+    boots(node, 2).map(drop)
+}
+
+/// Where the middle of a file lies on the ESP: its files are in one piece.
+fn place_in(disk: &Path, file: &Path) -> Result<u64, Failed> {
+    use std::os::unix::fs::FileExt;
+    let length = File::open(file)?.metadata()?.len();
+    let mut wanted = [0; 512];
+    File::open(file)?.read_exact_at(&mut wanted, length / 2 / 512 * 512)?;
+    let mut sector = [0; 512];
+    let disk = File::open(disk)?;
+    for number in (MIB / 512)..(ROOT / 512) {
+        disk.read_exact_at(&mut sector, number * 512)?;
+        if sector == wanted {
+            return Ok(number * 512);
+        }
+    }
+    Err("the kernel image is not on the ESP".into())
+}

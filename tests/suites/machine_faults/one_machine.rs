@@ -1,0 +1,252 @@
+//! One machine through its faults. Each test finds it running or turns it on, and leaves it as it can be used again.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::PathBuf;
+use std::sync::OnceLock;
+use std::time::Instant;
+
+use keelson_gpt::{DATA_TYPE, Geometry, STATE_TYPE};
+use keelson_vm::nbd::PowerCutDisk;
+use keelson_vm::node::Node;
+use keelson_vm::wait;
+use libtest_mimic::{Failed, Trial};
+
+use crate::shared::{Outcome, ensure, shared_node, trial, with_node};
+use crate::support::{self, SHUTDOWN_DEADLINE, boots, console, ensure_up, flip, present};
+
+pub(crate) fn trials() -> Vec<Trial> {
+    vec![
+        trial("the_power_button_is_told_of_by_the_next_boot", power_button),
+        trial("ctrl_alt_del_reboots_in_order_and_is_told_of", ctrl_alt_del),
+        trial("ctrl_alt_del_pressed_twice_forces", forced),
+        trial("a_panic_leaves_its_last_messages", panic),
+        trial("data_grows_with_the_disk", growth),
+        trial("a_damaged_copy_of_the_partition_table_is_written_anew", first_table),
+        trial("without_any_copy_of_the_partition_table_it_holds", both_tables),
+        trial("a_damaged_superblock_of_state_holds_and_nothing_is_made_anew", state_superblock),
+        trial("a_disk_that_answers_nothing_does_not_stop_the_shutdown", frozen_disk),
+    ]
+}
+
+/// Runs `test` with the machine up.
+fn with_machine(test: impl FnOnce(&mut Node) -> Outcome) -> Outcome {
+    if shared_node().is_none() {
+        let node = support::new_node("faults")?;
+        *shared_node() = Some(node);
+    }
+    with_node(|node| {
+        ensure_up(node)?;
+        test(node)
+    })
+}
+
+/// The same with the machine off, by a cut of its power.
+fn with_disk(test: impl FnOnce(&mut Node, &PathBuf) -> Outcome) -> Outcome {
+    with_machine(|node| {
+        let disk = disk(node);
+        node.machine.cut_power()?;
+        test(node, &disk)
+    })
+}
+
+fn disk(node: &Node) -> PathBuf {
+    node.machine.folder().join("disk.raw")
+}
+
+/// How boot `number` ended, by the words of `keelctl boots` in the boot after it.
+fn ended(node: &Node, number: u64) -> Result<String, Failed> {
+    let boots = boots(node, number + 1)?;
+    let boot = boots.iter().find(|boot| support::number(boot) == number).cloned().unwrap_or_default();
+    Ok(boot["ended"].as_str().unwrap_or_default().to_owned())
+}
+
+fn expect_end(node: &Node, number: u64, wanted: &str) -> Outcome {
+    let ended = ended(node, number)?;
+    ensure(ended.contains(wanted), || format!("boot {number} is said to have ended so: {ended:?}"))
+}
+
+fn power_button() -> Outcome {
+    with_machine(|node| {
+        let number = present(node)?;
+        let pressed = Instant::now();
+        node.machine.press_power_button()?;
+        node.machine.wait_until_off(SHUTDOWN_DEADLINE)?;
+        println!("off after {:.1} s", pressed.elapsed().as_secs_f64());
+        ensure_up(node)?;
+        expect_end(node, number, "power off: power button")
+    })
+}
+
+const CTRL_ALT_DEL: [&str; 3] = ["ctrl", "alt", "delete"];
+
+fn ctrl_alt_del() -> Outcome {
+    with_machine(|node| {
+        let number = present(node)?;
+        let mark = node.machine.console().mark();
+        let pressed = Instant::now();
+        node.machine.press_keys(&CTRL_ALT_DEL)?;
+        node.machine.console().wait_for("Linux version", mark, SHUTDOWN_DEADLINE)?;
+        println!("down after {:.1} s", pressed.elapsed().as_secs_f64());
+        expect_end(node, number, "reboot: ctrl-alt-del")
+    })
+}
+
+fn forced() -> Outcome {
+    with_machine(|node| {
+        let number = present(node)?;
+        let mark = node.machine.console().mark();
+        node.machine.press_keys(&CTRL_ALT_DEL)?;
+        console(node, "ctrl-alt-del", mark)?;
+        let again = Instant::now();
+        node.machine.press_keys(&CTRL_ALT_DEL)?;
+        node.machine.console().wait_for("ctrl-alt-del again: forced", mark, SHUTDOWN_DEADLINE)?;
+        node.machine.console().wait_for("Linux version", mark, SHUTDOWN_DEADLINE)?;
+        println!("down {:.1} s after it was forced", again.elapsed().as_secs_f64());
+        expect_end(node, number, "reboot: ctrl-alt-del")
+    })
+}
+
+/// The kernel is told to panic by the button that servers have for it.
+fn panic() -> Outcome {
+    with_machine(|node| {
+        let number = present(node)?;
+        let mark = node.machine.console().mark();
+        node.machine.press_nmi_button()?;
+        console(node, "Kernel panic", mark)?;
+        console(node, "Linux version", mark)?;
+        let boots = boots(node, number + 1)?;
+        let boot = boots.iter().find(|boot| support::number(boot) == number).cloned().unwrap_or_default();
+        let messages = boot["lastMessages"].to_string();
+        ensure(messages.contains("Kernel panic") && messages.contains("NMI"), || format!("boots says {boot}"))?;
+        expect_end(node, number, "the kernel died")
+    })
+}
+
+const GIB: u64 = 1 << 30;
+
+fn geometry(bytes: u64) -> Geometry {
+    Geometry { sector: 512, sectors: bytes / 512 }
+}
+
+fn growth() -> Outcome {
+    with_disk(|node, disk| {
+        let file = File::options().read(true).write(true).open(disk)?;
+        let bytes = file.metadata()?.len() + 2 * GIB;
+        file.set_len(bytes)?;
+        node.machine.start()?;
+        println!("{}", console(node, "has grown", 0)?.trim());
+        ensure_up(node)?;
+        node.machine.cut_power()?;
+        let found = keelson_gpt::read(&file, geometry(bytes))?.ok_or("the disk has no partition table")?;
+        let (_, data) = found.table.find(DATA_TYPE).ok_or("the disk has no DATA")?;
+        let end = (data.last + 1) * 512;
+        ensure(bytes - end < 4 << 20, || format!("DATA ends at {end} of {bytes} bytes"))?;
+        ensure(!found.needs_repair, || "the two copies of the table differ".to_owned())?;
+        // The file system too, by its superblock: blocks at byte 4, their size at byte 24.
+        let mut superblock = [0; 32];
+        file.read_exact_at(&mut superblock, data.first * 512 + 1024)?;
+        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| superblock[at + byte]));
+        let held = u64::from(word(4)) * (1024 << word(24));
+        let room = (data.last + 1 - data.first) * 512;
+        ensure(room - held < 64 << 20, || format!("the file system has {held} of {room} bytes"))?;
+        node.machine.start()?;
+        let mark = node.machine.console().mark();
+        ensure_up(node)?;
+        let text = node.machine.console().text();
+        let again = text.get(mark..).is_some_and(|text| text.contains("has grown"));
+        ensure(!again, || "it grew a second time".to_owned())
+    })
+}
+
+/// A byte of the table's first header, which is in sector 1.
+const FIRST_HEADER: u64 = 512 + 56;
+
+fn first_table() -> Outcome {
+    with_disk(|node, disk| {
+        flip(disk, FIRST_HEADER)?;
+        node.machine.start()?;
+        node.pin_api()?;
+        node.machine.cut_power()?;
+        let file = File::open(disk)?;
+        let found = keelson_gpt::read(&file, geometry(file.metadata()?.len()))?;
+        ensure(found.is_some_and(|found| !found.needs_repair), || "the copy was not written anew".to_owned())
+    })
+}
+
+fn both_tables() -> Outcome {
+    with_disk(|node, disk| {
+        let last = File::open(disk)?.metadata()?.len() - 512 + 56;
+        for place in [FIRST_HEADER, last] {
+            flip(disk, place)?;
+        }
+        node.machine.start()?;
+        let held = console(node, "this machine holds", 0);
+        let said = node.machine.console().text();
+        node.machine.cut_power()?;
+        for place in [FIRST_HEADER, last] {
+            flip(disk, place)?;
+        }
+        held?;
+        ensure(said.contains("vda"), || "the disk is not named".to_owned())?;
+        // As before: nothing was written to it meanwhile.
+        ensure_up(node)
+    })
+}
+
+/// The magic number of STATE's file system, in its superblock at byte 1024.
+fn state_superblock() -> Outcome {
+    with_disk(|node, disk| {
+        let file = File::open(disk)?;
+        let found = keelson_gpt::read(&file, geometry(file.metadata()?.len()))?.ok_or("no partition table")?;
+        let (_, state) = found.table.find(STATE_TYPE).ok_or("the disk has no STATE")?;
+        let place = state.first * 512 + 1024 + 0x38;
+        flip(disk, place)?;
+        node.machine.start()?;
+        let held = console(node, "this machine holds", 0);
+        let said = node.machine.console().text();
+        node.machine.cut_power()?;
+        flip(disk, place)?;
+        held?;
+        ensure(said.contains("it is left as it is"), || "the console does not say why".to_owned())?;
+        ensure_up(node)
+    })
+}
+
+/// Served by the harness, so that it can stop answering.
+fn frozen_disk() -> Outcome {
+    with_disk(|node, file| {
+        static DISK: OnceLock<PowerCutDisk> = OnceLock::new();
+        let served = PowerCutDisk::serve(file, &node.machine.folder().join("disk.sock"))?;
+        let served = DISK.get_or_init(|| served);
+        node.machine.change_hardware(|hardware| {
+            hardware.disks.iter_mut().for_each(|disk| disk.file = served.qemu_file());
+        })?;
+        ensure_up(node)?;
+        let number = present(node)?;
+        let mark = node.machine.console().mark();
+        served.freeze()?;
+        let pressed = Instant::now();
+        node.machine.press_power_button()?;
+        // PID 1's last words before its last call. What QEMU then does, it does when the disk answers: it waits for that when the
+        // kernel resets the disk, the processor with it.
+        let console = node.machine.console();
+        let said = wait::until("PID 1's last words", SHUTDOWN_DEADLINE, || {
+            let said = console.text().get(mark..).unwrap_or_default().to_owned();
+            let last = |line: &str| line.contains("shutdown") && line.ends_with(" power off");
+            if said.lines().any(last) { Ok(said) } else { Err(console.last_line()) }
+        });
+        let took = pressed.elapsed().as_secs_f64();
+        served.restore_power();
+        let said = said.map_err(|timeout| node.machine.console().explain(timeout))?;
+        node.machine.wait_until_off(SHUTDOWN_DEADLINE)?;
+        for line in said.lines().filter(|line| line.contains("shutdown")) {
+            println!("{}", line.trim());
+        }
+        println!("off after {took:.1} s with a disk that answers nothing");
+        ensure(said.contains("abandoned"), || "what was given up is not named".to_owned())?;
+        // The disk took no word of it: the next boot can only say that there was none.
+        ensure_up(node)?;
+        boots(node, number + 1).map(drop)
+    })
+}

@@ -1,0 +1,105 @@
+//! Machines that are up as soon as their operator gets an answer.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::path::Path;
+use std::time::Duration;
+
+use keelson_vm::machine::{Machine, create_disk};
+use keelson_vm::node::Node;
+use keelson_vm::qemu::{Card, Disk, Hardware, Network, Ports};
+use keelson_vm::wait;
+use libtest_mimic::Failed;
+use serde_json::Value;
+
+use crate::shared::{Build, build};
+
+/// From power-on, or a reset, to an answer of the operator's API; and all else that takes seconds on an idle machine.
+pub(crate) const DEADLINE: Duration = Duration::from_mins(3);
+/// PID 1 gives services 120 s and the rest 40 s, counted from the request. Some seconds are QEMU's own.
+pub(crate) const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(165);
+
+/// Where the kernel keeps its last messages across a reset: a stretch of memory that it otherwise leaves alone.
+const RAMOOPS: &str = "memmap=1M$0x30000000 ramoops.mem_address=0x30000000 ramoops.mem_size=0x100000 ramoops.record_size=0x10000 ramoops.ecc=1";
+
+/// A control plane on a blank disk of 4 GiB. It has not run yet.
+pub(crate) fn new_node(name: &str) -> Result<Node, Failed> {
+    let build = build()?;
+    let folder = build.machine_folder(name)?;
+    let disk = folder.join("disk.raw");
+    create_disk(&disk, 4 << 10)?;
+    let hardware = hardware(build, &folder, &disk)?;
+    Ok(Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone()))
+}
+
+pub(crate) fn hardware(build: &Build, folder: &Path, disk: &Path) -> Result<Hardware, Failed> {
+    let operator_key = build.tools.generate_key(&Node::operator_key(folder))?;
+    Ok(Hardware {
+        processors: 2,
+        memory_mib: 2048,
+        kernel: build.image.kernel.clone(),
+        initramfs: build.image.initramfs.clone(),
+        command_line: format!("unknown_nmi_panic {RAMOOPS}"),
+        smbios: vec![
+            "keelson.role=control-plane".to_owned(),
+            "keelson.bootstrap".to_owned(),
+            "keelson.peers=none".to_owned(),
+            "keelson.name=faults".to_owned(),
+            operator_key,
+        ],
+        fw_cfg: vec![],
+        disks: vec![Disk::from_file(disk, "keelson")],
+        network: Network::User(Ports::free()?),
+        card: Card::default(),
+        firmware: None,
+    })
+}
+
+/// Turns the machine on if it is off, and waits until its operator gets an answer.
+pub(crate) fn ensure_up(node: &mut Node) -> Result<(), Failed> {
+    if !node.machine.is_running() {
+        node.machine.start()?;
+        node.pin_api()?;
+    }
+    boots(node, 1).map(drop)
+}
+
+/// The boots as `keelctl boots` tells them, newest first, once there are as many.
+pub(crate) fn boots(node: &Node, count: u64) -> Result<Vec<Value>, Failed> {
+    let deadline = node.machine.speed().scale(DEADLINE);
+    let list = wait::until(&format!("keelctl boots to tell of boot {count}"), deadline, || {
+        if !node.machine.is_running() {
+            return Err("the machine has ended".to_owned());
+        }
+        let text = node.keelctl(&["boots", "-o", "json"]).map_err(|error| error.to_string())?;
+        let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+        let boots = list["boots"].as_array().cloned().unwrap_or_default();
+        let newest = boots.first().map_or(0, number);
+        if newest >= count { Ok(boots) } else { Err(format!("the newest boot is {newest}")) }
+    })
+    .map_err(|timeout| node.machine.console().explain(timeout))?;
+    Ok(list)
+}
+
+pub(crate) fn number(boot: &Value) -> u64 {
+    boot["number"].as_u64().unwrap_or_default()
+}
+
+/// The number of the boot that runs.
+pub(crate) fn present(node: &Node) -> Result<u64, Failed> {
+    Ok(boots(node, 1)?.first().map_or(0, number))
+}
+
+/// Waits for a line of the console that was printed behind `mark`.
+pub(crate) fn console(node: &Node, pattern: &str, mark: usize) -> Result<String, Failed> {
+    Ok(node.machine.console().wait_for(pattern, mark, node.machine.speed().scale(DEADLINE))?)
+}
+
+/// Inverts one byte of a file and returns what it was.
+pub(crate) fn flip(path: &Path, offset: u64) -> Result<(), Failed> {
+    let file = File::options().read(true).write(true).open(path)?;
+    let mut byte = [0];
+    file.read_exact_at(&mut byte, offset)?;
+    file.write_all_at(&[!byte[0]], offset)?;
+    Ok(())
+}
