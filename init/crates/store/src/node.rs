@@ -71,6 +71,8 @@ pub struct Config {
     pub initial: Initial,
     /// A runtime of one thread for consensus, the log's writer and apply; none to have them where the node is begun.
     pub consensus: Option<tokio::runtime::Handle>,
+    /// Whether members' certificates name the members; hosts otherwise.
+    pub certificates_name_members: bool,
 }
 
 /// What a member whose log is empty does.
@@ -97,6 +99,7 @@ impl Config {
             reserve_bytes: space::DEFAULT_RESERVE_BYTES,
             initial: Initial::Alone,
             consensus: None,
+            certificates_name_members: false,
         }
     }
 
@@ -177,6 +180,7 @@ pub struct Node<S: Replicated> {
     /// What this member says of itself.
     member: Member,
     initial: Initial,
+    certificates_name_members: bool,
     disk: Arc<dyn Disk>,
     transport: Arc<dyn Transport>,
     timing: Timing,
@@ -244,6 +248,7 @@ impl<S: Replicated> Node<S> {
             request_timeout: config.request_timeout(),
             member: Member { store_id: identity.store_id, ..config.member },
             initial: config.initial,
+            certificates_name_members: config.certificates_name_members,
             disk,
             transport,
             timing: config.timing,

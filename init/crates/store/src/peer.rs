@@ -27,7 +27,7 @@
 //! # Invariants
 //!
 //! - A member is who it says: its store id must be the one that the membership has, so one that lost its disk cannot vote under its old id; with mutual TLS
-//!   its certificate must name a host of its peer URLs, so no member can speak for another.
+//!   its certificate must name a host of its peer URLs, or the member itself (`--peer-cert-names-member`), so no member can speak for another.
 //! - Everything is bounded: frames by a limit that is checked before memory is taken (and before the hello, by a small one), connections by
 //!   number, requests under way by lane.
 //! - A request whose answer did not come may have been carried out. [`CallError::NotSent`] alone says that it was not.
@@ -160,8 +160,13 @@ pub enum Change {
         peer_urls: Vec<String>,
         learner: bool,
         id: MemberId,
+        /// Empty where it is not known before the member says it.
+        name: String,
     },
-    Remove(MemberId),
+    Remove {
+        id: MemberId,
+        how: Removal,
+    },
     Promote(MemberId),
     Update {
         id: MemberId,
@@ -174,6 +179,16 @@ pub enum Change {
         client_urls: Vec<String>,
         store_id: u64,
     },
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Removal {
+    /// If those that stay have a quorum, and are there.
+    Safe,
+    /// Says whether that would be done, and does nothing.
+    Try,
+    /// Together with the voters that do not answer.
+    Force,
 }
 
 #[derive(Clone, Debug)]

@@ -228,7 +228,8 @@ struct Begun {
 async fn begin(settings: &Settings, disk: Arc<dyn Disk>, consensus: Handle) -> Result<Begun, Error> {
     let plan = plan(settings);
     let random = Arc::new(SystemRandom);
-    let dialer = Arc::new(Dialer::new(settings.peer_tls.as_ref()).map_err(Error::PeerTls)?);
+    let dialer = Dialer::new(settings.peer_tls.as_ref()).map_err(Error::PeerTls)?;
+    let dialer = Arc::new(dialer.by_name(settings.peer_cert_names_member));
     let (identity, initial) = plan.identity(disk.as_ref(), random.as_ref(), &dialer).await.map_err(Error::Bootstrap)?;
     let local =
         peer::Local { cluster_id: identity.cluster_id, member_id: identity.member_id, store_id: identity.store_id };
@@ -255,12 +256,14 @@ fn plan(settings: &Settings) -> Plan {
         cluster: settings.initial_cluster.clone(),
         token: settings.initial_cluster_token.clone(),
         join: settings.join,
+        by_name: settings.peer_cert_names_member,
     }
 }
 
 fn node_config(settings: &Settings, member: Member, initial: Initial) -> Config {
     let mut config = Config::new(member);
     config.initial = initial;
+    config.certificates_name_members = settings.peer_cert_names_member;
     config.timing =
         raft::Timing { heartbeat_interval: settings.heartbeat_interval, election_timeout: settings.election_timeout };
     config.quota_bytes = settings.quota_bytes;

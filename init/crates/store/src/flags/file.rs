@@ -30,6 +30,7 @@ const SECTIONS: [(&str, &[(&str, &str)]); 2] = [
             ("allowed-cn", "peer-cert-allowed-cn"),
             ("allowed-hostname", "peer-cert-allowed-hostname"),
             ("skip-client-san-verification", "peer-skip-client-san-verification"),
+            ("names-member", "peer-cert-names-member"),
         ],
     ),
 ];

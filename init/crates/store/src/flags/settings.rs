@@ -75,6 +75,8 @@ pub struct Settings {
     pub listen_metrics: Vec<Endpoint>,
     pub client_tls: Option<TlsFiles>,
     pub peer_tls: Option<TlsFiles>,
+    /// Whether members' certificates are for names of members, not for hosts.
+    pub peer_cert_names_member: bool,
     pub quota_bytes: u64,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
@@ -168,6 +170,7 @@ impl Settings {
             listen_metrics: take.more_endpoints("listen-metrics-urls", client_tls.as_ref())?,
             client_tls,
             peer_tls,
+            peer_cert_names_member: take.switch("peer-cert-names-member")?,
             quota_bytes: match take.number("quota-backend-bytes", 0, i64::MIN..=i64::MAX, "bytes")? {
                 0 => DEFAULT_QUOTA_BYTES,
                 // etcd: a negative quota is none.

@@ -33,6 +33,8 @@ pub struct Plan {
     pub cluster: Vec<(String, Vec<String>)>,
     pub token: String,
     pub join: bool,
+    /// Whether the cluster knows members by their names before they come.
+    pub by_name: bool,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -62,9 +64,9 @@ impl Plan {
         Ok(members)
     }
 
-    /// Peer URLs of the others, by member.
-    fn others(&self) -> impl Iterator<Item = &Vec<String>> {
-        self.cluster.iter().filter(|(name, _)| *name != self.member.name).map(|(_, urls)| urls)
+    /// Names and peer URLs of the others.
+    fn others(&self) -> impl Iterator<Item = &(String, Vec<String>)> {
+        self.cluster.iter().filter(|(name, _)| *name != self.member.name)
     }
 
     /// Reads the identity, or finds out which one this member is to have. Others are asked; a cluster that cannot be
@@ -107,7 +109,7 @@ impl Plan {
 
     async fn ask_others(&self, dialer: &Arc<Dialer>) -> Vec<Result<ClusterInfo, CallError>> {
         let nobody = Local { cluster_id: 0, member_id: MemberId(0), store_id: 0 };
-        let asked = self.others().map(|urls| dialer.cluster_info(urls, nobody, ASK_TIMEOUT));
+        let asked = self.others().map(|(name, urls)| dialer.cluster_info(name, urls, nobody, ASK_TIMEOUT));
         futures::future::join_all(asked).await
     }
 
@@ -151,7 +153,11 @@ impl Plan {
                         continue;
                     }
                 };
-                let known = info.membership.members.iter().find(|(_, member)| sorted(&member.peer_urls) == own);
+                let is_own = |member: &Member| {
+                    let named = self.by_name && member.name == self.member.name;
+                    named || sorted(&member.peer_urls) == own
+                };
+                let known = info.membership.members.iter().find(|(_, member)| is_own(member));
                 match known {
                     Some((id, member)) if member.has_started() => {
                         return Err(BootstrapError::AlreadyBootstrapped(*id));
@@ -212,7 +218,7 @@ mod tests {
         let url = |name: &str| vec![format!("unix:///nowhere/{name}")];
         let cluster = ["a", "b", "c"].map(|name| (name.to_owned(), url(name))).to_vec();
         let member = Member { name: name.to_owned(), peer_urls: url(name), ..Member::default() };
-        Plan { member, cluster, token: token.to_owned(), join: false }
+        Plan { member, cluster, token: token.to_owned(), join: false, by_name: false }
     }
 
     #[tokio::test]

@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 use super::{Node, RETRY_PAUSE};
 use crate::member::{Member, MemberId, Membership};
-use crate::peer::{Answer, CallError, Change, ChangeError, ClusterInfo, Failure, Request};
+use crate::peer::{Answer, CallError, Change, ChangeError, ClusterInfo, Failure, Removal, Request};
 use crate::raft::{TypeConfig, to_membership};
 use crate::state::Replicated;
 
@@ -111,8 +111,9 @@ impl<S: Replicated> Node<S> {
             others.into_iter().any(|(_, member)| member.peer_urls.iter().any(|url| urls.contains(url)))
         };
         Ok(Some(match change {
-            Change::Add { peer_urls, learner, id } => {
-                if membership.get_node(&id).is_some() {
+            Change::Add { peer_urls, learner, id, name } => {
+                let named = |member: &Member| !name.is_empty() && member.name == name;
+                if membership.get_node(&id).is_some() || membership.nodes().any(|(_, member)| named(member)) {
                     return Err(ChangeError::Exists);
                 }
                 if taken(&peer_urls, None) {
@@ -121,17 +122,13 @@ impl<S: Replicated> Node<S> {
                 if membership.learner_ids().count() >= MOST_LEARNERS {
                     return Err(ChangeError::TooManyLearners);
                 }
-                let member = Member { peer_urls, wants_vote: !learner, ..Member::default() };
+                let member = Member { peer_urls, name, wants_vote: !learner, ..Member::default() };
                 ChangeMembers::AddNodes(BTreeMap::from([(id, member)]))
             }
-            Change::Remove(id) => {
+            Change::Remove { id, how } => {
                 member(&id)?;
-                if votes(&id) {
-                    self.may_remove(id, metrics)?;
-                    ChangeMembers::RemoveVoters(BTreeSet::from([id]))
-                } else {
-                    ChangeMembers::RemoveNodes(BTreeSet::from([id]))
-                }
+                let step = self.removal(id, votes(&id), how, metrics)?;
+                return Ok(step.filter(|_| how != Removal::Try));
             }
             Change::Promote(id) => {
                 member(&id)?;
@@ -162,6 +159,32 @@ impl<S: Replicated> Node<S> {
                 ChangeMembers::SetNodes(BTreeMap::from([(id, new)]))
             }
         }))
+    }
+
+    fn removal(
+        &self,
+        id: MemberId,
+        is_voter: bool,
+        how: Removal,
+        metrics: &Metrics,
+    ) -> Result<Option<ChangeMembers<MemberId, Member>>, ChangeError> {
+        if !is_voter {
+            return Ok(Some(ChangeMembers::RemoveNodes(BTreeSet::from([id]))));
+        }
+        let mut gone = BTreeSet::from([id]);
+        match (self.may_remove(id, metrics), how) {
+            (Ok(()), _) => {}
+            // What is left must have somebody who answers; those who do not would keep it from ever deciding anything.
+            (Err(ChangeError::Unhealthy), Removal::Force) => {
+                let voters: Vec<_> = metrics.membership_config.membership().voter_ids().collect();
+                gone.extend(voters.iter().filter(|voter| !self.is_reached(**voter, metrics)));
+                if voters.len() == gone.len() {
+                    return Err(ChangeError::Unhealthy);
+                }
+            }
+            (Err(error), _) => return Err(error),
+        }
+        Ok(Some(ChangeMembers::RemoveVoters(gone)))
     }
 
     /// etcd's check: those that stay must have a quorum of what is left, and be there.

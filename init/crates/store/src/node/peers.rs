@@ -38,7 +38,7 @@ impl<S: Replicated> Handler for Node<S> {
             return Err(Refusal::Reborn);
         }
         match certificate {
-            Some(certificate) if !is_named(certificate, member) => Err(Refusal::Certificate),
+            Some(certificate) if !self.is_named(certificate, member) => Err(Refusal::Certificate),
             _ => Ok(()),
         }
     }
@@ -78,7 +78,7 @@ impl<S: Replicated> Handler for Node<S> {
 }
 
 /// Whether a certificate names a host of the member's peer URLs.
-fn is_named(certificate: &CertificateDer<'_>, member: &Member) -> bool {
+fn names_host(certificate: &CertificateDer<'_>, member: &Member) -> bool {
     let Ok(certificate) = ParsedCertificate::try_from(certificate) else { return false };
     let mut over_tls = member.peer_urls.iter().filter_map(|url| Endpoint::parse(url)).filter(|url| url.tls);
     over_tls.any(|url| {
@@ -91,6 +91,18 @@ fn is_named(certificate: &CertificateDer<'_>, member: &Member) -> bool {
 }
 
 impl<S: Replicated> Node<S> {
+    fn is_named(&self, certificate: &CertificateDer<'_>, member: &Member) -> bool {
+        if !self.certificates_name_members || member.name.is_empty() {
+            return names_host(certificate, member);
+        }
+        let (Ok(certificate), Ok(name)) =
+            (ParsedCertificate::try_from(certificate), ServerName::try_from(member.name.as_str()))
+        else {
+            return false;
+        };
+        verify_server_name(&certificate, &name).is_ok()
+    }
+
     async fn append(&self, append: Append) -> Answer {
         let entries = append.entries.into_iter().map(from_entry).collect::<std::io::Result<_>>();
         let Ok(entries) = entries else { return Answer::Failed(Failure::NotUnderstood) };

@@ -109,14 +109,16 @@ impl Drop for Registered<'_> {
 }
 
 impl Link {
-    /// Connects to one of the URLs, says hello, and hears the same.
+    /// Connects to one of the URLs, says hello, and hears the same. The certificate of the other side must name `member`, or
+    /// the URL's host where there is no such name.
     pub(super) async fn connect(
         url: &str,
+        member: Option<&str>,
         hello: &Hello,
         tls: Option<&Reloading<ClientConfig>>,
     ) -> Result<Self, ConnectError> {
         let endpoint = Endpoint::parse(url).ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
-        let mut stream = open(&endpoint, tls).await?;
+        let mut stream = open(&endpoint, member, tls).await?;
         stream.write_all(&frame::encode(0, &HelloRecord::new(hello))).await?;
         stream.flush().await?;
         let (read, write) = tokio::io::split(stream);
@@ -176,7 +178,11 @@ impl Link {
     }
 }
 
-async fn open(endpoint: &Endpoint, tls: Option<&Reloading<ClientConfig>>) -> io::Result<Box<dyn Stream>> {
+async fn open(
+    endpoint: &Endpoint,
+    member: Option<&str>,
+    tls: Option<&Reloading<ClientConfig>>,
+) -> io::Result<Box<dyn Stream>> {
     let (stream, host): (Box<dyn Stream>, &str) = match &endpoint.address {
         Address::Tcp { host, port } => {
             let stream = TcpStream::connect((host.as_str(), *port)).await?;
@@ -190,7 +196,7 @@ async fn open(endpoint: &Endpoint, tls: Option<&Reloading<ClientConfig>>) -> io:
     }
     let missing = || io::Error::new(io::ErrorKind::InvalidInput, "https needs --peer-cert-file and its kind");
     let connector = TlsConnector::from(tls.ok_or_else(missing)?.current());
-    let name = ServerName::try_from(host.to_owned()).map_err(io::Error::other)?;
+    let name = ServerName::try_from(member.unwrap_or(host).to_owned()).map_err(io::Error::other)?;
     Ok(Box::new(connector.connect(name, stream).await?))
 }
 

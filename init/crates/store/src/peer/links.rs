@@ -22,24 +22,38 @@ const TELL_INTERVAL: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Dialer {
     tls: Option<Reloading<ClientConfig>>,
+    /// Whether certificates name members; hosts otherwise.
+    by_name: bool,
 }
 
 impl Dialer {
     pub fn new(tls: Option<&TlsFiles>) -> Result<Self, TlsError> {
         // Without an authority no member can be verified. One that runs alone may still have a certificate to listen with.
         let tls = tls.filter(|files| files.trusted_ca.is_some()).map(Reloading::client).transpose()?;
-        Ok(Self { tls })
+        Ok(Self { tls, by_name: false })
+    }
+
+    /// Expects certificates to name members.
+    #[must_use]
+    pub fn by_name(self, by_name: bool) -> Self {
+        Self { by_name, ..self }
+    }
+
+    async fn connect(&self, name: &str, urls: &[String], hello: &Hello, timeout: Duration) -> Result<Link, CallError> {
+        let name = Some(name).filter(|name| self.by_name && !name.is_empty());
+        connect(self.tls.as_ref(), name, urls, hello, timeout).await
     }
 
     /// What the member at these URLs says of its cluster, asked by one that may be no member yet.
     pub async fn cluster_info(
         &self,
+        name: &str,
         urls: &[String],
         from: Local,
         timeout: Duration,
     ) -> Result<ClusterInfo, CallError> {
         let hello = Hello { from, target: MemberId(0), lane: Lane::Join };
-        let link = connect(self.tls.as_ref(), urls, &hello, timeout).await?;
+        let link = self.connect(name, urls, &hello, timeout).await?;
         match link.call(Request::ClusterInfo, timeout).await? {
             Answer::Cluster(info) => Ok(info),
             _ => Err(CallError::Lost { target: MemberId(0), reason: "it answered something else" }),
@@ -76,9 +90,8 @@ impl Links {
         Arc::clone(lanes.entry((target, lane)).or_default())
     }
 
-    fn urls(&self, target: MemberId) -> Option<Vec<String>> {
-        let members = self.members.read().unwrap_or_else(PoisonError::into_inner);
-        members.get(&target).map(|member| member.peer_urls.clone())
+    fn member(&self, target: MemberId) -> Option<Member> {
+        self.members.read().unwrap_or_else(PoisonError::into_inner).get(&target).cloned()
     }
 
     async fn link(&self, slot: &Slot, target: MemberId, lane: Lane, timeout: Duration) -> Result<Arc<Link>, CallError> {
@@ -87,11 +100,11 @@ impl Links {
             return Ok(Arc::clone(link));
         }
         *link = None;
-        let Some(urls) = self.urls(target) else {
+        let Some(member) = self.member(target) else {
             return Err(CallError::NotSent { target, reason: "it is no member".to_owned() });
         };
         let hello = Hello { from: self.local, target, lane };
-        match connect(self.dialer.tls.as_ref(), &urls, &hello, timeout).await {
+        match self.dialer.connect(&member.name, &member.peer_urls, &hello, timeout).await {
             Ok(made) => {
                 let first =
                     *self.stores.lock().unwrap_or_else(PoisonError::into_inner).entry(target).or_insert(made.store);
@@ -144,6 +157,7 @@ impl Slot {
 
 async fn connect(
     tls: Option<&Reloading<ClientConfig>>,
+    name: Option<&str>,
     urls: &[String],
     hello: &Hello,
     timeout: Duration,
@@ -152,7 +166,7 @@ async fn connect(
     let deadline = Instant::now() + timeout;
     let mut reason = "it has no peer URL".to_owned();
     for url in urls {
-        match tokio::time::timeout_at(deadline, Link::connect(url, hello, tls)).await {
+        match tokio::time::timeout_at(deadline, Link::connect(url, name, hello, tls)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(ConnectError::Refused(refusal))) => return Err(CallError::Refused { target, refusal }),
             Ok(Err(ConnectError::Io(error))) => reason = format!("{url}: {error}"),

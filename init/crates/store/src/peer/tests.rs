@@ -42,8 +42,10 @@ fn requests() -> Vec<Request> {
     ];
     let urls = vec!["http://a:1".to_owned()];
     let changes = [
-        Change::Add { peer_urls: urls.clone(), learner: true, id: MemberId(1) },
-        Change::Remove(MemberId(1)),
+        Change::Add { peer_urls: urls.clone(), learner: true, id: MemberId(1), name: "m".into() },
+        Change::Remove { id: MemberId(1), how: Removal::Safe },
+        Change::Remove { id: MemberId(1), how: Removal::Try },
+        Change::Remove { id: MemberId(1), how: Removal::Force },
         Change::Promote(MemberId(1)),
         Change::Update { id: MemberId(1), peer_urls: urls.clone() },
         Change::Publish { id: MemberId(1), name: "n".into(), client_urls: urls, store_id: 3 },

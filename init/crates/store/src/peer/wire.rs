@@ -6,7 +6,9 @@ use bytes::Bytes;
 use prost::{DecodeError, Message, Oneof};
 
 pub(super) use self::answer::AnswerRecord;
-use super::{Append, Ballot, Change, Hello, Lane, Local, Refusal, Request, SnapshotBegin, SnapshotRows, Transfer};
+use super::{
+    Append, Ballot, Change, Hello, Lane, Local, Refusal, Removal, Request, SnapshotBegin, SnapshotRows, Transfer,
+};
 use crate::command::Encoded;
 use crate::log::{Entry, LogId, Payload, Vote};
 use crate::member::{MemberId, Membership};
@@ -262,14 +264,24 @@ struct ChangeRecord {
     name: String,
     #[prost(fixed64, tag = "6")]
     store: u64,
+    /// Of a removal: 1 try, 2 force.
+    #[prost(uint32, tag = "7")]
+    how: u32,
 }
 
 impl From<Change> for ChangeRecord {
     fn from(change: Change) -> Self {
         let record = |kind, id: MemberId| Self { kind, id: id.0, ..Self::default() };
         match change {
-            Change::Add { peer_urls, learner, id } => Self { urls: peer_urls, learner, ..record(1, id) },
-            Change::Remove(id) => record(2, id),
+            Change::Add { peer_urls, learner, id, name } => Self { urls: peer_urls, learner, name, ..record(1, id) },
+            Change::Remove { id, how } => {
+                let how = match how {
+                    Removal::Safe => 0,
+                    Removal::Try => 1,
+                    Removal::Force => 2,
+                };
+                Self { how, ..record(2, id) }
+            }
             Change::Promote(id) => record(3, id),
             Change::Update { id, peer_urls } => Self { urls: peer_urls, ..record(4, id) },
             Change::Publish { id, name, client_urls, store_id } => {
@@ -283,8 +295,16 @@ impl ChangeRecord {
     fn change(self) -> Result<Change, WireError> {
         let id = MemberId(self.id);
         Ok(match self.kind {
-            1 => Change::Add { peer_urls: self.urls, learner: self.learner, id },
-            2 => Change::Remove(id),
+            1 => Change::Add { peer_urls: self.urls, learner: self.learner, id, name: self.name },
+            2 => {
+                let how = match self.how {
+                    0 => Removal::Safe,
+                    1 => Removal::Try,
+                    2 => Removal::Force,
+                    _ => return Err(WireError::Unknown),
+                };
+                Change::Remove { id, how }
+            }
             3 => Change::Promote(id),
             4 => Change::Update { id, peer_urls: self.urls },
             5 => Change::Publish { id, name: self.name, client_urls: self.urls, store_id: self.store },

@@ -9,7 +9,7 @@ use tonic::{Request, Response, Status};
 use super::Context;
 use super::errors::Error;
 use crate::member::{Member, MemberId, Membership};
-use crate::peer::Change;
+use crate::peer::{Change, Removal};
 
 #[derive(Clone, Debug)]
 pub(super) struct ClusterService(pub(super) Arc<Context>);
@@ -64,7 +64,8 @@ impl Cluster for ClusterService {
             return Err(Error::MemberBadUrls.into());
         }
         let id = MemberId(self.0.random.next_u64().max(1));
-        let change = Change::Add { peer_urls: request.peer_ur_ls, learner: request.is_learner, id };
+        let (peer_urls, learner, name) = (request.peer_ur_ls, request.is_learner, request.name);
+        let change = Change::Add { peer_urls, learner, id, name };
         let members = self.change(change).await?;
         let member = members.iter().find(|member| member.id == id.0).cloned();
         Ok(Response::new(pb::MemberAddResponse { header: self.header(), member, members }))
@@ -74,7 +75,13 @@ impl Cluster for ClusterService {
         &self,
         request: Request<pb::MemberRemoveRequest>,
     ) -> Result<Response<pb::MemberRemoveResponse>, Status> {
-        let members = self.change(Change::Remove(MemberId(request.into_inner().id))).await?;
+        let request = request.into_inner();
+        let how = match (request.try_only, request.force) {
+            (false, false) => Removal::Safe,
+            (true, _) => Removal::Try,
+            (false, true) => Removal::Force,
+        };
+        let members = self.change(Change::Remove { id: MemberId(request.id), how }).await?;
         Ok(Response::new(pb::MemberRemoveResponse { header: self.header(), members }))
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::cluster::{Cluster, Running, Slot, peer_url};
 use super::{below, one_in, pick};
 use crate::member::MemberId;
-use crate::peer::{Change, ChangeError};
+use crate::peer::{Change, ChangeError, Removal};
 
 /// How long an operator waits for an answer.
 const PATIENCE: Duration = Duration::from_secs(8);
@@ -90,7 +90,8 @@ impl Operator {
     /// A new member on a new machine.
     pub(crate) async fn add(&self, cluster: &Cluster, learner: bool) -> Result<(), String> {
         let id = MemberId(cluster.slots().len() as u64 + 1);
-        let added = self.change(cluster, Change::Add { peer_urls: vec![peer_url(id)], learner, id }).await;
+        let added =
+            self.change(cluster, Change::Add { peer_urls: vec![peer_url(id)], learner, id, name: String::new() }).await;
         let slot = cluster.add_slot();
         if matches!(added, Some(Err(_))) {
             // The machine is not used, nor its id again.
@@ -103,7 +104,7 @@ impl Operator {
     pub(crate) async fn remove(&self, cluster: &Cluster, slot: &Slot) {
         let before = slot.leaving.replace(true);
         // If it is not known whether it was removed, it may be.
-        if let Some(Err(_)) = self.change(cluster, Change::Remove(slot.id)).await {
+        if let Some(Err(_)) = self.change(cluster, Change::Remove { id: slot.id, how: Removal::Safe }).await {
             slot.leaving.set(before);
         }
     }

@@ -116,11 +116,14 @@ async fn members_and_users(clients: &Clients, out: &mut Vec<Outcome>) {
         (
             "add bad member",
             cluster
-                .member_add(pb::MemberAddRequest { peer_ur_ls: vec!["x".into()], is_learner: false })
+                .member_add(pb::MemberAddRequest { peer_ur_ls: vec!["x".into()], ..Default::default() })
                 .await
                 .map(|_| ()),
         ),
-        ("remove unknown member", cluster.member_remove(pb::MemberRemoveRequest { id: 1 }).await.map(|_| ())),
+        (
+            "remove unknown member",
+            cluster.member_remove(pb::MemberRemoveRequest { id: 1, ..Default::default() }).await.map(|_| ()),
+        ),
         ("promote unknown member", cluster.member_promote(pb::MemberPromoteRequest { id: 1 }).await.map(|_| ())),
         ("move leader to unknown", maintenance.move_leader(pb::MoveLeaderRequest { target_id: 1 }).await.map(|_| ())),
         (

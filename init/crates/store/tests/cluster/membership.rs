@@ -5,7 +5,7 @@ use keelson_etcd_api::etcdserverpb as pb;
 use crate::harness::{Cluster, get, put, wait_until};
 
 fn add(url: &str, is_learner: bool) -> pb::MemberAddRequest {
-    pb::MemberAddRequest { peer_ur_ls: vec![url.to_owned()], is_learner }
+    pb::MemberAddRequest { peer_ur_ls: vec![url.to_owned()], is_learner, ..Default::default() }
 }
 
 async fn voters(cluster: &Cluster, at: usize) -> usize {
@@ -53,7 +53,11 @@ async fn a_cluster_grows_from_one_to_three_and_shrinks_to_one() {
         let mut left = Vec::new();
         // Refused as long as the new leader has not heard from those that stay.
         wait_until("a healthy cluster", async || {
-            match cluster.members[leader].cluster().member_remove(pb::MemberRemoveRequest { id }).await {
+            match cluster.members[leader]
+                .cluster()
+                .member_remove(pb::MemberRemoveRequest { id, ..Default::default() })
+                .await
+            {
                 Ok(removed) => left = removed.into_inner().members,
                 Err(refused) => assert_eq!(refused.message(), "etcdserver: unhealthy cluster"),
             }
@@ -99,7 +103,7 @@ async fn a_learner_is_promoted_by_name_and_leadership_is_moved() {
     cluster.members[0].maintenance().move_leader(pb::MoveLeaderRequest { target_id: id }).await.unwrap();
     wait_until("the new leader", async || cluster.members[1].status().await.is_some_and(|status| status.leader == id))
         .await;
-    let unknown = pb::MemberRemoveRequest { id: 12345 };
+    let unknown = pb::MemberRemoveRequest { id: 12345, ..Default::default() };
     let unknown = cluster.members[0].cluster().member_remove(unknown).await.unwrap_err();
     assert_eq!(unknown.message(), "etcdserver: member not found");
     let update = pb::MemberUpdateRequest { id, peer_ur_ls: vec!["https://127.0.0.1:1".to_owned()] };
@@ -117,7 +121,11 @@ async fn a_member_that_was_removed_while_it_was_off_stops_and_says_why() {
     let id = cluster.members[gone].id().await;
     cluster.members[gone].kill();
     let leader = cluster.leader().await;
-    cluster.members[leader].cluster().member_remove(pb::MemberRemoveRequest { id }).await.unwrap();
+    cluster.members[leader]
+        .cluster()
+        .member_remove(pb::MemberRemoveRequest { id, ..Default::default() })
+        .await
+        .unwrap();
     cluster.members[leader].kv().put(put("key", "value")).await.unwrap();
     cluster.members[gone].start();
     assert_eq!(cluster.members[gone].wait().await, Some(1));
@@ -136,7 +144,7 @@ async fn a_member_that_was_removed_before_its_first_entry_stops_and_says_why() {
     let identity = cluster.members[number].data_dir().join("identity");
     wait_until("the member knows who it is", async || identity.exists()).await;
     let id = added.member.unwrap().id;
-    cluster.members[0].cluster().member_remove(pb::MemberRemoveRequest { id }).await.unwrap();
+    cluster.members[0].cluster().member_remove(pb::MemberRemoveRequest { id, ..Default::default() }).await.unwrap();
     assert_eq!(cluster.members[number].wait().await, Some(1));
     assert!(cluster.members[number].log().contains("the cluster knows no member with the peer URLs"));
 }
