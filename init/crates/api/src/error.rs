@@ -41,6 +41,8 @@ pub enum ErrorCode {
     NameInUse,
     /// 409: the address belongs to another node.
     AddressInUse,
+    /// 409: the cluster cannot do that as it is now.
+    Conflict,
     /// 410: the node was removed from the cluster.
     Removed,
     /// 404
@@ -75,7 +77,7 @@ impl ErrorCode {
             | Self::TokenUsed
             | Self::TokenRole
             | Self::TokenBound => 403,
-            Self::NameInUse | Self::AddressInUse => 409,
+            Self::NameInUse | Self::AddressInUse | Self::Conflict => 409,
             Self::Removed => 410,
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,

@@ -5,11 +5,16 @@
 //! 2. `POST /v1/join` carries the token and one certificate request for each of the node's identities. Only the keys of
 //!    the requests count: names, rights and addresses are decided by the server. The address is the one that the node
 //!    connects from. The same request, made again with the same node key, is answered again and counts once.
+//!
+//!    A control plane also sends a key that the cluster's shared secrets are wrapped to, made for this one request, and the
+//!    public half of the key that will sign its `ServiceAccount` tokens; both are signed by its node key.
 //! 3. `GET /v1/node/settings`, with the node's certificate, gives what the node has to know, or says that the node was
 //!    removed.
 //! 4. `POST /v1/node/certificates` renews. It is proven with the node's key over a nonce and not with a certificate,
 //!    so that a node that was off for longer than a certificate lives needs nobody's help; what counts is the record of
 //!    the member.
+//! 5. `POST /v1/node/store-member` makes a control plane's store a member of the cluster's, once what it was given is on its
+//!    STATE; asked again, it answers the same.
 
 use std::fmt;
 
@@ -20,6 +25,8 @@ use crate::token::TokenRole;
 
 /// The first line of what a node signs to renew. A change of the form changes its number.
 const HEADING: &str = "keelson node renewal 1";
+/// The same for what a control plane signs to join.
+const CONTROL_PLANE_HEADING: &str = "keelson control plane 1";
 
 /// One value for each identity of a node. Requests and certificates are PEM.
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
@@ -97,6 +104,20 @@ pub struct JoinRequest {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<String>,
     pub requests: Identities<String>,
+    /// What a control plane adds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub control_plane: Option<ControlPlaneRequest>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct ControlPlaneRequest {
+    /// Base64 of an HPKE public key (RFC 9180; DHKEM of P-256 with HKDF-SHA256) that is used once.
+    pub wrapping_key: String,
+    /// Base64 of the DER `SubjectPublicKeyInfo` by which the node's `ServiceAccount` tokens are verified.
+    pub signing_key: String,
+    /// By the node's key over [`control_plane_message`]: ECDSA P-256 with SHA-256, ASN.1, in base64.
+    pub signature: String,
 }
 
 impl fmt::Debug for JoinRequest {
@@ -117,6 +138,40 @@ pub struct Joined {
     pub node_uid: String,
     pub certificates: Identities<String>,
     pub settings: NodeSettings,
+    /// For a control plane: what all of them share.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secrets: Option<WrappedSecrets>,
+}
+
+/// HPKE in base mode, AES-256-GCM; only the holder of the request's wrapping key can open it.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WrappedSecrets {
+    /// Base64
+    pub encapsulated_key: String,
+    /// Base64
+    pub ciphertext: String,
+}
+
+/// The members of the store.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreMembers {
+    pub members: Vec<StoreMember>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct StoreMember {
+    /// What the store calls it: the UID of its node.
+    pub name: String,
+    /// The node's name; none if no node has that UID.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    #[serde(rename = "peerURLs")]
+    pub peer_urls: Vec<String>,
+    /// Whether it takes part in decisions; otherwise it follows them.
+    pub votes: bool,
 }
 
 /// What a node has to know of its cluster.
@@ -172,6 +227,16 @@ pub struct RenewRequest {
 pub struct Renewed {
     pub certificates: Identities<String>,
     pub settings: NodeSettings,
+}
+
+/// The bytes that a joining control plane signs.
+pub fn control_plane_message(
+    authority_fingerprint: &str,
+    name: &str,
+    wrapping_key: &str,
+    signing_key: &str,
+) -> Vec<u8> {
+    format!("{CONTROL_PLANE_HEADING}\n{authority_fingerprint}\n{name}\n{wrapping_key}\n{signing_key}\n").into_bytes()
 }
 
 /// The bytes that a node signs: everything that decides what it gets, each part ended by a line feed.

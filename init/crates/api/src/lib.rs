@@ -27,9 +27,12 @@ pub mod token;
 
 pub use boots::{Boot, BootList};
 pub use error::{ErrorBody, ErrorCode};
-pub use join::{Identities, JoinRequest, Joined, MemberAddresses, NodeSettings, RenewRequest, Renewed, TrustBundle};
+pub use join::{
+    ControlPlaneRequest, Identities, JoinRequest, Joined, MemberAddresses, NodeSettings, RenewRequest, Renewed,
+    StoreMember, StoreMembers, TrustBundle, WrappedSecrets,
+};
 pub use logs::LogQuery;
-pub use nodes::{Denial, DrainStep, DrainingPod, Node, NodeList, NodeOrder, NodeOrdered};
+pub use nodes::{Denial, DrainStep, DrainingPod, Node, NodeList, NodeOrder, NodeOrdered, RemovalOrder};
 pub use operators::{
     Certificate, CertificateRequest, Challenge, KubeconfigMaterial, KubeconfigRequest, PublicAuthority,
 };

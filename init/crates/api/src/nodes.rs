@@ -36,6 +36,16 @@ pub struct Node {
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeOrder {}
 
+/// The body of a removal; an empty object will do.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct RemovalOrder {
+    /// Removes a control plane also if those that stay and answer are too few to decide anything: together with it go those
+    /// that do not answer.
+    #[serde(default)]
+    pub force: bool,
+}
+
 /// What has become of it.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
@@ -43,6 +53,9 @@ pub struct NodeOrdered {
     pub name: String,
     /// What is left to do and will be done by itself, in plain words; empty when nothing is.
     pub pending: String,
+    /// Control planes that were lost with it, because they did not answer and it was forced.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub lost: Vec<String>,
 }
 
 /// One step of draining a node: its pods were asked to go. Asked again, it goes on from there.

@@ -10,7 +10,8 @@ use serde_json::{Map, Value, json};
 use crate::{
     BootList, Certificate, CertificateRequest, Challenge, CreatedToken, Denial, DrainStep, ErrorBody, JoinRequest,
     Joined, KubeconfigMaterial, KubeconfigRequest, NodeList, NodeOrder, NodeOrdered, NodeSettings, PowerAccepted,
-    PowerRequest, PublicAuthority, RenewRequest, Renewed, ServiceList, Status, TokenEntry, TokenList, TokenRequest,
+    PowerRequest, PublicAuthority, RemovalOrder, RenewRequest, Renewed, ServiceList, Status, StoreMembers, TokenEntry,
+    TokenList, TokenRequest,
     logs::{LINES_DEFAULT, LINES_MAX},
     paths,
 };
@@ -120,11 +121,13 @@ pub const OPERATIONS: &[Operation] = &[
     node_order(paths::NODE_CORDON, "Keeps new pods away from a node", json_of::<NodeOrdered>()),
     node_order(paths::NODE_UNCORDON, "Lets pods onto a node again", json_of::<NodeOrdered>()),
     node_order(paths::NODE_DRAIN, "Asks a node's pods to go, and says which are left", json_of::<DrainStep>()),
-    node_order(
+    post(
         paths::NODE_REMOVAL,
         "Removes a node for good: its identity is denied, its Node and Pods are deleted",
+        schema_of::<RemovalOrder>,
         json_of::<NodeOrdered>(),
     ),
+    get(paths::STORE_MEMBERS, "The members of the store, and which of them vote", json_of::<StoreMembers>()),
     get(paths::SERVICES, "The services that PID 1 supervises on this node", json_of::<ServiceList>()),
     get(paths::SERVICE_LOGS, "A service's log on this node", Content::Text),
     get(paths::BOOTS, "This node's boots, newest first", json_of::<BootList>()),
@@ -161,6 +164,12 @@ pub const OPERATIONS: &[Operation] = &[
     )
     .public(),
     get(paths::NODE_SETTINGS, "What the calling node has to know of its cluster", json_of::<NodeSettings>()).node(),
+    node_order(
+        paths::NODE_STORE_MEMBER,
+        "Makes the calling control plane's store a member of the cluster's",
+        json_of::<StoreMembers>(),
+    )
+    .node(),
     post(paths::DENIALS, "Denies a removed node's access to Kubernetes", schema_of::<Value>, json_of::<Denial>())
         .public(),
     get(paths::OPENAPI, "This document", Content::Document),
@@ -325,6 +334,7 @@ mod tests {
             "JoinRequest",
             "RenewRequest",
             "NodeOrder",
+            "RemovalOrder",
         ] {
             assert_eq!(additional(request), Some(Value::Bool(false)), "{request}");
         }

@@ -23,6 +23,9 @@ pub const TOKEN: &str = "/v1/tokens/{id}";
 pub const JOIN: &str = "/v1/join";
 pub const NODE_SETTINGS: &str = "/v1/node/settings";
 pub const NODE_CERTIFICATES: &str = "/v1/node/certificates";
+pub const NODE_STORE_MEMBER: &str = "/v1/node/store-member";
+/// The members of the store, for operators.
+pub const STORE_MEMBERS: &str = "/v1/store/members";
 /// Where kube-apiserver asks about identities that were removed.
 pub const DENIALS: &str = "/v1/denials";
 pub const OPENAPI: &str = "/v1/openapi.json";

@@ -6,7 +6,6 @@
 //! result, because a node may lose power after any of them.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
@@ -20,14 +19,18 @@ use keelson_pki::{AuthorityError, Clock, KeyError, pair::certificate_pem};
 use crate::credentials::Circumstances;
 use crate::identity::{Identity, NodeUid};
 use crate::membership::ControlPlane;
-use crate::registry::{NodeRecord, Registry, RegistryError};
+use crate::registry::{MemberError, NodeRecord, Registry, RegistryError};
+use crate::shared_secrets::SharedSecretsError;
 use crate::trust::Trust;
 
 mod join;
 mod names;
 mod removal;
 mod renew;
+mod store;
 mod tokens;
+
+pub use removal::{Gone, settle};
 
 #[cfg(test)]
 mod tests;
@@ -52,8 +55,6 @@ pub enum AdmissionError {
     Used { uses: u32 },
     #[error("the join token is for the role {token}, the node is a {asked}")]
     Role { token: TokenRole, asked: TokenRole },
-    #[error("a control plane cannot join yet")]
-    ControlPlane,
     #[error("the join token is bound to the name {bound}")]
     BoundName { bound: String },
     #[error("the join token is bound to another machine")]
@@ -85,8 +86,19 @@ pub enum AdmissionError {
     NoToken,
     #[error("there is no node {name} in the cluster")]
     NoNode { name: String },
-    #[error("{name} is a control plane: those cannot be removed yet")]
-    RemovesControlPlane { name: String },
+    #[error("{name} is the only control plane: the cluster would be lost with it")]
+    LastControlPlane { name: String },
+    #[error(
+        "without {name} the cluster could not decide anything: {source}; bring the others back first, or remove it with \
+         --force, which removes with it those that do not answer"
+    )]
+    Quorum { name: String, source: MemberError },
+    #[error("the node was removed, and its store is still being taken out of the cluster's")]
+    BeingRemoved,
+    #[error("{name} is a worker and has no store")]
+    NoStore { name: String },
+    #[error(transparent)]
+    SharedSecrets(#[from] SharedSecretsError),
     #[error("too many nodes change the same records at this moment")]
     Contended,
     #[error("the system has no random bytes")]
@@ -200,6 +212,10 @@ impl Admission<'_> {
             return Ok(stored.value);
         }
         match self.registry.get::<RemovedRecord>(uid).await? {
+            // Until then a quorum may need it, so it must not forget anything.
+            Some(_) if self.registry.members().await?.iter().any(|member| member.name == uid) => {
+                Err(AdmissionError::BeingRemoved)
+            }
             Some(_) => Err(AdmissionError::Removed),
             None => Err(AdmissionError::NoMember),
         }
@@ -224,48 +240,6 @@ async fn pause(attempt: u32) -> Result<(), AdmissionError> {
     Ok(())
 }
 
-/// Writes this control plane's own record, which is what keeps its name and its addresses from others.
-pub async fn record_own(registry: &Registry, identity: &Identity, addresses: &[IpAddr]) -> Result<bool, RegistryError> {
-    use crate::registry::Change;
-    let present = registry.get::<NodeRecord>(&identity.name).await?;
-    let wanted: Vec<_> = addresses.iter().map(ToString::to_string).collect();
-    let (revision, mut record) = match present {
-        Some(stored) if stored.value.uid == identity.node_uid.as_str() && stored.value.addresses == wanted => {
-            return Ok(true);
-        }
-        Some(stored) => (stored.revision, stored.value),
-        None => (0, own_record(identity)),
-    };
-    let mut change = Change::default().expect::<NodeRecord>(&identity.name, revision);
-    for gone in record.addresses.iter().filter(|address| !wanted.contains(address)) {
-        change = change.free_address(gone);
-    }
-    for address in &wanted {
-        let (revision, owner) = registry.address(address).await?;
-        // Whoever has it keeps it until it is removed; the status of the node says so.
-        if owner.is_some_and(|owner| owner != identity.name) {
-            return Ok(false);
-        }
-        change = change.take_address(address, revision, &identity.name);
-    }
-    record.addresses = wanted;
-    registry.commit(change.put(&record)?).await
-}
-
-fn own_record(identity: &Identity) -> NodeRecord {
-    NodeRecord {
-        version: 1,
-        name: identity.name.clone(),
-        uid: identity.node_uid.as_str().to_owned(),
-        role: identity.role,
-        addresses: Vec::new(),
-        key: None,
-        hardware: None,
-        token: None,
-        joined: time::OffsetDateTime::now_utc().unix_timestamp(),
-    }
-}
-
 pub(crate) fn role_of(role: TokenRole) -> Role {
     match role {
         TokenRole::ControlPlane => Role::ControlPlane,
@@ -277,22 +251,5 @@ pub(crate) fn token_role(role: Role) -> TokenRole {
     match role {
         Role::ControlPlane => TokenRole::ControlPlane,
         Role::Worker => TokenRole::Worker,
-    }
-}
-
-/// Kept by whoever runs [`record_own`] until it has succeeded.
-pub async fn keep_own_record(registry: Arc<Registry>, identity: Identity, node: Arc<crate::node::Node>) {
-    const RETRY_PAUSE: Duration = Duration::from_secs(1);
-    let mut network = node.network();
-    loop {
-        let addresses = node.addresses();
-        let done = !addresses.is_empty() && matches!(record_own(&registry, &identity, &addresses).await, Ok(true));
-        if done {
-            if network.changed().await.is_err() {
-                return;
-            }
-        } else {
-            tokio::time::sleep(RETRY_PAUSE).await;
-        }
     }
 }

@@ -1,5 +1,6 @@
 //! The cluster's authorities on this control plane's disk: made once, then read.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use keelson_pki::{Authority, AuthorityError, AuthorityKind, Clock, Files, FilesError, Mode, Owner, Pair, PairError};
@@ -14,6 +15,8 @@ pub enum AuthoritiesError {
     Create { kind: &'static str, source: AuthorityError },
     #[error("the authority {kind} is missing from STATE")]
     Missing { kind: &'static str },
+    #[error("the cluster has not given the authority {kind}")]
+    NotGiven { kind: &'static str },
     #[error(transparent)]
     Files(#[from] FilesError),
 }
@@ -48,6 +51,27 @@ impl Authorities {
     /// Reads them; a missing one is an error, because a new one would not be what the others trust.
     pub fn read(files: &dyn Files, directory: &Path) -> Result<Self, AuthoritiesError> {
         Self::collect(|kind| read(files, directory, kind)?.ok_or(AuthoritiesError::Missing { kind: kind.name() }))
+    }
+
+    /// Writes those that the cluster has given, by their names, in the place of what was there.
+    pub fn install(
+        files: &dyn Files,
+        directory: &Path,
+        contents: &BTreeMap<String, String>,
+    ) -> Result<(), AuthoritiesError> {
+        files.directory(directory, Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
+        for kind in AuthorityKind::ALL {
+            let name = kind.name();
+            let content = contents.get(name).ok_or(AuthoritiesError::NotGiven { kind: name })?;
+            Pair::from_file(content.as_bytes()).map_err(|source| AuthoritiesError::Read { kind: name, source })?;
+            files.update(&file(directory, kind), content.as_bytes(), Mode::SECRET, Owner::ROOT)?;
+        }
+        Ok(())
+    }
+
+    /// Removes whatever there is of them.
+    pub fn forget(files: &dyn Files, directory: &Path) -> Result<(), FilesError> {
+        AuthorityKind::ALL.into_iter().try_for_each(|kind| files.remove(&file(directory, kind)))
     }
 
     fn collect<F>(mut authority: F) -> Result<Self, AuthoritiesError>

@@ -206,7 +206,7 @@ impl Features {
     }
 
     async fn apply_dns(&self, image: &str, upstream: &[std::net::IpAddr]) -> Result<(), KubernetesApiError> {
-        Ok(dns::apply(&*self.api.client()?, &self.node.config.cluster, image, upstream).await?)
+        Ok(dns::apply(&*self.api.client()?, &self.node.cluster(), image, upstream).await?)
     }
 
     async fn access_applied(&self) {

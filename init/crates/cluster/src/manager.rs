@@ -11,24 +11,27 @@ use std::time::{Duration, SystemTime};
 use keelson_control::ServiceSpec;
 use keelson_pki::{AuthorityError, Files, FilesError, Mode, Owner, StandardFiles};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
 use crate::credentials::CredentialError;
 use crate::join::renewal::{self, RenewalError};
 use crate::kubernetes::KubernetesError;
 use crate::kubernetes_api::KubernetesApi;
-use crate::membership::{ControlPlane, Membership, Standing};
+use crate::membership::{self, ControlPlane, Membership, Standing};
 use crate::node::Node;
 use crate::paths::Paths;
+use crate::place::{self, PlaceError};
 use crate::registry::Registry;
 use crate::registry::etcd::Etcd;
 use crate::status::ConditionKind;
+use crate::store::peers::PeersError;
 use crate::store::{self, StoreError};
 use crate::unix_socket::Admitted;
 use crate::worker::{Worker, WorkerError};
 use crate::{
-    accounts, admission, api_server, boot_mark, container_runtime, features, images, login, network, probes,
-    proxy_feed, report, signer, supervision, worker,
+    accounts, api_server, boot_mark, container_runtime, features, images, login, network, probes, proxy_feed, report,
+    signer, supervision, worker,
 };
 
 mod cluster;
@@ -66,15 +69,29 @@ enum ReconcileError {
     #[error(transparent)]
     Worker(#[from] WorkerError),
     #[error(transparent)]
+    Place(#[from] PlaceError),
+    #[error(transparent)]
+    Peers(#[from] PeersError),
+    #[error(transparent)]
     Files(#[from] FilesError),
     #[error("the work was interrupted")]
     Interrupted,
 }
 
+impl ReconcileError {
+    fn is_removed(&self) -> bool {
+        matches!(self, Self::Renewal(RenewalError::Removed) | Self::Place(PlaceError::Removed))
+    }
+}
+
 /// Runs for ever; an error says that there is nothing to begin with.
 pub async fn run(paths: Paths) -> Result<(), StartError> {
+    run_with(paths, Arc::new(StandardFiles)).await
+}
+
+/// The same on files that are written in another way.
+pub async fn run_with(paths: Paths, files: Arc<dyn Files>) -> Result<(), StartError> {
     let node = Arc::new(start::read_node(paths)?);
-    let files: Arc<dyn Files> = Arc::new(StandardFiles);
     report::info(format!("this is {}, a {}", node.name(), node.config.role));
     let api = Arc::new(KubernetesApi::new(Arc::clone(&node)));
     let images = watch::Sender::new(Vec::new());
@@ -142,12 +159,12 @@ async fn show(node: &Arc<Node>, files: &Arc<dyn Files>, text: &str) {
     }
 }
 
-async fn serve_signer(node: Arc<Node>, held: Arc<ControlPlane>) {
+async fn serve_signer(node: Arc<Node>, held: Arc<ControlPlane>, registry: Arc<Registry>) {
     let path = node.paths.signer_socket();
     let admitted = Admitted::account(accounts::KUBE_APISERVER);
     loop {
         match signer::listen(&path, admitted) {
-            Ok(listener) => match signer::serve(listener, admitted, Arc::clone(&held)).await {},
+            Ok(listener) => match signer::serve(listener, admitted, Arc::clone(&held), Arc::clone(&registry)).await {},
             Err(error) => report::error(&error),
         }
         tokio::time::sleep(RETRY_PAUSE).await;
@@ -179,7 +196,7 @@ impl Manager {
         loop {
             match self.take_place().await {
                 Ok(()) => break,
-                Err(ReconcileError::Renewal(RenewalError::Removed)) => self.leave().await,
+                Err(error) if error.is_removed() => self.leave().await,
                 Err(error) => {
                     self.node.status.fails(ConditionKind::Member, report::chain(&error));
                     report::error(&error);
@@ -200,6 +217,12 @@ impl Manager {
                 None => Arc::clone(self.worker.insert(Arc::new(Worker::new(holding)?))),
             };
             self.ask_whether_removed(&worker).await?;
+        }
+        if let Standing::ControlPlane(held) = &self.membership.standing {
+            if let Some(settings) = &held.settings {
+                self.node.set_cluster(worker::joined_configuration(&self.node.config, settings)?.cluster);
+            }
+            place::enter(&self.node, &self.files, &self.membership, held).await?;
         }
         self.reconcile().await
     }
@@ -230,9 +253,14 @@ impl Manager {
     /// What runs beside [`Self::keep`] for as long as the node is a member.
     fn start_following(&self) {
         if let (Some(held), Some(registry)) = (self.membership.control_plane(), &self.registry) {
-            tokio::spawn(serve_signer(Arc::clone(&self.node), Arc::clone(held)));
-            let (kept, identity) = (Arc::clone(registry), self.membership.identity.clone());
-            tokio::spawn(admission::keep_own_record(Arc::clone(registry), identity, Arc::clone(&self.node)));
+            tokio::spawn(serve_signer(Arc::clone(&self.node), Arc::clone(held), Arc::clone(registry)));
+            let kept = Arc::clone(registry);
+            tokio::spawn(place::keep(
+                Arc::clone(&self.node),
+                Arc::clone(&self.files),
+                Arc::clone(registry),
+                Arc::clone(&self.membership),
+            ));
             tokio::spawn(async move { kept.keep(|error| report::error(error)).await });
         }
     }
@@ -242,14 +270,12 @@ impl Manager {
         let mut network = self.node.network();
         let mut settings = self.worker.as_ref().map(|worker| worker.settings());
         let mut views = self.registry.as_ref().map(|registry| registry.view());
-        let member = self.node.member().await;
-        let mut following =
-            tokio::spawn(renewal::follow_settings(Arc::clone(&self.node), Arc::clone(&self.files), member));
+        let mut following = self.follow_membership().await;
         loop {
             let result = self.reconcile().await;
             let failed = result.is_err();
             match result {
-                Err(ReconcileError::Renewal(RenewalError::Removed)) => self.leave().await,
+                Err(error) if error.is_removed() => self.leave().await,
                 Err(error) => report::error(&error),
                 Ok(()) => {}
             }
@@ -259,11 +285,22 @@ impl Manager {
                 () = proxy_feed::changed(settings.as_mut()) => {}
                 // Who was removed is denied at once.
                 () = proxy_feed::changed(views.as_mut()) => {}
-                _ = &mut following, if self.worker.is_some() => self.leave().await,
+                _ = &mut following => self.leave().await,
                 () = tokio::time::sleep(pause) => {}
                 () = clock_jump() => report::info("the clock was set: looking at all certificates again"),
             }
         }
+    }
+
+    /// Ends when the node was removed.
+    async fn follow_membership(&self) -> JoinHandle<()> {
+        let (node, files) = (Arc::clone(&self.node), Arc::clone(&self.files));
+        if let Some(registry) = &self.registry {
+            let (registry, membership) = (Arc::clone(registry), Arc::clone(&self.membership));
+            return tokio::spawn(place::watch_removal(node, files, registry, membership));
+        }
+        let member = self.node.member().await;
+        tokio::spawn(renewal::follow_settings(node, files, member))
     }
 
     /// The node was removed: it forgets the cluster and reboots, which ends its pods. Does not return.
@@ -274,7 +311,15 @@ impl Manager {
         report::info(&reason);
         loop {
             let (files, paths) = (Arc::clone(&self.files), self.node.paths.clone());
-            let forgotten = tokio::task::spawn_blocking(move || worker::forget(&*files, &paths)).await;
+            let forget = move || {
+                let forgotten = membership::forget(&*files, &paths);
+                // The store still runs and may write once more; a later join clears what is left then.
+                if let Err(error) = membership::forget_store(&paths) {
+                    report::error(&error);
+                }
+                forgotten
+            };
+            let forgotten = tokio::task::spawn_blocking(forget).await;
             match forgotten {
                 Ok(Ok(())) => {
                     let order = reason.clone();

@@ -4,13 +4,16 @@
 //! be none. That is one-shot: once STATE holds an identity, `keelson.bootstrap` means nothing. Everything else is a state
 //! that one can see, not an error: the node runs, its console and its status say what is missing.
 //!
-//! A worker joins with a token ([`crate::join`]); what it was given then is on its STATE and is taken up at each boot.
+//! A worker and another control plane join with a token ([`crate::join`]); what they were given then is on their STATE and is
+//! taken up at each boot.
 //!
 //! Founding writes the authorities and secrets first and the identity last, so a power cut leaves either no cluster (and what
-//! was made is taken up again) or a whole one.
+//! was made is taken up again) or a whole one. A node that was removed forgets in an order that a cut may interrupt as well
+//! ([`forget`]).
 
 use std::sync::Arc;
 
+use keelson_api::NodeSettings;
 use keelson_config::{NodeConfig, Peers, Role};
 use keelson_pki::{Clock, Files, FilesError, Mode, Owner};
 
@@ -19,7 +22,7 @@ use crate::identity::{ClusterId, Identity, IdentityError, NodeUid};
 use crate::paths::Paths;
 use crate::secrets::{Secrets, SecretsError};
 use crate::trust::Trust;
-use crate::worker::{Holding, WorkerError};
+use crate::worker::{self, Holding, WorkerError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum MembershipError {
@@ -58,6 +61,8 @@ pub enum Standing {
 pub struct ControlPlane {
     pub authorities: Authorities,
     pub secrets: Secrets,
+    /// What the cluster told one that joined; the founder's configuration is the cluster's.
+    pub settings: Option<NodeSettings>,
 }
 
 impl Membership {
@@ -86,13 +91,23 @@ pub fn decide(
     name: &str,
     clock: Clock,
 ) -> Result<Decision, MembershipError> {
+    if is_leaving(files, paths)? {
+        forget(files, paths)?;
+    }
     if let Some(content) = files.read(&paths.identity())? {
         let identity = Identity::from_file(&content)?;
         check(config, &identity)?;
+        // A member needs none, and PID 1 writes what it was told at each boot.
+        files.remove(&paths.token())?;
         return Ok(Decision::Member(Box::new(take_up(files, paths, identity)?)));
     }
+    let token = files.read(&paths.token())?.is_some();
     match obstacle(config) {
-        _ if config.role == Role::Worker && files.read(&paths.token())?.is_some() => Ok(Decision::Join),
+        _ if token && config.bootstrap => Ok(Decision::Waiting(
+            "the node was told to found a cluster (keelson.bootstrap) and to join one (keelson.token): say one of the two"
+                .to_owned(),
+        )),
+        _ if token => Ok(Decision::Join),
         Some(reason) => Ok(Decision::Waiting(reason)),
         None => Ok(Decision::Member(Box::new(found(files, paths, name, clock)?))),
     }
@@ -100,7 +115,7 @@ pub fn decide(
 
 /// Why this node, which has no cluster, does not found one.
 fn obstacle(config: &NodeConfig) -> Option<String> {
-    let joining = "a control plane cannot join yet, so the node stays alone and runs no pods";
+    let joining = "to join one, make a token with keelctl token create --role control-plane and set keelson.token";
     match (config.role, config.bootstrap, &config.peers) {
         (Role::Worker, _, _) => Some(
             "the node is a worker, belongs to no cluster and has no token; make one with keelctl token create --role worker \
@@ -151,7 +166,8 @@ fn check(config: &NodeConfig, identity: &Identity) -> Result<(), MembershipError
     Ok(())
 }
 
-fn take_up(files: &dyn Files, paths: &Paths, identity: Identity) -> Result<Membership, MembershipError> {
+/// What the identity's holder has on STATE.
+pub fn take_up(files: &dyn Files, paths: &Paths, identity: Identity) -> Result<Membership, MembershipError> {
     if identity.role == Role::Worker {
         let holding = Holding::read(files, paths)?;
         return Ok(Membership {
@@ -162,12 +178,48 @@ fn take_up(files: &dyn Files, paths: &Paths, identity: Identity) -> Result<Membe
     }
     let authorities = Authorities::read(files, &paths.authorities())?;
     let secrets = Secrets::read(files, &paths.cluster_state())?;
-    Ok(control_plane(identity, authorities, secrets))
+    let settings = worker::read_settings(files, paths)?;
+    Ok(control_plane(identity, ControlPlane { authorities, secrets, settings }))
 }
 
-fn control_plane(identity: Identity, authorities: Authorities, secrets: Secrets) -> Membership {
-    let trust = Trust::of(&authorities);
-    Membership { identity, trust, standing: Standing::ControlPlane(Arc::new(ControlPlane { authorities, secrets })) }
+fn control_plane(identity: Identity, held: ControlPlane) -> Membership {
+    let trust = Trust::of(&held.authorities);
+    Membership { identity, trust, standing: Standing::ControlPlane(Arc::new(held)) }
+}
+
+fn is_leaving(files: &dyn Files, paths: &Paths) -> Result<bool, FilesError> {
+    Ok(files.read(&paths.leaving())?.is_some())
+}
+
+/// Forgets the cluster: first that the node is a member of it, then everything that it got there. The marker is there from
+/// before the first step until after the last, so that a cut in between leaves nothing that a later cluster would take up.
+/// The store's data is not a file of this process and goes with [`forget_store`].
+pub fn forget(files: &dyn Files, paths: &Paths) -> Result<(), FilesError> {
+    files.directory(&paths.cluster_state(), Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
+    files.update(&paths.leaving(), b"", Mode::PRIVATE, Owner::ROOT)?;
+    files.remove(&paths.identity())?;
+    Authorities::forget(files, &paths.authorities())?;
+    Secrets::forget(files, &paths.cluster_state())?;
+    files.remove(&paths.store_members())?;
+    worker::forget(files, paths)?;
+    files.remove(&paths.leaving())
+}
+
+/// A node without an identity has no claim on what a store left there, and a member that comes anew must not find it.
+pub fn forget_store(paths: &Paths) -> std::io::Result<()> {
+    let entries = match std::fs::read_dir(paths.store_data()) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        entries => entries?,
+    };
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            std::fs::remove_dir_all(entry.path())?;
+        } else {
+            std::fs::remove_file(entry.path())?;
+        }
+    }
+    Ok(())
 }
 
 fn found(files: &dyn Files, paths: &Paths, name: &str, clock: Clock) -> Result<Membership, MembershipError> {
@@ -180,7 +232,7 @@ fn found(files: &dyn Files, paths: &Paths, name: &str, clock: Clock) -> Result<M
     let authorities = Authorities::create(files, &paths.authorities(), &identity.cluster_id, clock)?;
     let secrets = Secrets::create(files, &paths.cluster_state())?;
     files.write(&paths.identity(), &identity.to_file()?, Mode::PRIVATE, Owner::ROOT)?;
-    Ok(control_plane(identity, authorities, secrets))
+    Ok(control_plane(identity, ControlPlane { authorities, secrets, settings: None }))
 }
 
 #[cfg(test)]

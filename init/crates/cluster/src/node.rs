@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use keelson_config::NodeConfig;
 use keelson_config::network_state::NetworkState;
+use keelson_config::{ClusterConfig, NodeConfig};
 use keelson_control::{Client, ClientError};
 use keelson_pki::{Authority, AuthorityKind, Clock, Pair};
 use time::OffsetDateTime;
@@ -42,6 +42,8 @@ pub struct Node {
     pub clock_floor: OffsetDateTime,
     name: String,
     network: watch::Sender<NetworkState>,
+    /// What the cluster said of itself to a node that has joined it.
+    told: watch::Sender<Option<Arc<ClusterConfig>>>,
     member: watch::Sender<Option<Arc<Member>>>,
 }
 
@@ -54,6 +56,7 @@ impl Node {
             clock_floor,
             name,
             network: watch::Sender::new(NetworkState::default()),
+            told: watch::Sender::new(None),
             member: watch::Sender::new(None),
         }
     }
@@ -61,6 +64,15 @@ impl Node {
     /// The name the node has or would have in a cluster.
     pub fn name(&self) -> &str {
         &self.name
+    }
+
+    /// The cluster's settings: those of the node's own configuration for one that has founded it, and else what it was told.
+    pub fn cluster(&self) -> Arc<ClusterConfig> {
+        self.told.borrow().clone().unwrap_or_else(|| Arc::new(self.config.cluster.clone()))
+    }
+
+    pub fn set_cluster(&self, told: ClusterConfig) {
+        self.told.send_replace(Some(Arc::new(told)));
     }
 
     pub fn clock(&self) -> Clock {

@@ -51,6 +51,16 @@ impl Paths {
         self.at("/state/cluster")
     }
 
+    /// With whom a control plane's store makes up the cluster's, as it was last.
+    pub fn store_members(&self) -> PathBuf {
+        self.cluster_state().join("store-members.json")
+    }
+
+    /// Exists while a removed node forgets its cluster.
+    pub fn leaving(&self) -> PathBuf {
+        self.cluster_state().join("leaving")
+    }
+
     pub fn store_data(&self) -> PathBuf {
         self.at("/state/store")
     }

@@ -23,13 +23,16 @@ use std::time::Duration;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 pub mod etcd;
+pub mod members;
 pub mod records;
 
 #[cfg(test)]
 pub(crate) mod memory;
 
+pub use members::{MemberChange, MemberError, Removal, StoreMember};
 pub use records::{NodeRecord, RemovedRecord, TokenRecord};
 
 const PREFIX: &str = "/keelson/v1/";
@@ -49,6 +52,8 @@ pub enum RegistryError {
     Version { key: String, version: u32 },
     #[error("a record cannot be written")]
     Encode(#[source] serde_json::Error),
+    #[error(transparent)]
+    Members(#[from] MemberError),
 }
 
 /// A key's revision; 0 is one that does not exist.
@@ -79,6 +84,10 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn list(&self, prefix: String) -> Answer<'_, Vec<Entry>>;
     /// False if something was not as expected.
     fn commit(&self, change: Change) -> Answer<'_, bool>;
+    /// The store's own members, as a quorum of them knows.
+    fn members(&self) -> Answer<'_, Vec<StoreMember>>;
+    /// What they are after the change.
+    fn change_members(&self, change: MemberChange) -> Answer<'_, Vec<StoreMember>>;
 }
 
 /// A value with the revision that it was read at.
@@ -147,11 +156,13 @@ pub struct View {
 pub struct Registry {
     backend: Arc<dyn Backend>,
     view: watch::Sender<Option<Arc<View>>>,
+    /// When the store answered last.
+    heard: watch::Sender<Instant>,
 }
 
 impl Registry {
     pub fn new(backend: Arc<dyn Backend>) -> Self {
-        Self { backend, view: watch::Sender::new(None) }
+        Self { backend, view: watch::Sender::new(None), heard: watch::Sender::new(Instant::now()) }
     }
 
     pub async fn get<R: Record>(&self, id: &str) -> Result<Option<Stored<R>>, RegistryError> {
@@ -172,6 +183,14 @@ impl Registry {
         self.backend.commit(change).await
     }
 
+    pub async fn members(&self) -> Result<Vec<StoreMember>, RegistryError> {
+        self.backend.members().await
+    }
+
+    pub async fn change_members(&self, change: MemberChange) -> Result<Vec<StoreMember>, RegistryError> {
+        self.backend.change_members(change).await
+    }
+
     /// Members and removed ones; `None` until the store has answered once.
     pub fn view(&self) -> watch::Receiver<Option<Arc<View>>> {
         self.view.subscribe()
@@ -181,9 +200,15 @@ impl Registry {
         self.view.borrow().clone()
     }
 
+    /// Whether the view has not been read for so long.
+    pub fn is_silent_for(&self, time: Duration) -> bool {
+        self.heard.borrow().elapsed() > time
+    }
+
     /// Reads the view anew.
     pub async fn refresh(&self) -> Result<Arc<View>, RegistryError> {
         let (nodes, removed) = tokio::try_join!(self.list::<NodeRecord>(), self.list::<RemovedRecord>())?;
+        self.heard.send_replace(Instant::now());
         let view = Arc::new(View {
             nodes: nodes.into_iter().map(|stored| (stored.value.name.clone(), stored.value)).collect(),
             removed: removed.into_iter().map(|stored| (stored.value.uid.clone(), stored.value)).collect(),

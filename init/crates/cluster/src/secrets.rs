@@ -22,6 +22,8 @@ use serde_json::{Value, json};
 const ENCRYPTION_FORMAT: &str = "keelson encryption keys";
 const KEY_HEADER: &str = "keelson key 1 1";
 const VERSION: u32 = 1;
+const ENCRYPTION_FILE: &str = "encryption.json";
+const SIGNING_FILE: &str = "service-account.key";
 /// What `XSalsa20` and Poly1305 (`secretbox`) take.
 const ENCRYPTION_KEY_BYTES: usize = 32;
 
@@ -53,6 +55,12 @@ impl Secrets {
             encryption: EncryptionKeys::create(files, directory)?,
             signing: SigningKey::create(files, directory)?,
         })
+    }
+
+    /// Removes whatever there is of them.
+    pub fn forget(files: &dyn Files, directory: &Path) -> Result<(), FilesError> {
+        files.remove(&directory.join(ENCRYPTION_FILE))?;
+        files.remove(&directory.join(SIGNING_FILE))
     }
 
     /// Reads both: new ones would make what is stored unreadable.
@@ -106,13 +114,20 @@ impl EncryptionKeys {
                 secret: STANDARD.encode(secret),
             }],
         };
-        let content = serde_json::to_vec_pretty(&keys).map_err(|_| SecretsError::Encryption)?;
-        files.write(&directory.join("encryption.json"), &content, Mode::SECRET, Owner::ROOT)?;
+        keys.save(files, directory)?;
         Ok(keys)
     }
 
+    /// Writes them in the place of those that were there.
+    pub fn save(&self, files: &dyn Files, directory: &Path) -> Result<(), SecretsError> {
+        files.directory(directory, Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
+        let content = serde_json::to_vec_pretty(self).map_err(|_| SecretsError::Encryption)?;
+        files.update(&directory.join(ENCRYPTION_FILE), &content, Mode::SECRET, Owner::ROOT)?;
+        Ok(())
+    }
+
     fn read(files: &dyn Files, directory: &Path) -> Result<Option<Self>, SecretsError> {
-        let Some(content) = files.read(&directory.join("encryption.json"))? else {
+        let Some(content) = files.read(&directory.join(ENCRYPTION_FILE))? else {
             return Ok(None);
         };
         let keys: Self = serde_json::from_slice(&content).map_err(|_| SecretsError::Encryption)?;
@@ -136,6 +151,20 @@ impl EncryptionKeys {
     }
 }
 
+/// Derived from the public key's point, so that every reader agrees on it.
+fn key_id(point: &[u8]) -> String {
+    URL_SAFE_NO_PAD.encode(digest::digest(&digest::SHA256, point))
+}
+
+/// The id of another control plane's key, from its DER `SubjectPublicKeyInfo`; none if that is no key for ES256.
+pub fn key_id_of(public_key: &[u8]) -> Option<String> {
+    use x509_parser::prelude::FromDer as _;
+    use x509_parser::public_key::PublicKey;
+    let (rest, info) = x509_parser::x509::SubjectPublicKeyInfo::from_der(public_key).ok()?;
+    let PublicKey::EC(point) = info.parsed().ok()? else { return None };
+    (rest.is_empty() && point.key_size() == 256).then(|| key_id(point.data()))
+}
+
 /// Signs `ServiceAccount` tokens (ES256). Each control plane has one of its own.
 pub struct SigningKey {
     pair: EcdsaKeyPair,
@@ -149,19 +178,21 @@ impl fmt::Debug for SigningKey {
 }
 
 impl SigningKey {
-    fn create(files: &dyn Files, directory: &Path) -> Result<Self, SecretsError> {
+    /// The key on STATE, made if there is none.
+    pub fn create(files: &dyn Files, directory: &Path) -> Result<Self, SecretsError> {
+        files.directory(directory, Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
         if let Some(key) = Self::read(files, directory)? {
             return Ok(key);
         }
         let document = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &SystemRandom::new())
             .map_err(|_| SecretsError::Random)?;
         let content = format!("{KEY_HEADER}\n{}", keelson_pki::pair::private_key_pem(document.as_ref()));
-        files.write(&directory.join("service-account.key"), content.as_bytes(), Mode::SECRET, Owner::ROOT)?;
+        files.write(&directory.join(SIGNING_FILE), content.as_bytes(), Mode::SECRET, Owner::ROOT)?;
         Self::from_pkcs8(document.as_ref())
     }
 
     fn read(files: &dyn Files, directory: &Path) -> Result<Option<Self>, SecretsError> {
-        let Some(content) = files.read(&directory.join("service-account.key"))? else {
+        let Some(content) = files.read(&directory.join(SIGNING_FILE))? else {
             return Ok(None);
         };
         if !content.starts_with(KEY_HEADER.as_bytes()) {
@@ -174,11 +205,9 @@ impl SigningKey {
     fn from_pkcs8(document: &[u8]) -> Result<Self, SecretsError> {
         let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, document)
             .map_err(|_| SecretsError::SigningKey)?;
-        let fingerprint = digest::digest(&digest::SHA256, pair.public_key().as_ref());
-        Ok(Self { id: URL_SAFE_NO_PAD.encode(fingerprint), pair })
+        Ok(Self { id: key_id(pair.public_key().as_ref()), pair })
     }
 
-    /// Derived from the public key, so that every reader agrees on it.
     pub fn id(&self) -> &str {
         &self.id
     }
@@ -188,6 +217,11 @@ impl SigningKey {
         use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
         let document: PublicKeyX509Der<'_> = self.pair.public_key().as_der().map_err(|_| SecretsError::SigningKey)?;
         Ok(document.as_ref().to_vec())
+    }
+
+    /// The same in base64, as records have it.
+    pub fn public_text(&self) -> Result<String, SecretsError> {
+        Ok(STANDARD.encode(self.public_key()?))
     }
 
     /// RFC 7518, 3.4: the two integers side by side.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use hyper_util::service::TowerToHyperService;
 use serde_json::json;
@@ -21,7 +21,8 @@ use crate::proto::signer::v1::external_jwt_signer_server::{ExternalJwtSigner, Ex
 use crate::proto::signer::v1::{
     FetchKeysRequest, FetchKeysResponse, Key, MetadataRequest, MetadataResponse, SignJwtRequest, SignJwtResponse,
 };
-use crate::secrets::SecretsError;
+use crate::registry::{Registry, View};
+use crate::secrets::{self, SecretsError};
 use crate::unix_socket::{self, Admitted};
 
 /// A removed node's pods lose their tokens with their Pods; what nobody deletes lives no longer than this.
@@ -43,8 +44,13 @@ pub fn listen(path: &Path, admitted: Admitted) -> Result<UnixListener, SignerErr
 }
 
 /// Serves until it is dropped. One connection is all that kube-apiserver opens; each is served on its own.
-pub async fn serve(listener: UnixListener, admitted: Admitted, held: Arc<ControlPlane>) -> std::convert::Infallible {
-    let service = ExternalJwtSignerServer::new(Signer { held });
+pub async fn serve(
+    listener: UnixListener,
+    admitted: Admitted,
+    held: Arc<ControlPlane>,
+    registry: Arc<Registry>,
+) -> std::convert::Infallible {
+    let service = ExternalJwtSignerServer::new(Signer { held, registry });
     loop {
         let Some(stream) = unix_socket::accept(&listener, admitted).await else {
             continue;
@@ -61,6 +67,8 @@ pub async fn serve(listener: UnixListener, admitted: Admitted, held: Arc<Control
 
 struct Signer {
     held: Arc<ControlPlane>,
+    /// Where the others' public keys are.
+    registry: Arc<Registry>,
 }
 
 #[tonic::async_trait]
@@ -78,14 +86,15 @@ impl ExternalJwtSigner for Signer {
     }
 
     async fn fetch_keys(&self, _: Request<FetchKeysRequest>) -> Result<Response<FetchKeysResponse>, Status> {
-        let key = &self.held.secrets.signing;
-        let public = Key {
-            key_id: key.id().to_owned(),
-            key: key.public_key().map_err(|error| unavailable(&error))?,
-            exclude_from_oidc_discovery: false,
+        let own = self.held.secrets.signing.public_key().map_err(|error| unavailable(&error))?;
+        // kube-apiserver asks when it starts and for a key that it does not know, so this is worth a look at the store.
+        let view = match self.registry.refresh().await {
+            Ok(view) => Some(view),
+            Err(_) => self.registry.view_now(),
         };
+        let now = time::OffsetDateTime::now_utc().unix_timestamp();
         Ok(Response::new(FetchKeysResponse {
-            keys: vec![public],
+            keys: keys(own, view.as_deref(), now),
             data_timestamp: Some(SystemTime::now().into()),
             refresh_hint_seconds: REFRESH_SECONDS,
         }))
@@ -94,6 +103,26 @@ impl ExternalJwtSigner for Signer {
     async fn metadata(&self, _: Request<MetadataRequest>) -> Result<Response<MetadataResponse>, Status> {
         Ok(Response::new(MetadataResponse { max_token_expiration_seconds: TOKEN_LIFE_SECONDS }))
     }
+}
+
+/// Every control plane's key, this one's first, and those of control planes whose last tokens are still good.
+fn keys(own: Vec<u8>, view: Option<&View>, now: i64) -> Vec<Key> {
+    let key = |key: Vec<u8>, exclude_from_oidc_discovery| {
+        let key_id = secrets::key_id_of(&key)?;
+        Some(Key { key_id, key, exclude_from_oidc_discovery })
+    };
+    let text = |text: &String| STANDARD.decode(text).ok();
+    let mut keys: Vec<Key> = key(own, false).into_iter().collect();
+    let Some(view) = view else { return keys };
+    let present = view.nodes.values().filter_map(|node| key(text(node.signing_key.as_ref()?)?, false));
+    let recent = view.removed.values().filter(|removed| removed.removed > now - TOKEN_LIFE_SECONDS);
+    let former = recent.filter_map(|removed| key(text(removed.signing_key.as_ref()?)?, true));
+    for other in present.chain(former) {
+        if keys.iter().all(|known| known.key_id != other.key_id) {
+            keys.push(other);
+        }
+    }
+    keys
 }
 
 fn unavailable(error: &SecretsError) -> Status {

@@ -145,32 +145,36 @@ pub fn save_settings(files: &dyn Files, paths: &Paths, settings: &NodeSettings) 
     Ok(())
 }
 
-/// Forgets the cluster: first who the node is, then everything that says so.
-pub fn forget(files: &dyn Files, paths: &Paths) -> Result<(), WorkerError> {
-    files.remove(&paths.identity())?;
+/// Forgets what the cluster gave; [`crate::membership::forget`] begins with who the node is.
+pub fn forget(files: &dyn Files, paths: &Paths) -> Result<(), FilesError> {
     for name in names().into_array() {
         files.remove(&pair_file(paths, name))?;
     }
     files.remove(&paths.node_credentials().join(KEY_FILE))?;
-    files.remove(&paths.node_settings())?;
-    Ok(())
+    files.remove(&paths.node_settings())
+}
+
+/// What the node was told last; none if it never was.
+pub fn read_settings(files: &dyn Files, paths: &Paths) -> Result<Option<NodeSettings>, WorkerError> {
+    let Some(content) = files.read(&paths.node_settings())? else { return Ok(None) };
+    let file: SettingsFile = serde_json::from_slice(&content).map_err(WorkerError::Settings)?;
+    if file.oldest_reader > VERSION {
+        return Err(WorkerError::TooNew { oldest_reader: file.oldest_reader });
+    }
+    Ok(Some(file.settings))
 }
 
 impl Holding {
     pub fn read(files: &dyn Files, paths: &Paths) -> Result<Self, WorkerError> {
         let content = files.read(&paths.node_credentials().join(KEY_FILE))?.ok_or(WorkerError::NoKey)?;
         let key = Key::from_file(&content)?;
-        let content = files.read(&paths.node_settings())?.ok_or(WorkerError::NoSettings)?;
-        let file: SettingsFile = serde_json::from_slice(&content).map_err(WorkerError::Settings)?;
-        if file.oldest_reader > VERSION {
-            return Err(WorkerError::TooNew { oldest_reader: file.oldest_reader });
-        }
-        let trust = Trust::from_bundle(&file.settings.trust)?;
+        let settings = read_settings(files, paths)?.ok_or(WorkerError::NoSettings)?;
+        let trust = Trust::from_bundle(&settings.trust)?;
         let pairs = names().try_map(|name| {
             let content = files.read(&pair_file(paths, name))?.ok_or(WorkerError::NoKey)?;
             Ok::<_, WorkerError>(Arc::new(Pair::from_file(&content)?))
         });
-        Ok(Self { key, trust, settings: file.settings, pairs: pairs.ok() })
+        Ok(Self { key, trust, settings, pairs: pairs.ok() })
     }
 }
 

@@ -1,8 +1,12 @@
 //! Nodes as processes in network namespaces: the real manager and proxy in each, keelson-store and an unmodified
 //! kube-apiserver on the control plane. kubelet and containerd are not there; what they would do with their certificates is
-//! done by the test. Needs root, and the Kubernetes program in `KEELSON_KUBERNETES`.
+//! done by the test. Needs root; where Kubernetes is part of a test, its program in `KEELSON_KUBERNETES`, and a test that has none
+//! says so and ends. `tests/suites/cluster.rs` gives it the one of the image's build and does not accept that.
 #![forbid(unsafe_code)]
 
+#[cfg(test)]
+#[path = "nodes/cut.rs"]
+mod cut;
 #[cfg(test)]
 #[path = "nodes/init.rs"]
 mod init;
@@ -16,3 +20,9 @@ mod world;
 #[cfg(test)]
 #[path = "nodes/cases.rs"]
 mod cases;
+#[cfg(test)]
+#[path = "nodes/control_planes.rs"]
+mod control_planes;
+#[cfg(test)]
+#[path = "nodes/power.rs"]
+mod power;

@@ -44,6 +44,9 @@ pub(crate) enum Command {
     /// Cordons, drains and removes nodes
     #[command(subcommand)]
     Node(Node),
+    /// Shows the store that the control planes make up
+    #[command(subcommand)]
+    Store(Store),
     /// Makes, lists and revokes the tokens that nodes join with
     #[command(subcommand)]
     Token(Token),
@@ -145,9 +148,16 @@ pub(crate) struct Drain {
 pub(crate) struct Remove {
     #[command(flatten)]
     pub drain: Drain,
-    /// Do not drain: for a node that is gone
+    /// Do not drain: for a node that is gone. Of control planes, if those that stay and answer are too few to decide
+    /// anything, those that do not answer are removed with it
     #[arg(long)]
     pub force: bool,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Store {
+    /// Lists its members, and which of them vote
+    Members(Format),
 }
 
 #[derive(Debug, Subcommand)]

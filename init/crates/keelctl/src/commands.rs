@@ -10,13 +10,14 @@ mod nodes;
 mod power;
 mod services;
 mod status;
+mod store;
 mod tokens;
 
 use clap::CommandFactory;
 use serde_json::json;
 
 use crate::{
-    cli::{Arguments, Command, OutputFormat, Token},
+    cli::{Arguments, Command, OutputFormat, Store, Token},
     config::Config,
     error::{Error, ExitStatus},
     output,
@@ -36,6 +37,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitStatus, Error> {
         Command::Poweroff(arguments) => block_on(power::power_off(session()?, &arguments)),
         Command::Boots(format) => block_on(boots::run(session()?, format)),
         Command::Node(arguments) => block_on(node::run(session()?, &arguments)),
+        Command::Store(Store::Members(format)) => block_on(store::members(session()?, format)),
         Command::Token(Token::Create(arguments)) if arguments.offline => {
             tokens::create_offline(&Config::read(config)?, context.as_deref(), &arguments)
         }

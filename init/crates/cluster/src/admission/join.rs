@@ -2,7 +2,11 @@
 
 use std::net::IpAddr;
 
-use keelson_api::{JoinRequest, Joined, Token, TokenRole};
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keelson_api::join::control_plane_message;
+use keelson_api::{JoinRequest, Joined, Token, TokenRole, WrappedSecrets};
 use keelson_config::Role;
 use keelson_pki::request_key;
 
@@ -10,6 +14,8 @@ use super::{Admission, AdmissionError, key_text, names, role_of};
 use crate::identity::NodeUid;
 use crate::registry::records::Redemption;
 use crate::registry::{Change, NodeRecord, RemovedRecord, Stored, TokenRecord};
+use crate::secrets;
+use crate::shared_secrets::{Recipient, SharedSecrets};
 
 impl Admission<'_> {
     /// `peer` is where the request came from: the one address of the node that is known to be its own.
@@ -22,9 +28,11 @@ impl Admission<'_> {
         let key = request_key(&request.requests.node)
             .map_err(|source| AdmissionError::Request { identity: "requests.node", source })?;
         let key = key_text(&key);
+        self.check_control_plane(request)?;
         for attempt in 0..super::ATTEMPTS {
             if let Some(record) = self.try_join(request, &token, peer, &key).await? {
                 return Ok(Joined {
+                    secrets: self.wrapped_secrets(request, &record)?,
                     cluster_id: self.identity.cluster_id.to_string(),
                     node_uid: record.uid.clone(),
                     certificates: self.certify(&record, &request.requests)?,
@@ -43,10 +51,43 @@ impl Admission<'_> {
         if !request.addresses.iter().any(|address| address.parse() == Ok(peer)) {
             return Err(AdmissionError::Translated { known: request.addresses.join(", "), peer });
         }
-        if request.role == TokenRole::ControlPlane {
-            return Err(AdmissionError::ControlPlane);
+        Ok(())
+    }
+
+    /// The keys that a control plane sends are the node's: whoever has the token alone gets nothing that was wrapped for a
+    /// node which joined with it.
+    fn check_control_plane(&self, request: &JoinRequest) -> Result<(), AdmissionError> {
+        let field = |field, problem: &str| Err(AdmissionError::Field { field, problem: problem.to_owned() });
+        let plane = match (request.role, &request.control_plane) {
+            (TokenRole::Worker, None) => return Ok(()),
+            (TokenRole::Worker, Some(_)) => return field("controlPlane", "a worker has no such keys"),
+            (TokenRole::ControlPlane, None) => return field("controlPlane", "a control plane has to send its keys"),
+            (TokenRole::ControlPlane, Some(plane)) => plane,
+        };
+        let key = request_key(&request.requests.node)
+            .map_err(|source| AdmissionError::Request { identity: "requests.node", source })?;
+        let fingerprint = self.trust.fingerprint().hexadecimal();
+        let message = control_plane_message(&fingerprint, &request.name, &plane.wrapping_key, &plane.signing_key);
+        let signature = STANDARD.decode(&plane.signature).map_err(|_| AdmissionError::NoProof)?;
+        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key)
+            .verify(&message, &signature)
+            .map_err(|_| AdmissionError::NoProof)?;
+        let known = STANDARD.decode(&plane.signing_key).ok().and_then(|key| secrets::key_id_of(&key));
+        if known.is_none() {
+            return field("controlPlane.signingKey", "this is no P-256 key");
         }
         Ok(())
+    }
+
+    fn wrapped_secrets(
+        &self,
+        request: &JoinRequest,
+        record: &NodeRecord,
+    ) -> Result<Option<WrappedSecrets>, AdmissionError> {
+        let Some(plane) = &request.control_plane else { return Ok(None) };
+        let recipient =
+            Recipient { cluster_id: self.identity.cluster_id.as_str(), name: &record.name, uid: &record.uid };
+        Ok(Some(SharedSecrets::of(self.held).wrap(&plane.wrapping_key, recipient)?))
     }
 
     /// `None` if somebody else changed one of the records in between.
@@ -76,10 +117,11 @@ impl Admission<'_> {
             version: 1,
             name: request.name.clone(),
             uid: NodeUid::generate().as_str().to_owned(),
-            role: Role::Worker,
+            role: role_of(request.role),
             addresses: vec![peer.to_string()],
             key: Some(key.to_owned()),
             hardware: request.hardware.as_deref().map(str::to_ascii_lowercase),
+            signing_key: request.control_plane.as_ref().map(|plane| plane.signing_key.clone()),
             token: Some(token.value.id.clone()),
             joined: self.now(),
         };
@@ -90,13 +132,8 @@ impl Admission<'_> {
             .put(&redeemed(token.value, &record, replaced.is_some())?)?;
         change = self.take_address(change, &record, replaced, peer).await?;
         if let Some(old) = replaced {
-            change = change.put(&RemovedRecord {
-                version: 1,
-                uid: old.uid.clone(),
-                name: old.name.clone(),
-                removed: self.now(),
-                by: format!("its successor, by token {}", record.token.as_deref().unwrap_or_default()),
-            })?;
+            let by = format!("its successor, by token {}", record.token.as_deref().unwrap_or_default());
+            change = change.put(&RemovedRecord::of(old, self.now(), by))?;
         }
         Ok(self.registry.commit(change).await?.then_some(record))
     }

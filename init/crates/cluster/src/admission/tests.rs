@@ -16,9 +16,12 @@ use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use super::*;
 use crate::membership::Membership;
 use crate::membership::tests::found_in_memory;
+use crate::place::record_own;
 use crate::registry::memory::Memory;
 use crate::registry::{RemovedRecord, TokenRecord};
 use crate::worker;
+
+mod control_planes;
 
 /// Whether an error is the one that is due.
 type Expected = fn(&AdmissionError) -> bool;
@@ -56,6 +59,11 @@ impl Cluster {
             addresses: &OWN,
             clock: Clock { now, floor: now - Duration::DAY },
         }
+    }
+
+    async fn record_own(&self) {
+        let held = self.membership.control_plane().unwrap();
+        assert!(record_own(&self.registry, &self.membership.identity, held, &OWN).await.unwrap());
     }
 
     async fn token(&self, change: impl FnOnce(&mut TokenRequest)) -> String {
@@ -111,6 +119,7 @@ impl Machine {
             addresses: vec!["10.9.9.9".to_owned(), self.address.to_string()],
             hardware: self.hardware.clone(),
             requests: worker::requests(&self.keys).unwrap(),
+            control_plane: None,
         }
     }
 
@@ -223,7 +232,7 @@ async fn a_request_made_again_after_a_power_cut_is_the_same_node_and_counts_once
 #[tokio::test]
 async fn a_name_in_use_is_refused_and_its_owner_is_unharmed() {
     let cluster = Cluster::new();
-    record_own(&cluster.registry, &cluster.membership.identity, &[IpAddr::from([192, 0, 2, 1])]).await.unwrap();
+    cluster.record_own().await;
     let token = cluster.token(|request| request.uses = 5).await;
     let first = Machine::new("w1", 7);
     let joined = cluster.join(&first, &token).await.unwrap();
@@ -375,28 +384,31 @@ async fn a_renewal_needs_the_nodes_own_key_and_a_member() {
     let mut other = genuine.clone();
     other.node_uid = NodeUid::generate().as_str().to_owned();
     assert!(matches!(renew(&other).await, Err(AdmissionError::NoMember)), "nobody's identity");
-    cluster.admission().remove("w1", "ann").await.unwrap();
+    cluster.admission().remove("w1", "ann", false).await.unwrap();
     assert!(matches!(renew(&genuine).await, Err(AdmissionError::Removed)));
 }
 
 #[tokio::test]
 async fn a_removed_node_is_told_so_and_joins_again_as_another_under_its_name_and_address() {
     let cluster = Cluster::new();
-    record_own(&cluster.registry, &cluster.membership.identity, &OWN).await.unwrap();
+    cluster.record_own().await;
     let machine = Machine::new("w1", 7);
     let token = cluster.token(|request| request.uses = 2).await;
     let first = cluster.join(&machine, &token).await.unwrap();
-    assert_eq!(cluster.admission().remove("w1", "ann").await.unwrap(), first.node_uid);
+    let gone = cluster.admission().remove("w1", "ann", false).await.unwrap();
+    assert_eq!(gone, Gone { uid: first.node_uid.clone(), lost: Vec::new() });
     let error = cluster.admission().settings_of("w1", &first.node_uid).await.expect_err("its certificate");
     assert!(matches!(error, AdmissionError::Removed), "{error:?}");
     let second = cluster.join(&machine, &token).await.unwrap();
     assert_ne!(second.node_uid, first.node_uid, "even with the same key it is another node");
     let error = cluster.admission().settings_of("w1", &first.node_uid).await.expect_err("the former identity");
     assert!(matches!(error, AdmissionError::Removed), "{error:?}");
-    let error = cluster.admission().remove("w9", "ann").await.expect_err("nobody");
+    let error = cluster.admission().remove("w9", "ann", false).await.expect_err("nobody");
     assert!(matches!(error, AdmissionError::NoNode { .. }), "{error:?}");
-    let error = cluster.admission().remove("a", "ann").await.expect_err("a control plane");
-    assert!(matches!(error, AdmissionError::RemovesControlPlane { .. }), "{error:?}");
+    for force in [false, true] {
+        let error = cluster.admission().remove("a", "ann", force).await.expect_err("the only control plane");
+        assert!(matches!(error, AdmissionError::LastControlPlane { .. }), "{error:?}");
+    }
 }
 
 #[tokio::test]

@@ -52,9 +52,6 @@ impl Admission<'_> {
 
     fn check(&self, request: &TokenRequest) -> Result<(), AdmissionError> {
         let field = |field, problem: String| Err(AdmissionError::Field { field, problem });
-        if request.role == TokenRole::ControlPlane {
-            return Err(AdmissionError::ControlPlane);
-        }
         if request.ttl_seconds == 0 || request.ttl_seconds > TTL_MAX_SECONDS {
             return field("ttlSeconds", format!("a token lives for 1 to {TTL_MAX_SECONDS} seconds"));
         }

@@ -2,13 +2,14 @@
 
 use std::time::Duration;
 
-use keelson_api::{Denial, DrainStep, ErrorCode, NodeOrdered};
+use keelson_api::{Denial, DrainStep, ErrorCode, NodeOrdered, RemovalOrder};
 use tokio::time::timeout;
 
 use super::members::{Powers, refusal};
 use super::respond::{Refusal, with_causes};
 use super::router::Context;
 use super::sources::NodeSourceError;
+use crate::admission::Gone;
 
 /// Below the deadline of an answer, so that what was done is told.
 const KUBERNETES_DEADLINE: Duration = Duration::from_secs(15);
@@ -20,7 +21,7 @@ pub(super) async fn set_unschedulable(
 ) -> Result<NodeOrdered, Refusal> {
     check_name(name)?;
     within(context.nodes.set_unschedulable(name, unschedulable)).await?;
-    Ok(NodeOrdered { name: name.to_owned(), pending: String::new() })
+    Ok(NodeOrdered { name: name.to_owned(), pending: String::new(), lost: Vec::new() })
 }
 
 pub(super) async fn drain(context: &Context, name: &str) -> Result<DrainStep, Refusal> {
@@ -30,10 +31,19 @@ pub(super) async fn drain(context: &Context, name: &str) -> Result<DrainStep, Re
 
 /// The identity is denied when this answers. Kubernetes' objects are deleted now if its API answers, and otherwise by
 /// [`crate::features`] as soon as it does.
-pub(super) async fn remove(context: &Context, name: &str, operator: &str) -> Result<NodeOrdered, Refusal> {
+pub(super) async fn remove(
+    context: &Context,
+    name: &str,
+    order: RemovalOrder,
+    operator: &str,
+) -> Result<NodeOrdered, Refusal> {
     let powers = Powers::of(context)?;
-    let uid = powers.admission(context).remove(name, operator).await.map_err(|error| refusal(&error))?;
+    let removal = powers.admission(context).remove(name, operator, order.force).await;
+    let Gone { uid, lost } = removal.map_err(|error| refusal(&error))?;
     crate::report::info(format!("{name} ({uid}) was removed by {operator}"));
+    if !lost.is_empty() {
+        crate::report::info(format!("{} did not answer and went with it", lost.join(", ")));
+    }
     // What API servers deny follows from the view.
     if let Err(error) = powers.refresh().await {
         crate::report::error(&error);
@@ -43,7 +53,7 @@ pub(super) async fn remove(context: &Context, name: &str, operator: &str) -> Res
         Ok(Err(error)) => format!("its Node and Pods are deleted later: {}", with_causes(&error)),
         Err(_) => "its Node and Pods are being deleted".to_owned(),
     };
-    Ok(NodeOrdered { name: name.to_owned(), pending })
+    Ok(NodeOrdered { name: name.to_owned(), pending, lost })
 }
 
 /// Whom kube-apiserver asks about here was removed; there is no other answer.

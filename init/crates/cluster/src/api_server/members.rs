@@ -5,9 +5,11 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keelson_api::{
-    CreatedToken, ErrorCode, JoinRequest, Joined, NodeSettings, RenewRequest, Renewed, TokenEntry, TokenList,
-    TokenRequest,
+    CreatedToken, ErrorCode, JoinRequest, Joined, NodeSettings, RenewRequest, Renewed, StoreMembers, TokenEntry,
+    TokenList, TokenRequest,
 };
+
+use keelson_config::ClusterConfig;
 
 use super::caller::Caller;
 use super::operators::{challenge_refusal, limit};
@@ -17,6 +19,7 @@ use crate::admission::{Admission, AdmissionError};
 use crate::membership::ControlPlane;
 use crate::node::Member;
 use crate::registry::{Registry, RegistryError};
+use crate::shared_secrets::SharedSecretsError;
 
 /// What only a control plane has, kept while an admission borrows it.
 pub(super) struct Powers {
@@ -24,6 +27,7 @@ pub(super) struct Powers {
     registry: Arc<Registry>,
     held: Arc<ControlPlane>,
     addresses: Vec<IpAddr>,
+    cluster: Arc<ClusterConfig>,
 }
 
 impl Powers {
@@ -31,7 +35,13 @@ impl Powers {
         let member = context.member()?;
         let held = member.membership.control_plane().cloned();
         match (held, member.registry.clone()) {
-            (Some(held), Some(registry)) => Ok(Self { registry, held, addresses: context.node.addresses(), member }),
+            (Some(held), Some(registry)) => Ok(Self {
+                registry,
+                held,
+                addresses: context.node.addresses(),
+                cluster: context.node.cluster(),
+                member,
+            }),
             _ => Err(not_a_control_plane(&member)),
         }
     }
@@ -42,7 +52,7 @@ impl Powers {
             held: &self.held,
             trust: self.member.trust(),
             identity: &self.member.identity,
-            cluster: &context.node.config.cluster,
+            cluster: &self.cluster,
             operators: &context.node.config.operator_keys,
             addresses: &self.addresses,
             clock: context.node.clock(),
@@ -111,6 +121,20 @@ pub(super) async fn settings(context: &Context, caller: &Caller) -> Result<NodeS
     powers.admission(context).settings_of(name, uid).await.map_err(|error| refusal(&error))
 }
 
+/// For the control plane whose certificate the caller has shown.
+pub(super) async fn store_member(context: &Context, caller: &Caller) -> Result<StoreMembers, Refusal> {
+    let Caller::Node { name, uid, .. } = caller else {
+        return Err(refusal(&AdmissionError::NoMember));
+    };
+    let powers = Powers::of(context)?;
+    powers.admission(context).store_member(name, uid, peer(caller)).await.map_err(|error| refusal(&error))
+}
+
+pub(super) async fn store_members(context: &Context) -> Result<StoreMembers, Refusal> {
+    let powers = Powers::of(context)?;
+    powers.admission(context).store_members().await.map_err(|error| refusal(&error))
+}
+
 /// Root on the control plane itself has no address of its own.
 fn peer(caller: &Caller) -> IpAddr {
     caller.address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
@@ -133,8 +157,9 @@ pub(super) fn refusal(error: &AdmissionError) -> Refusal {
         E::Role { .. } => (ErrorCode::TokenRole, Some("role")),
         E::BoundName { .. } => (ErrorCode::TokenBound, Some("name")),
         E::BoundMachine => (ErrorCode::TokenBound, Some("hardware")),
-        E::ControlPlane => (ErrorCode::Invalid, Some("role")),
-        E::Name { .. } | E::RemovesControlPlane { .. } => (ErrorCode::Invalid, Some("name")),
+        E::Name { .. } | E::LastControlPlane { .. } => (ErrorCode::Invalid, Some("name")),
+        E::NoStore { .. } => (ErrorCode::Invalid, None),
+        E::Quorum { .. } => (ErrorCode::Conflict, Some("name")),
         E::NameInUse { .. } => (ErrorCode::NameInUse, Some("name")),
         E::AddressInUse { .. } => (ErrorCode::AddressInUse, Some("addresses")),
         E::Translated { .. } => (ErrorCode::Invalid, Some("addresses")),
@@ -145,8 +170,13 @@ pub(super) fn refusal(error: &AdmissionError) -> Refusal {
         E::NoProof => (ErrorCode::Unauthenticated, Some("signature")),
         E::NoToken | E::NoNode { .. } => (ErrorCode::NotFound, None),
         E::TooManyTokens { .. } => (ErrorCode::TooManyRequests, None),
-        E::Contended | E::Registry(RegistryError::Unavailable(_)) => (ErrorCode::Unavailable, None),
-        E::NoRandomness | E::Encode(_) | E::Key(_) | E::Registry(_) => (ErrorCode::Internal, None),
+        E::Contended | E::BeingRemoved | E::Registry(RegistryError::Unavailable(_)) => (ErrorCode::Unavailable, None),
+        E::SharedSecrets(SharedSecretsError::NoKey | SharedSecretsError::Seal(_)) => {
+            (ErrorCode::Invalid, Some("controlPlane.wrappingKey"))
+        }
+        E::NoRandomness | E::Encode(_) | E::Key(_) | E::Registry(_) | E::SharedSecrets(_) => {
+            (ErrorCode::Internal, None)
+        }
     };
     let mut refusal = Refusal::because(code, error);
     refusal.body.field = field.map(str::to_owned);

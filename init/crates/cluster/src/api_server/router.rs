@@ -27,7 +27,7 @@ use super::{
 };
 use crate::node::{Member, Node};
 
-/// A join has six certificate requests of half a KiB each, and a token.
+/// A join has six certificate requests of half a KiB each, a few keys, and a token.
 const BODY_BYTES_MAX: usize = 64 * 1024;
 
 /// How long a body may take to arrive.
@@ -94,18 +94,26 @@ where
     let (operation, parameter) = found?;
     match operation.path {
         paths::AUTHORITY => Ok(respond::json(&operators::authority(&*context.member()?))),
-        paths::TOKENS | paths::TOKEN | paths::JOIN | paths::NODE_CERTIFICATES | paths::NODE_SETTINGS => {
-            members(context, caller, operation, parameter, operator, body).await
-        }
+        paths::TOKENS
+        | paths::TOKEN
+        | paths::JOIN
+        | paths::NODE_CERTIFICATES
+        | paths::NODE_SETTINGS
+        | paths::NODE_STORE_MEMBER
+        | paths::STORE_MEMBERS => members(context, caller, operation, parameter, operator, body).await,
         paths::CHALLENGE => operators::challenge(context, caller).map(|challenge| respond::json(&challenge)),
         paths::OPERATOR_CERTIFICATE => {
             let request = read(body).await?;
             let member = context.member()?;
             operators::certificate(context, &member, caller, &request).map(|certificate| respond::json(&certificate))
         }
-        paths::NODE_CORDON | paths::NODE_UNCORDON | paths::NODE_DRAIN | paths::NODE_REMOVAL => {
+        paths::NODE_REMOVAL => {
+            let order = read(body).await?;
+            departures::remove(context, parameter, order, operator).await.map(|done| respond::json(&done))
+        }
+        paths::NODE_CORDON | paths::NODE_UNCORDON | paths::NODE_DRAIN => {
             let NodeOrder {} = read(body).await?;
-            departures(context, operation.path, parameter, operator).await
+            departures(context, operation.path, parameter).await
         }
         paths::DENIALS => {
             let _: serde_json::Value = read(body).await?;
@@ -132,15 +140,12 @@ where
 }
 
 /// What is done with one node.
-async fn departures(context: &Context, path: &str, name: &str, operator: &str) -> Result<Answer, Refusal> {
-    match path {
-        paths::NODE_DRAIN => departures::drain(context, name).await.map(|step| respond::json(&step)),
-        paths::NODE_REMOVAL => departures::remove(context, name, operator).await.map(|done| respond::json(&done)),
-        _ => {
-            let unschedulable = path == paths::NODE_CORDON;
-            departures::set_unschedulable(context, name, unschedulable).await.map(|done| respond::json(&done))
-        }
+async fn departures(context: &Context, path: &str, name: &str) -> Result<Answer, Refusal> {
+    if path == paths::NODE_DRAIN {
+        return departures::drain(context, name).await.map(|step| respond::json(&step));
     }
+    let unschedulable = path == paths::NODE_CORDON;
+    departures::set_unschedulable(context, name, unschedulable).await.map(|done| respond::json(&done))
 }
 
 /// What concerns the cluster's members.
@@ -173,6 +178,11 @@ where
             let request = read(body).await?;
             members::renew(context, caller, &request).await.map(|renewed| respond::json(&renewed))
         }
+        (_, paths::NODE_STORE_MEMBER) => {
+            let NodeOrder {} = read(body).await?;
+            members::store_member(context, caller).await.map(|members| respond::json(&members))
+        }
+        (_, paths::STORE_MEMBERS) => members::store_members(context).await.map(|members| respond::json(&members)),
         _ => members::settings(context, caller).await.map(|settings| respond::json(&settings)),
     }
 }

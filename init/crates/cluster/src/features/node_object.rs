@@ -59,7 +59,7 @@ async fn reconcile(node: &Node, files: &Arc<dyn Files>, client: &Client, object:
 /// The only node of a cluster takes the range that the controller manager would give it, so that becoming Ready does not wait
 /// for that process. Who has a range keeps it: the controller manager counts it as given.
 async fn claim_first_range(node: &Node, client: &Client) -> Result<(), ClientError> {
-    let Some(range) = pod_network::first_range(node.config.cluster.pod_cidr) else {
+    let Some(range) = pod_network::first_range(node.cluster().pod_cidr) else {
         return Ok(());
     };
     let list = client.get("/api/v1/nodes?limit=2").await?;

@@ -77,7 +77,7 @@ fn addresses(member: &Member) -> BTreeMap<String, Vec<IpAddr>> {
 fn cluster_ranges(node: &Node, member: &Member) -> Vec<IpNet> {
     match &member.worker {
         Some(worker) => worker.settings_now().pod_cidr.parse().into_iter().collect(),
-        None => vec![node.config.cluster.pod_cidr],
+        None => vec![node.cluster().pod_cidr],
     }
 }
 

@@ -13,7 +13,7 @@ use crate::kubernetes::{self, Settings};
 use crate::membership::{ControlPlane, Membership};
 use crate::node::{Member, Node};
 use crate::registry::Registry;
-use crate::store;
+use crate::store::{self, peers::Peers};
 use crate::worker::{self, Worker};
 
 /// A certificate that was issued just before the removal lives for a week; clocks differ.
@@ -32,14 +32,16 @@ impl Work {
     /// The services need an address; without one there are none yet.
     pub(super) fn write_configuration(&self) -> Result<Option<Vec<ServiceSpec>>, ReconcileError> {
         let (node, files) = (&*self.node, &*self.files);
-        let config = match &self.worker {
-            Some(worker) => worker::joined_configuration(&node.config, &worker.settings_now())?,
-            None => node.config.clone(),
-        };
+        if let Some(worker) = &self.worker {
+            node.set_cluster(worker::joined_configuration(&node.config, &worker.settings_now())?.cluster);
+        }
+        let mut config = node.config.clone();
+        config.cluster = (*node.cluster()).clone();
         let identity = &self.membership.identity;
         let circumstances = Circumstances { identity, cluster: &config.cluster, addresses: &self.addresses };
         if let Some(held) = self.membership.control_plane() {
-            store::configure(files, &node.paths, held, circumstances, node.clock())?;
+            let peers = Peers::read(files, &node.paths)?;
+            store::configure(files, &node.paths, held, circumstances, &peers, node.clock())?;
             self.renew_api_serving(held, circumstances)?;
         } else {
             self.serve_as_worker();

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use hyper_util::rt::TokioIo;
 use keelson_etcd_api::etcdserverpb as pb;
+use keelson_etcd_api::etcdserverpb::cluster_client::ClusterClient;
 use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
 use keelson_pki::{AuthorityError, AuthorityKind, Clock, Profile, Subject};
 use rustls::{ClientConfig, RootCertStore};
@@ -21,7 +22,9 @@ use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
-use super::{Answer, Backend, Change, Entry, RECORDS_MAX, RegistryError};
+use super::{
+    Answer, Backend, Change, Entry, MemberChange, MemberError, RECORDS_MAX, RegistryError, Removal, StoreMember,
+};
 use crate::membership::ControlPlane;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
@@ -65,6 +68,31 @@ impl Etcd {
         Self { channel: endpoint.connect_with_connector_lazy(tower::service_fn(connect)) }
     }
 
+    fn cluster(&self) -> ClusterClient<Channel> {
+        ClusterClient::new(self.channel.clone())
+    }
+
+    async fn change(&self, change: MemberChange) -> Result<Vec<pb::Member>, RegistryError> {
+        let mut cluster = self.cluster();
+        Ok(match change {
+            MemberChange::Add { name, peer_url } => {
+                let request = pb::MemberAddRequest { peer_ur_ls: vec![peer_url], is_learner: false, name };
+                members_answer(cluster.member_add(request)).await?.members
+            }
+            MemberChange::Update { id, peer_url } => {
+                let request = pb::MemberUpdateRequest { id, peer_ur_ls: vec![peer_url] };
+                members_answer(cluster.member_update(request)).await?.members
+            }
+            MemberChange::Promote { id } => {
+                members_answer(cluster.member_promote(pb::MemberPromoteRequest { id })).await?.members
+            }
+            MemberChange::Remove { id, how } => {
+                let (try_only, force) = (how == Removal::Try, how == Removal::Force);
+                members_answer(cluster.member_remove(pb::MemberRemoveRequest { id, try_only, force })).await?.members
+            }
+        })
+    }
+
     fn client(&self) -> KvClient<Channel> {
         KvClient::new(self.channel.clone()).max_decoding_message_size(64 << 20)
     }
@@ -103,6 +131,24 @@ async fn answer<T>(
         Ok(Err(status)) => Err(RegistryError::Unavailable(status.into())),
         Err(elapsed) => Err(RegistryError::Unavailable(elapsed.into())),
     }
+}
+
+/// The store's reasons are for the caller to act on.
+async fn members_answer<T>(
+    call: impl Future<Output = Result<tonic::Response<T>, tonic::Status>> + Send,
+) -> Result<T, RegistryError> {
+    match timeout(REQUEST_DEADLINE, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) => Err(match MemberError::from_text(status.message()) {
+            Some(reason) => reason.into(),
+            None => RegistryError::Unavailable(status.into()),
+        }),
+        Err(elapsed) => Err(RegistryError::Unavailable(elapsed.into())),
+    }
+}
+
+fn member(member: pb::Member) -> StoreMember {
+    StoreMember { id: member.id, name: member.name, peer_urls: member.peer_ur_ls, votes: !member.is_learner }
 }
 
 fn entries(response: pb::RangeResponse) -> Vec<Entry> {
@@ -170,6 +216,18 @@ impl Backend for Etcd {
 
     fn commit(&self, change: Change) -> Answer<'_, bool> {
         Box::pin(async move { Ok(answer(self.client().txn(request(change))).await?.succeeded) })
+    }
+
+    fn members(&self) -> Answer<'_, Vec<StoreMember>> {
+        Box::pin(async move {
+            let mut cluster = self.cluster();
+            let list = cluster.member_list(pb::MemberListRequest { linearizable: true });
+            Ok(members_answer(list).await?.members.into_iter().map(member).collect())
+        })
+    }
+
+    fn change_members(&self, change: MemberChange) -> Answer<'_, Vec<StoreMember>> {
+        Box::pin(async move { Ok(self.change(change).await?.into_iter().map(member).collect()) })
     }
 }
 

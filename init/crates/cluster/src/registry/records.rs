@@ -23,6 +23,9 @@ pub struct NodeRecord {
     pub key: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub hardware: Option<String>,
+    /// Of a control plane: by what its `ServiceAccount` tokens are verified, base64 of the `SubjectPublicKeyInfo`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<String>,
     /// The token that it joined with.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub token: Option<String>,
@@ -71,6 +74,26 @@ pub struct RemovedRecord {
     pub removed: i64,
     /// Whoever asked for it.
     pub by: String,
+    /// Tokens that a control plane has signed are good until they expire.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub signing_key: Option<String>,
+    /// Its store member goes together with those that do not answer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub forced: bool,
+}
+
+impl RemovedRecord {
+    pub fn of(node: &NodeRecord, removed: i64, by: String) -> Self {
+        Self {
+            version: 1,
+            uid: node.uid.clone(),
+            name: node.name.clone(),
+            removed,
+            by,
+            signing_key: node.signing_key.clone(),
+            forced: false,
+        }
+    }
 }
 
 macro_rules! record {
@@ -106,6 +129,7 @@ pub(crate) mod tests {
             addresses: Vec::new(),
             key: None,
             hardware: None,
+            signing_key: None,
             token: None,
             joined: 0,
         }

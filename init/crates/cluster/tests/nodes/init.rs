@@ -1,6 +1,7 @@
-//! In the place of PID 1: it takes sets of services, starts of them what a host process can be, and reports all as ready.
+//! In the place of PID 1: it takes sets of services, runs of them what a host process can be, and reports all as ready.
 
 use std::collections::BTreeMap;
+use std::net::TcpStream;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -9,13 +10,16 @@ use std::thread;
 use std::time::Duration;
 
 use keelson_control::{
-    Applied, Desired, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceSpec, ServiceState, ServiceStatus,
-    SupervisorStatus, codec,
+    Applied, Condition, Desired, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceSpec, ServiceState,
+    ServiceStatus, SupervisorStatus, codec,
 };
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 /// Programs of Kubernetes that run on any host.
 const HOST_PROCESSES: [&str; 2] = ["kube-apiserver", "kube-controller-manager"];
+
+const STORE: &str = "127.0.0.1:2379";
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Serves the control socket below `root`, and runs the store as soon as it was told its settings.
 pub(super) fn start(root: &Path, store: Option<PathBuf>, kubernetes: Option<PathBuf>) {
@@ -30,6 +34,13 @@ pub(super) fn start(root: &Path, store: Option<PathBuf>, kubernetes: Option<Path
         thread::spawn(move || run_store(&program, &root));
     }
     let init = Arc::new(Mutex::new(Init { root, kubernetes, version: 0, running: BTreeMap::new() }));
+    let kept = Arc::clone(&init);
+    thread::spawn(move || {
+        loop {
+            kept.lock().expect("no panic before").keep();
+            thread::park_timeout(LOOK_INTERVAL);
+        }
+    });
     thread::spawn(move || {
         while let Ok(connection) = rustix::net::accept(&socket) {
             let init = Arc::clone(&init);
@@ -99,8 +110,24 @@ impl Init {
                 continue;
             }
             self.stop(&name);
-            let child = self.spawn(&spec);
-            self.running.insert(name, (spec, child));
+            self.running.insert(name, (spec, None));
+        }
+    }
+
+    /// Starts what does not run and may: its files are there, and so is the store.
+    fn keep(&mut self) {
+        let Some(program) = self.kubernetes.clone() else { return };
+        let (root, store) = (self.root.clone(), || TcpStream::connect(STORE).is_ok());
+        let services = self.running.iter_mut().filter(|(name, _)| HOST_PROCESSES.contains(&name.as_str()));
+        for (_, (spec, child)) in services {
+            let runs = child.as_mut().is_some_and(|child| matches!(child.try_wait(), Ok(None)));
+            let files = spec.conditions.iter().all(|condition| match condition {
+                Condition::FileExists(path) => path.exists(),
+                _ => true,
+            });
+            if !runs && files && store() {
+                *child = Some(spawn(&program, &root, spec));
+            }
         }
     }
 
@@ -110,16 +137,20 @@ impl Init {
             let _ = child.wait();
         }
     }
+}
 
-    fn spawn(&self, spec: &ServiceSpec) -> Option<Child> {
-        let name = spec.name.as_str();
-        let program = self.kubernetes.as_ref().filter(|_| HOST_PROCESSES.contains(&name))?;
-        let log = std::fs::File::create(self.root.join(format!("{name}.log"))).expect("a log");
-        let mut command = Command::new(program);
-        command.arg(name).args(&spec.arguments).env_clear().envs(&spec.environment);
-        command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
-        Some(command.spawn().expect("the program starts"))
-    }
+fn spawn(program: &Path, root: &Path, spec: &ServiceSpec) -> Child {
+    let name = spec.name.as_str();
+    let log = log(root, name);
+    let mut command = Command::new(program);
+    command.arg(name).args(&spec.arguments).env_clear().envs(&spec.environment);
+    command.stdin(Stdio::null()).stdout(log.try_clone().expect("a log")).stderr(log);
+    command.spawn().expect("the program starts")
+}
+
+fn log(root: &Path, name: &str) -> std::fs::File {
+    let path = root.join(format!("{name}.log"));
+    std::fs::File::options().create(true).append(true).open(path).expect("a log")
 }
 
 fn status(name: &str) -> ServiceStatus {
@@ -145,13 +176,16 @@ fn run_store(program: &Path, root: &Path) {
     while !config.exists() {
         thread::park_timeout(Duration::from_millis(20));
     }
-    let log = std::fs::File::create(root.join("store.log")).expect("a log");
-    let mut store = Command::new(program)
-        .arg(format!("--config-file={}", config.display()))
-        .stdin(Stdio::null())
-        .stdout(log.try_clone().expect("a log"))
-        .stderr(log)
-        .spawn()
-        .expect("the store starts");
-    let _ = store.wait();
+    loop {
+        let log = log(root, "store");
+        let mut store = Command::new(program)
+            .arg(format!("--config-file={}", config.display()))
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().expect("a log"))
+            .stderr(log)
+            .spawn()
+            .expect("the store starts");
+        let _ = store.wait();
+        thread::park_timeout(Duration::from_secs(1));
+    }
 }

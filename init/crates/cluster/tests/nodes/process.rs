@@ -2,6 +2,7 @@
 //! inside a node.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_cluster::client::{Client, ClientError};
@@ -11,6 +12,7 @@ use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
+use super::cut::Cut;
 use super::init;
 
 /// The node's root directory.
@@ -23,6 +25,9 @@ pub(super) const REQUEST: &str = "KEELSON_TEST_REQUEST";
 fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
 }
+
+/// After how many changes of the node's disk the power goes.
+pub(super) const CUT: &str = "KEELSON_TEST_CUT";
 
 /// Does nothing when the tests run; it is a node when it is asked to be one.
 #[test]
@@ -42,7 +47,11 @@ fn a_process_of_a_node() {
         };
         let proxy = keelson_proxy::server::Server::bind(settings).await.unwrap();
         tokio::spawn(proxy.serve());
-        manager::run(Paths::below(&root)).await.unwrap();
+        let cut = std::env::var(CUT).ok().map(|count| Cut::after(count.parse().unwrap(), root.join("state")));
+        match cut {
+            Some(files) => manager::run_with(Paths::below(&root), Arc::new(files)).await.unwrap(),
+            None => manager::run(Paths::below(&root)).await.unwrap(),
+        }
     });
 }
 

@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use super::process;
 
 /// An API server on a machine that builds at the same time.
-pub(super) const DEADLINE: Duration = Duration::from_mins(2);
+pub(super) const DEADLINE: Duration = Duration::from_mins(5);
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -25,27 +25,36 @@ pub(super) struct World {
     name: String,
     directory: tempfile::TempDir,
     store: PathBuf,
-    kubernetes: PathBuf,
+    kubernetes: Option<PathBuf>,
     nodes: Vec<String>,
 }
 
 /// `None`, said aloud, where these tests cannot run.
 pub(super) fn world() -> Option<World> {
     let kubernetes = std::env::var_os(process::KUBERNETES).filter(|program| !program.is_empty());
-    let Some(kubernetes) = kubernetes else {
+    if kubernetes.is_none() {
         println!("{} is not set: nothing to test with, this test ends here", process::KUBERNETES);
         return None;
-    };
-    assert!(rustix::process::geteuid().is_root(), "network namespaces need root");
-    // Built for the same tests, beside this one's folder.
-    let own = std::env::current_exe().unwrap();
-    let store = own.parent().and_then(Path::parent).unwrap().join("keelson-store");
-    assert!(store.exists(), "{} is missing: cargo build -p keelson-store", store.display());
+    }
+    made(kubernetes.map(PathBuf::from))
+}
+
+/// Nodes on which Kubernetes' own programs do not run.
+pub(super) fn world_without_kubernetes() -> Option<World> {
+    made(None)
+}
+
+fn made(kubernetes: Option<PathBuf>) -> Option<World> {
+    if !rustix::process::geteuid().is_root() {
+        println!("network namespaces need root: nothing to test with, this test ends here");
+        return None;
+    }
+    let store = built_store();
     let name = format!("kc{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
     let world = World {
         directory: tempfile::Builder::new().prefix("kc").tempdir_in("/tmp").unwrap(),
         store,
-        kubernetes: kubernetes.into(),
+        kubernetes,
         nodes: Vec::new(),
         name,
     };
@@ -53,6 +62,14 @@ pub(super) fn world() -> Option<World> {
     sh(&format!("ip -n {} link add br0 type bridge", world.name));
     sh(&format!("ip -n {} link set br0 up", world.name));
     Some(world)
+}
+
+/// The store's program, which belongs to another package: it is beside this test's folder once it is built.
+fn built_store() -> PathBuf {
+    let build = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "keelson-store"]).output().unwrap();
+    assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
+    let own = std::env::current_exe().unwrap();
+    own.parent().and_then(Path::parent).unwrap().join("keelson-store")
 }
 
 fn sh(line: &str) {
@@ -64,6 +81,12 @@ fn sh(line: &str) {
 impl World {
     /// A node that is switched on: 10.99.0.`last`.
     pub(super) fn node(&mut self, name: &str, last: u8, words: &str, token: Option<&str>) -> Node {
+        let mut node = self.node_off(name, last, words, token);
+        node.switch_on();
+        node
+    }
+
+    pub(super) fn node_off(&mut self, name: &str, last: u8, words: &str, token: Option<&str>) -> Node {
         let namespace = format!("{}-{name}", self.name);
         let port = format!("p{last}");
         sh(&format!("ip netns add {namespace}"));
@@ -90,7 +113,7 @@ impl World {
         std::fs::write(floor_file, format!("{floor}\n")).unwrap();
         let network = NetworkState { node_addresses: vec![[10, 99, 0, last].into()], ..NetworkState::default() };
         std::fs::write(root.join("run/keelson/network/state.json"), serde_json::to_vec(&network).unwrap()).unwrap();
-        let mut node = Node {
+        let node = Node {
             name: name.to_owned(),
             root,
             namespace,
@@ -101,7 +124,6 @@ impl World {
         if let Some(token) = token {
             node.give_token(token);
         }
-        node.switch_on();
         node
     }
 }
@@ -127,7 +149,7 @@ pub(super) struct Node {
     pub(super) root: PathBuf,
     namespace: String,
     store: PathBuf,
-    kubernetes: PathBuf,
+    kubernetes: Option<PathBuf>,
     process: Option<Child>,
 }
 
@@ -153,15 +175,38 @@ impl Node {
             .args(["--exact", "process::a_process_of_a_node", "--nocapture"])
             .env(process::ROOT, &self.root)
             .env(process::STORE, &self.store)
-            .env(process::KUBERNETES, &self.kubernetes)
             .stdin(Stdio::null());
+        match &self.kubernetes {
+            Some(program) => command.env(process::KUBERNETES, program),
+            None => command.env_remove(process::KUBERNETES),
+        };
         command
     }
 
     pub(super) fn switch_on(&mut self) {
-        let _ = std::fs::remove_file(self.root.join("run/keelson/init.sock"));
+        let command = self.command();
+        self.start(command);
+    }
+
+    /// The power goes after so many changes of the disk.
+    pub(super) fn switch_on_until(&mut self, changes: usize) {
+        let mut command = self.command();
+        command.env(process::CUT, changes.to_string());
+        self.start(command);
+    }
+
+    /// Whether the node's process has ended by itself.
+    pub(super) fn is_off(&mut self) -> bool {
+        self.process.as_mut().is_none_or(|process| process.try_wait().unwrap().is_some())
+    }
+
+    /// What is below `/run` is new at each boot.
+    fn start(&mut self, mut command: Command) {
+        for file in ["run/keelson/init.sock", "run/keelson/store/config.json", "run/keelson/cluster/apiserver-ready"] {
+            let _ = std::fs::remove_file(self.root.join(file));
+        }
         let log = std::fs::File::create(self.root.join("node.log")).unwrap();
-        let child = self.command().stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+        let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
         self.process = Some(child);
     }
 

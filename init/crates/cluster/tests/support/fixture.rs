@@ -18,7 +18,9 @@ use keelson_cluster::{
     ConditionKind, Member, Node, Paths,
     api_server::{self, Answer as NodeAnswer, Endpoints, NodeSource, NodeSourceError},
     membership::{self, Decision},
-    registry::{Answer, Backend, Change, Entry, NodeRecord, Registry, Revision},
+    registry::{
+        Answer, Backend, Change, Entry, MemberChange, MemberError, NodeRecord, Registry, Removal, Revision, StoreMember,
+    },
 };
 use keelson_config::{Inputs, Remembered, Role, network_state::NetworkState};
 use keelson_control::{
@@ -120,6 +122,7 @@ impl Fixture {
             addresses: Vec::new(),
             key: None,
             hardware: None,
+            signing_key: None,
             token: None,
             joined: 0,
         };

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keelson_api::{DrainStep, NodeOrder, NodeOrdered, paths};
+use keelson_api::{DrainStep, NodeOrder, NodeOrdered, RemovalOrder, paths};
 
 use crate::{
     cli,
@@ -25,15 +25,31 @@ pub(super) async fn run(mut session: Session, arguments: &cli::Node) -> Result<(
             if !arguments.force {
                 drain(&mut session, name, arguments.drain.timeout).await?;
             }
-            order(&mut session, paths::NODE_REMOVAL, name, "is removed").await
+            remove(&mut session, name, arguments.force).await
         }
     }
 }
 
 async fn order(session: &mut Session, template: &str, name: &str, done: &str) -> Result<(), Error> {
     let ordered: NodeOrdered = session.post(&paths::node(template, name), &NodeOrder {}).await?;
-    let pending = if ordered.pending.is_empty() { String::new() } else { format!("; {}", ordered.pending) };
-    output::line(&format!("{} {done}{pending}", ordered.name))
+    output::line(&format!("{} {done}{}", ordered.name, pending(&ordered)))
+}
+
+async fn remove(session: &mut Session, name: &str, force: bool) -> Result<(), Error> {
+    let order = RemovalOrder { force };
+    let ordered: NodeOrdered = session.post(&paths::node(paths::NODE_REMOVAL, name), &order).await?;
+    output::line(&format!("{} is removed{}", ordered.name, pending(&ordered)))?;
+    if ordered.lost.is_empty() {
+        return Ok(());
+    }
+    output::line(&format!(
+        "{} did not answer and had to go with it: switch them off, and let them join again with new tokens",
+        ordered.lost.join(", ")
+    ))
+}
+
+fn pending(ordered: &NodeOrdered) -> String {
+    if ordered.pending.is_empty() { String::new() } else { format!("; {}", ordered.pending) }
 }
 
 /// One step after the other, telling what is left.
