@@ -87,7 +87,10 @@ pub struct Up {
     /// More words for the kernel command line
     #[arg(long, default_value = "", value_name = "WORDS")]
     append: String,
-    /// Workers beside the control plane
+    /// How many control planes; with three the cluster outlives the loss of one
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=5))]
+    control_planes: u8,
+    /// Workers beside the control planes
     #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=20))]
     workers: u8,
 }
@@ -96,7 +99,16 @@ impl Up {
     /// What `cargo vm up` does without options.
     fn defaults() -> Self {
         let machine = Named { name: "keelson".to_owned() };
-        Self { machine, memory: 3072, processors: 2, disk: 16, images: vec![], append: String::new(), workers: 0 }
+        Self {
+            machine,
+            memory: 3072,
+            processors: 2,
+            disk: 16,
+            images: vec![],
+            append: String::new(),
+            control_planes: 1,
+            workers: 0,
+        }
     }
 }
 
