@@ -88,7 +88,7 @@ fn write_all(folder: &Path, config: &NodeConfig, address: IpAddr, name: &str) ->
     let circumstances =
         Circumstances { identity: &membership.identity, cluster: &config.cluster, addresses: &[address] };
     container_runtime::configure(&files, &paths, config)?;
-    store::configure(&files, &paths, held, circumstances, clock)?;
+    store::configure(&files, &paths, held, circumstances, &store::peers::Peers::default(), clock)?;
     let settings = kubernetes::Settings {
         paths: &paths,
         config,

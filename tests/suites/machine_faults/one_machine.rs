@@ -56,8 +56,7 @@ fn disk(node: &Node) -> PathBuf {
 
 /// How boot `number` ended, by the words of `keelctl boots` in the boot after it.
 fn ended(node: &Node, number: u64) -> Result<String, Failed> {
-    let boots = boots(node, number + 1)?;
-    let boot = boots.iter().find(|boot| support::number(boot) == number).cloned().unwrap_or_default();
+    let boot = support::ended_boot(node, number)?;
     Ok(boot["ended"].as_str().unwrap_or_default().to_owned())
 }
 
@@ -115,8 +114,7 @@ fn panic() -> Outcome {
         node.machine.press_nmi_button()?;
         console(node, "Kernel panic", mark)?;
         console(node, "Linux version", mark)?;
-        let boots = boots(node, number + 1)?;
-        let boot = boots.iter().find(|boot| support::number(boot) == number).cloned().unwrap_or_default();
+        let boot = support::ended_boot(node, number)?;
         let messages = boot["lastMessages"].to_string();
         ensure(messages.contains("Kernel panic") && messages.contains("NMI"), || format!("boots says {boot}"))?;
         expect_end(node, number, "the kernel died")

@@ -85,6 +85,17 @@ pub(crate) fn number(boot: &Value) -> u64 {
     boot["number"].as_u64().unwrap_or_default()
 }
 
+/// What `keelctl boots` tells of an earlier boot, once the present one has found out how that ended.
+pub(crate) fn ended_boot(node: &Node, wanted: u64) -> Result<Value, Failed> {
+    let deadline = node.machine.speed().scale(DEADLINE);
+    let told = wait::until(&format!("keelctl boots to tell how boot {wanted} ended"), deadline, || {
+        let boots = boots(node, wanted + 1).map_err(|failed| format!("{failed:?}"))?;
+        let boot = boots.into_iter().find(|boot| number(boot) == wanted).unwrap_or_default();
+        if boot["ended"].is_string() { Ok(boot) } else { Err(boot.to_string()) }
+    });
+    Ok(told.map_err(|timeout| node.machine.console().explain(timeout))?)
+}
+
 /// The number of the boot that runs.
 pub(crate) fn present(node: &Node) -> Result<u64, Failed> {
     Ok(boots(node, 1)?.first().map_or(0, number))

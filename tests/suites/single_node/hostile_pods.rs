@@ -21,12 +21,9 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_fork_bomb_stays_in_its_pod", fork_bomb),
         trial("a_memory_hog_is_taken_and_no_service_of_ours", memory_hog),
         trial("full_data_fails_cleanly_and_the_node_comes_back", full_data),
+        // The last: it resets the machine.
+        trial("a_frozen_pid_1_is_reset_by_the_watchdog_and_the_next_boot_says_so", frozen_init),
     ]
-}
-
-/// The last of the suite but one: it resets the machine.
-pub(crate) fn last_trials() -> Vec<Trial> {
-    vec![trial("a_frozen_pid_1_is_reset_by_the_watchdog_and_the_next_boot_says_so", frozen_init)]
 }
 
 fn pod(name: &str, arguments: &str, host: &str) -> String {

@@ -103,13 +103,13 @@ pub fn decide(
     }
     let token = files.read(&paths.token())?.is_some();
     match obstacle(config) {
-        _ if token && config.bootstrap => Ok(Decision::Waiting(
-            "the node was told to found a cluster (keelson.bootstrap) and to join one (keelson.token): say one of the two"
-                .to_owned(),
-        )),
-        _ if token => Ok(Decision::Join),
+        // Who is told to found a cluster does so, whatever else the whole fleet is told.
+        _ if token && !config.bootstrap => Ok(Decision::Join),
         Some(reason) => Ok(Decision::Waiting(reason)),
-        None => Ok(Decision::Member(Box::new(found(files, paths, name, clock)?))),
+        None => {
+            files.remove(&paths.token())?;
+            Ok(Decision::Member(Box::new(found(files, paths, name, clock)?)))
+        }
     }
 }
 

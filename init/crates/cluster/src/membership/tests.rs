@@ -154,6 +154,14 @@ fn a_worker_with_a_token_joins_and_one_whose_token_was_used_up_waits() {
 }
 
 #[test]
+fn who_is_told_to_found_a_cluster_does_so_although_the_fleet_has_a_token() {
+    let files = MemoryFiles::default();
+    files.write(&Paths::default().token(), b"keelson1.", Mode::SECRET, Owner::ROOT).unwrap();
+    member(decide_with(&files, &founding()).unwrap());
+    assert!(files.read(&Paths::default().token()).unwrap().is_none(), "a member needs none");
+}
+
+#[test]
 fn a_power_cut_at_any_write_leaves_no_cluster_or_a_whole_one() {
     let all = MemoryFiles::default();
     member(decide_with(&all, &founding()).unwrap());
