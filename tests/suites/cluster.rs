@@ -8,6 +8,7 @@ use keelson_vm::build::progress::Silent;
 use keelson_vm::project::Project;
 
 #[test]
+#[ignore = "takes many minutes: run it with --ignored"]
 fn nodes_join_serve_fail_over_are_removed_and_come_back() {
     let project = Project::of_this_build();
     let image = project.image(&mut Silent).unwrap();
