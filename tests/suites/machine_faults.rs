@@ -35,6 +35,7 @@ fn main() {
     trials.extend(one_machine::trials());
     // Each of these takes minutes by itself.
     if arguments.filter.is_some() || arguments.list {
+        trials.extend(one_machine::asked_for());
         trials.extend(image_disk::trials());
         trials.extend(ladder::trials());
     }
