@@ -28,21 +28,13 @@ mod support;
 use libtest_mimic::Arguments;
 
 fn main() {
-    let mut arguments = Arguments::from_args();
-    // The order is part of the plan, and two machines at once would starve each other.
-    arguments.test_threads = Some(1);
+    let arguments = Arguments::from_args();
     let mut trials = root::trials();
     trials.extend(one_machine::trials());
     // Each of these takes minutes by itself.
     if arguments.filter.is_some() || arguments.list {
-        trials.extend(one_machine::asked_for());
         trials.extend(image_disk::trials());
         trials.extend(ladder::trials());
     }
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    // Whatever was run and whatever failed, no machine outlives the suite.
-    if let Some(node) = shared::shared_node().as_mut() {
-        let _ = node.machine.cut_power();
-    }
-    conclusion.exit();
+    shared::run(arguments, trials);
 }

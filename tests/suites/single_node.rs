@@ -26,19 +26,12 @@ mod workload;
 use libtest_mimic::Arguments;
 
 fn main() {
-    let mut arguments = Arguments::from_args();
-    // The order is part of the plan, and two machines at once would starve each other.
-    arguments.test_threads = Some(1);
+    let arguments = Arguments::from_args();
     let mut trials = bad_input::trials();
     trials.extend(lifecycle::trials());
     if arguments.filter.is_some() || arguments.list {
         trials.extend(hostile_pods::trials());
     }
     trials.extend(lifecycle::ends());
-    let conclusion = libtest_mimic::run(&arguments, trials);
-    // Whatever was run and whatever failed, no machine outlives the suite.
-    if let Some(node) = shared::shared_node().as_mut() {
-        let _ = node.machine.cut_power();
-    }
-    conclusion.exit();
+    shared::run(arguments, trials);
 }

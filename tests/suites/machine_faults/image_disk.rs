@@ -73,10 +73,9 @@ fn live(node: &mut Node, disk: &Path) -> Outcome {
     }
     node.machine.start()?;
     node.pin_api()?;
-    let boots = boots(node, count + 1)?;
     // None of the refused boots came as far as STATE; what the kernel saved of them is told of the last one that did.
-    let messages = boots.get(1).map(|boot| boot["lastMessages"].to_string()).unwrap_or_default();
-    ensure(messages.contains("Kernel panic"), || format!("boots says {boots:?}"))
+    let boot = support::ended_boot(node, count)?;
+    ensure(boot["lastMessages"].to_string().contains("Kernel panic"), || format!("boots says {boot}"))
 }
 
 /// The firmware is given the keys by the first boot, resets, and takes nothing else from then on.

@@ -20,17 +20,13 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("the_power_button_is_told_of_by_the_next_boot", power_button),
         trial("ctrl_alt_del_reboots_in_order_and_is_told_of", ctrl_alt_del),
         trial("ctrl_alt_del_pressed_twice_forces", forced),
+        trial("a_panic_leaves_its_last_messages", panic),
         trial("data_grows_with_the_disk", growth),
         trial("a_damaged_copy_of_the_partition_table_is_written_anew", first_table),
         trial("without_any_copy_of_the_partition_table_it_holds", both_tables),
         trial("a_damaged_superblock_of_state_holds_and_nothing_is_made_anew", state_superblock),
         trial("a_disk_that_answers_nothing_does_not_stop_the_shutdown", frozen_disk),
     ]
-}
-
-/// What is run by its name only.
-pub(crate) fn asked_for() -> Vec<Trial> {
-    vec![trial("a_panic_leaves_its_last_messages", panic)]
 }
 
 /// Runs `test` with the machine up.

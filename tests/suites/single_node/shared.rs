@@ -8,7 +8,7 @@ use keelson_vm::node::{Node, Tools};
 use keelson_vm::project::{self, Project};
 use keelson_vm::qemu::Speed;
 use keelson_vm::report::Report;
-use libtest_mimic::{Failed, Trial};
+use libtest_mimic::{Arguments, Failed, Trial};
 
 pub(crate) type Outcome = Result<(), Failed>;
 
@@ -64,6 +64,18 @@ pub(crate) fn with_node(test: impl FnOnce(&mut Node) -> Outcome) -> Outcome {
         let message = failed.message().unwrap_or_default();
         Failed::from(format!("{message}\nthe console's last lines:\n{}", node.machine.console().tail()))
     })
+}
+
+/// Runs a suite and ends the process with its outcome.
+pub(crate) fn run(mut arguments: Arguments, trials: Vec<Trial>) {
+    // The order is part of the plan, and two machines at once would starve each other.
+    arguments.test_threads = Some(1);
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    // Whatever was run and whatever failed, no machine outlives the suite.
+    if let Some(node) = shared_node().as_mut() {
+        let _ = node.machine.cut_power();
+    }
+    conclusion.exit();
 }
 
 pub(crate) fn trial(name: &str, test: fn() -> Outcome) -> Trial {
