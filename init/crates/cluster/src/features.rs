@@ -69,6 +69,14 @@ impl Features {
         }
     }
 
+    /// Until a client of this node is answered: a control plane's has no rights before it has applied them.
+    async fn may_ask(&self) {
+        self.api_server().await;
+        if self.node.config.role == Role::ControlPlane {
+            self.access_applied().await;
+        }
+    }
+
     /// Once a start: nobody but an administrator may change these, and what he changes he means.
     async fn keep_access(&self) {
         loop {
@@ -88,10 +96,7 @@ impl Features {
 
     async fn keep_node(&self) {
         loop {
-            self.api_server().await;
-            if self.node.config.role == Role::ControlPlane {
-                self.access_applied().await;
-            }
+            self.may_ask().await;
             let result = match self.api.client() {
                 Ok(client) => node_object::follow(&self.node, &self.files, &client).await.map_err(Into::into),
                 Err(error) => Err(error),
@@ -125,16 +130,10 @@ impl Features {
     async fn keep_routes(&self) {
         let member = self.node.member().await;
         loop {
-            self.api_server().await;
-            if self.node.config.role == Role::ControlPlane {
-                self.access_applied().await;
-            }
+            self.may_ask().await;
             let result = match self.api.client() {
                 Ok(client) => routes::follow(&self.node, &self.files, &member, &client).await,
-                Err(error) => {
-                    report::error(&error);
-                    Ok(())
-                }
+                Err(error) => Err(error.into()),
             };
             if let Err(error) = result {
                 report::error(&error);

@@ -28,6 +28,7 @@ use crate::report;
 use crate::secrets::SecretsError;
 use crate::store::peer_url;
 use crate::store::peers::{Peers, PeersError, address_of};
+use crate::worker;
 
 /// How long a start waits for another control plane to say whether this one was removed.
 const ENTER_DEADLINE: Duration = Duration::from_secs(5);
@@ -74,7 +75,10 @@ pub async fn enter(
     let uid = membership.identity.node_uid.as_str();
     let mut endpoints = known.endpoints(uid);
     if endpoints.is_empty() {
-        endpoints = told_endpoints(held, &membership.identity.name);
+        // One that has joined and knows nobody's store yet.
+        let told = held.settings.as_ref().map(|settings| settings.control_planes.iter());
+        let others = told.into_iter().flatten().filter(|plane| plane.name != membership.identity.name);
+        endpoints = worker::endpoints_of(others);
     }
     if endpoints.is_empty() {
         return Ok(());
@@ -97,14 +101,6 @@ pub async fn enter(
             Ok(())
         }
     }
-}
-
-/// Of one that has joined and knows nobody's store yet.
-fn told_endpoints(held: &ControlPlane, own: &str) -> Vec<String> {
-    let Some(settings) = &held.settings else { return Vec::new() };
-    let others = settings.control_planes.iter().filter(|plane| plane.name != own);
-    let addresses = others.flat_map(|plane| &plane.addresses).filter_map(|address| address.parse::<IpAddr>().ok());
-    addresses.map(|address| std::net::SocketAddr::new(address, keelson_api::PORT).to_string()).collect()
 }
 
 /// This node's own, which it may make since it holds the authority.
@@ -132,19 +128,13 @@ pub async fn keep(node: Arc<Node>, files: Arc<dyn Files>, registry: Arc<Registry
     let Some(held) = membership.control_plane() else { return };
     let mut network = node.network();
     let mut views = registry.view();
-    let mut complaint = String::new();
+    let mut complaint = report::Complaint::default();
     loop {
         match settle(&node, &files, &registry, &membership.identity, held).await {
-            Ok(()) => complaint.clear(),
+            Ok(()) => complaint.passed(),
             // The registry's own keeper says when the store does not answer.
             Err(PlaceError::Registry(RegistryError::Unavailable(_))) => {}
-            Err(error) => {
-                let text = report::chain(&error);
-                if text != complaint {
-                    report::error(&error);
-                    complaint = text;
-                }
-            }
+            Err(error) => complaint.of(report::chain(&error)),
         }
         tokio::select! {
             _ = network.changed() => {}

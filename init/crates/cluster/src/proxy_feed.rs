@@ -24,18 +24,15 @@ pub async fn run(node: Arc<Node>) {
     let member = node.member().await;
     let mut views = member.registry.as_ref().map(|registry| registry.view());
     let mut settings = member.worker.as_ref().map(|worker| worker.settings());
-    let mut complaint = String::new();
+    let mut complaint = report::Complaint::default();
     loop {
         let pause = match send(&node, &member).await {
             Ok(()) => {
-                complaint.clear();
+                complaint.passed();
                 REPEAT
             }
             Err(reason) => {
-                if reason != complaint {
-                    report::info(format!("error: telling the proxy of API servers: {reason}"));
-                    complaint = reason;
-                }
+                complaint.of(format!("telling the proxy of API servers: {reason}"));
                 RETRY_PAUSE
             }
         };

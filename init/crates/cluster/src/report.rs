@@ -15,6 +15,23 @@ pub fn error(error: &dyn Error) {
     println!("error: {}", chain(error));
 }
 
+/// A failure that lasts is said once, until it has another reason or has passed.
+#[derive(Debug, Default)]
+pub struct Complaint(String);
+
+impl Complaint {
+    pub fn of(&mut self, reason: String) {
+        if reason != self.0 {
+            info(format!("error: {reason}"));
+            self.0 = reason;
+        }
+    }
+
+    pub fn passed(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// The error and its causes in one line.
 pub fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();

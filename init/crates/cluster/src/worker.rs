@@ -8,7 +8,7 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use keelson_api::{Identities, NodeSettings};
+use keelson_api::{Identities, MemberAddresses, NodeSettings};
 use keelson_config::NodeConfig;
 use keelson_pki::{Clock, Files, FilesError, Key, KeyError, Mode, Owner, Pair, PairError, validity::LEAF_LIFE};
 use serde::{Deserialize, Serialize};
@@ -227,7 +227,11 @@ pub fn verified_addresses(settings: &NodeSettings) -> Vec<IpAddr> {
 
 /// Control planes' APIs, `ADDRESS:PORT`.
 pub fn endpoints(settings: &NodeSettings) -> Vec<String> {
-    let addresses = settings.control_planes.iter().flat_map(|plane| &plane.addresses);
+    endpoints_of(&settings.control_planes)
+}
+
+pub fn endpoints_of<'a>(control_planes: impl IntoIterator<Item = &'a MemberAddresses>) -> Vec<String> {
+    let addresses = control_planes.into_iter().flat_map(|plane| &plane.addresses);
     let addresses = addresses.filter_map(|address| address.parse::<IpAddr>().ok());
     addresses.map(|address| std::net::SocketAddr::new(address, keelson_api::PORT).to_string()).collect()
 }

@@ -89,6 +89,21 @@ pub struct Kernel {
     handle: Handle,
 }
 
+/// Takes in what links and addresses there are now.
+pub(crate) async fn look(handle: &Handle, links: &mut Links) -> Result<(), KernelError> {
+    links.clear();
+    let dump: Vec<LinkMessage> = handle.link().get().execute().try_collect().await.map_err(to("list links"))?;
+    for link in &dump {
+        links.link_changed(link);
+    }
+    let dump: Vec<AddressMessage> =
+        handle.address().get().execute().try_collect().await.map_err(to("list addresses"))?;
+    for address in &dump {
+        links.address_changed(address);
+    }
+    Ok(())
+}
+
 impl Kernel {
     /// Connects, with a socket to ask on and another to listen on: the kernel does not tell a change to the socket that
     /// made it. Changes are heard of from now on, so that none is missed between a later dump and the first event.
@@ -103,18 +118,7 @@ impl Kernel {
 
     /// Looks at everything afresh.
     pub async fn load(&self, links: &mut Links) -> Result<(), KernelError> {
-        links.clear();
-        let dump: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(to("list links"))?;
-        for link in &dump {
-            links.link_changed(link);
-        }
-        let dump: Vec<AddressMessage> =
-            self.handle.address().get().execute().try_collect().await.map_err(to("list addresses"))?;
-        for address in &dump {
-            links.address_changed(address);
-        }
-        Ok(())
+        look(&self.handle, links).await
     }
 
     pub async fn set_up(&self, link: u32) -> Result<(), KernelError> {
@@ -187,7 +191,7 @@ impl Kernel {
     }
 }
 
-fn to(operation: &str) -> impl Fn(rtnetlink::Error) -> KernelError {
+pub(crate) fn to(operation: &str) -> impl Fn(rtnetlink::Error) -> KernelError {
     move |error| KernelError {
         operation: operation.to_owned(),
         source: match error {
@@ -214,13 +218,13 @@ fn route_message(route: &Route) -> Result<RouteMessage, KernelError> {
         .priority(route.metric)
         .protocol(if route.from_dhcp { RouteProtocol::Dhcp } else { RouteProtocol::Static })
         .destination_prefix(net.addr(), net.prefix_len())
-        .map_err(|error| impossible(route, error))?;
+        .map_err(|error| impossible(route.destination, error))?;
     builder = match route.gateway {
-        Some(gateway) => builder.gateway(gateway).map_err(|error| impossible(route, error))?,
+        Some(gateway) => builder.gateway(gateway).map_err(|error| impossible(route.destination, error))?,
         None => builder.scope(RouteScope::Link),
     };
     if let Some(source) = route.source {
-        builder = builder.pref_source(source).map_err(|error| impossible(route, error))?;
+        builder = builder.pref_source(source).map_err(|error| impossible(route.destination, error))?;
     }
     if route.onlink {
         builder = builder.onlink();
@@ -229,11 +233,8 @@ fn route_message(route: &Route) -> Result<RouteMessage, KernelError> {
 }
 
 /// A route that mixes address families.
-fn impossible(route: &Route, error: impl std::error::Error + Send + Sync + 'static) -> KernelError {
-    KernelError {
-        operation: format!("make sense of the route to {}", route.destination),
-        source: io::Error::other(error),
-    }
+pub(crate) fn impossible(destination: IpNet, error: impl std::error::Error + Send + Sync + 'static) -> KernelError {
+    KernelError { operation: format!("make sense of the route to {destination}"), source: io::Error::other(error) }
 }
 
 /// The values were checked when the configuration was; what is not known here is left at the driver's own.

@@ -72,7 +72,7 @@ pub struct PodRoute {
 pub async fn run(path: PathBuf) {
     let kernel = match kernel::Kernel::connect() {
         Ok(kernel) => kernel,
-        Err(error) => return failed(&error),
+        Err(error) => return failed(&PodsError::Connect(error)),
     };
     let mut keeper = Keeper { path, kernel, done: None, age: Duration::ZERO, complaint: String::new() };
     loop {
@@ -126,8 +126,10 @@ impl Keeper {
 enum PodsError {
     #[error("reading {}", path.display())]
     Read { path: PathBuf, source: std::io::Error },
+    #[error("connecting to the kernel over netlink")]
+    Connect(#[source] std::io::Error),
     #[error(transparent)]
-    Kernel(#[from] kernel::KernelError),
+    Kernel(#[from] crate::kernel::KernelError),
     #[error(transparent)]
     Masquerade(#[from] masquerade::MasqueradeError),
 }

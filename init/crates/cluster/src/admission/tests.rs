@@ -176,43 +176,68 @@ async fn a_worker_gets_certificates_for_its_name_and_the_address_it_came_from_an
     assert!(pairs.is_ok(), "each certificate is for the key of its request");
 }
 
+/// What is wrong with a token, the token, and the error that it must get.
+type Fault = (&'static str, String, Expected);
+
+/// Tokens with each fault, some of which need two seconds to come to it; `used` has been used up.
+async fn faulty_tokens(cluster: &Cluster, other: &Cluster, role: TokenRole, good: &str, used: String) -> Vec<Fault> {
+    let token = async |cluster: &Cluster, change: fn(&mut TokenRequest)| {
+        let change = |request: &mut TokenRequest| {
+            request.role = role;
+            change(request);
+        };
+        cluster.token(change).await
+    };
+    let mut claims = Token::parse(good).unwrap().claims;
+    let wrong_secret = Token::new(claims.clone(), |_| vec![1; 32]).unwrap().expose();
+    "0123456789abcdef".clone_into(&mut claims.id);
+    let unknown = Token::new(claims, |_| vec![1; 32]).unwrap().expose();
+    let revoked = token(cluster, |_| {}).await;
+    cluster.admission().revoke_token(&Token::parse(&revoked).unwrap().claims.id, "ann").await.unwrap();
+    let named = token(cluster, |request| request.name = Some("z".to_owned())).await;
+    let bound = token(cluster, |request| request.hardware = Some(uuid::Uuid::nil().to_string())).await;
+    let short = token(cluster, |request| request.ttl_seconds = 1).await;
+    let foreign = token(other, |_| {}).await;
+    let truncated = good[..good.len() - 9].to_owned();
+    vec![
+        ("nonsense", "abc".to_owned(), |error| matches!(error, AdmissionError::Token(TokenError::Form))),
+        ("truncated", truncated, |error| matches!(error, AdmissionError::Token(TokenError::Truncated))),
+        ("foreign", foreign, |error| matches!(error, AdmissionError::Foreign { .. })),
+        ("a wrong secret", wrong_secret, |error| matches!(error, AdmissionError::Unproven)),
+        ("unknown", unknown, |error| matches!(error, AdmissionError::Unproven)),
+        ("revoked", revoked, |error| matches!(error, AdmissionError::Revoked)),
+        ("used", used, |error| matches!(error, AdmissionError::Used { uses: 1 })),
+        ("expired", short, |error| matches!(error, AdmissionError::Expired)),
+        ("another name's", named, |error| matches!(error, AdmissionError::BoundName { .. })),
+        ("another machine's", bound, |error| matches!(error, AdmissionError::BoundMachine)),
+    ]
+}
+
+/// Each fault gets its error and leaves nothing behind.
+async fn each_is_refused(
+    cluster: &Cluster,
+    faults: &[Fault],
+    join: impl AsyncFn(&str) -> Result<Joined, AdmissionError>,
+) {
+    let before = cluster.records().await;
+    for (what, token, expected) in faults {
+        let error = join(token).await.expect_err(what);
+        assert!(expected(&error), "{what}: {error:?}");
+        assert_eq!(cluster.records().await, before, "{what} left something behind");
+    }
+}
+
 #[tokio::test]
 async fn each_fault_of_a_token_has_its_own_error_leaves_nothing_and_the_right_token_then_works() {
     let mut cluster = Cluster::new();
     let other = Cluster::new();
     let machine = Machine::new("w1", 7);
     let good = cluster.token(|_| {}).await;
-    let mut wrong_secret = Token::parse(&good).unwrap().claims;
-    let wrong_secret_line = Token::new(wrong_secret.clone(), |_| vec![1; 32]).unwrap().expose();
-    "0123456789abcdef".clone_into(&mut wrong_secret.id);
-    let unknown = Token::new(wrong_secret, |_| vec![1; 32]).unwrap().expose();
-    let revoked = cluster.token(|_| {}).await;
-    cluster.admission().revoke_token(&Token::parse(&revoked).unwrap().claims.id, "ann").await.unwrap();
     let used = cluster.token(|_| {}).await;
     cluster.join(&Machine::new("w0", 6), &used).await.unwrap();
-    let named = cluster.token(|request| request.name = Some("w9".to_owned())).await;
-    let bound = cluster.token(|request| request.hardware = Some(uuid::Uuid::nil().to_string())).await;
-    let short = cluster.token(|request| request.ttl_seconds = 1).await;
-    let foreign = other.token(|_| {}).await;
+    let faults = faulty_tokens(&cluster, &other, TokenRole::Worker, &good, used).await;
     cluster.offset = Duration::seconds(2);
-    let before = cluster.records().await;
-    let faults: [(&str, &str, Expected); 10] = [
-        ("nonsense", "abc", |error| matches!(error, AdmissionError::Token(TokenError::Form))),
-        ("truncated", &good[..good.len() - 9], |error| matches!(error, AdmissionError::Token(TokenError::Truncated))),
-        ("foreign", &foreign, |error| matches!(error, AdmissionError::Foreign { .. })),
-        ("a wrong secret", &wrong_secret_line, |error| matches!(error, AdmissionError::Unproven)),
-        ("unknown", &unknown, |error| matches!(error, AdmissionError::Unproven)),
-        ("revoked", &revoked, |error| matches!(error, AdmissionError::Revoked)),
-        ("used", &used, |error| matches!(error, AdmissionError::Used { uses: 1 })),
-        ("expired", &short, |error| matches!(error, AdmissionError::Expired)),
-        ("another name's", &named, |error| matches!(error, AdmissionError::BoundName { .. })),
-        ("another machine's", &bound, |error| matches!(error, AdmissionError::BoundMachine)),
-    ];
-    for (what, token, expected) in faults {
-        let error = cluster.join(&machine, token).await.expect_err(what);
-        assert!(expected(&error), "{what}: {error:?}");
-        assert_eq!(cluster.records().await, before, "{what} left something behind");
-    }
+    each_is_refused(&cluster, &faults, async |token| cluster.join(&machine, token).await).await;
     cluster.join(&machine, &good).await.unwrap();
 }
 

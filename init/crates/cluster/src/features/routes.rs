@@ -14,11 +14,14 @@ use serde_json::Value;
 
 use super::pod_network;
 use crate::client::{Client, ClientError, WatchEvent};
+use crate::kubernetes_api::KubernetesApiError;
 use crate::node::{Member, Node};
 use crate::report;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RoutesError {
+    #[error(transparent)]
+    Api(#[from] KubernetesApiError),
     #[error(transparent)]
     Client(#[from] ClientError),
     #[error("asking keelson-network for the ways to pods")]

@@ -113,19 +113,13 @@ pub async fn fetch_settings(
 /// Follows the settings until the node was removed.
 pub async fn follow_settings(node: Arc<Node>, files: Arc<dyn Files>, member: Arc<Member>) {
     let Some(worker) = member.worker.clone() else { return };
-    let mut complaint = String::new();
+    let mut complaint = report::Complaint::default();
     loop {
         match fetch_settings(&node, &files, &worker, member.trust()).await {
-            Ok(_) => complaint.clear(),
+            Ok(_) => complaint.passed(),
             Err(RenewalError::Removed) => return,
             // The last ones stand; the pods go on.
-            Err(error) => {
-                let text = report::chain(&error);
-                if text != complaint {
-                    report::error(&error);
-                    complaint = text;
-                }
-            }
+            Err(error) => complaint.of(report::chain(&error)),
         }
         tokio::time::sleep(SETTINGS_INTERVAL).await;
     }

@@ -10,13 +10,12 @@ use futures::TryStreamExt as _;
 use ipnet::IpNet;
 use keelson_config::pod_routes::PodRoutes;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::AddressMessage;
-use netlink_packet_route::link::LinkMessage;
 use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, NeighbourMessage};
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan, RouteMessageBuilder};
 
 use super::{Mac, Plan, PodRoute, TUNNEL, Tunnel, plan};
+use crate::kernel::{KernelError, impossible, look, to};
 use crate::links::Links;
 
 /// `K`: no routing daemon's number (iproute2's `rt_protos`).
@@ -25,28 +24,13 @@ const PROTOCOL: RouteProtocol = RouteProtocol::Other(75);
 const PORT: u16 = 4789;
 const IDENTIFIER: u32 = 1;
 
-#[derive(Debug, thiserror::Error)]
-pub(super) enum KernelError {
-    #[error("connecting to the kernel over netlink")]
-    Connect(#[source] io::Error),
-    #[error("cannot {operation}")]
-    Netlink { operation: String, source: rtnetlink::Error },
-    #[error("the route to {destination} makes no sense")]
-    Route { destination: IpNet, source: Box<dyn std::error::Error + Send + Sync> },
-}
-
-fn to(operation: impl Into<String>) -> impl FnOnce(rtnetlink::Error) -> KernelError {
-    let operation = operation.into();
-    move |source| KernelError::Netlink { operation, source }
-}
-
 pub(super) struct Kernel {
     handle: Handle,
 }
 
 impl Kernel {
-    pub(super) fn connect() -> Result<Self, KernelError> {
-        let (connection, handle, _) = rtnetlink::new_connection().map_err(KernelError::Connect)?;
+    pub(super) fn connect() -> io::Result<Self> {
+        let (connection, handle, _) = rtnetlink::new_connection()?;
         tokio::spawn(connection);
         Ok(Self { handle })
     }
@@ -69,16 +53,7 @@ impl Kernel {
 
     async fn links(&self) -> Result<Links, KernelError> {
         let mut links = Links::default();
-        let dump: Vec<LinkMessage> =
-            self.handle.link().get().execute().try_collect().await.map_err(to("list links"))?;
-        for link in &dump {
-            links.link_changed(link);
-        }
-        let dump: Vec<AddressMessage> =
-            self.handle.address().get().execute().try_collect().await.map_err(to("list addresses"))?;
-        for address in &dump {
-            links.address_changed(address);
-        }
+        look(&self.handle, &mut links).await?;
         Ok(links)
     }
 
@@ -111,10 +86,10 @@ impl Kernel {
         for (mac, peer) in &plan.peers {
             let neighbour = self.handle.neighbours().add(index, IpAddr::V4(peer.gateway));
             let neighbour = neighbour.link_layer_address(mac).replace();
-            neighbour.execute().await.map_err(to(format!("say where {} is", peer.gateway)))?;
+            neighbour.execute().await.map_err(to(&format!("say where {} is", peer.gateway)))?;
             let entry = self.handle.neighbours().add_bridge(index, mac).destination(peer.remote);
             let entry = entry.flags(NeighbourFlags::Own).replace();
-            entry.execute().await.map_err(to(format!("send frames for {} to {}", peer.gateway, peer.remote)))?;
+            entry.execute().await.map_err(to(&format!("send frames for {} to {}", peer.gateway, peer.remote)))?;
         }
         Ok(())
     }
@@ -154,14 +129,14 @@ impl Kernel {
                 .output_interface(link)
                 .protocol(PROTOCOL)
                 .destination_prefix(destination.addr(), destination.prefix_len())
-                .map_err(|source| KernelError::Route { destination, source: source.into() })?
+                .map_err(|error| impossible(destination, error))?
                 .gateway(gateway)
-                .map_err(|source| KernelError::Route { destination, source: source.into() })?
+                .map_err(|error| impossible(destination, error))?
                 // What the tunnel leads to is on no prefix of it.
                 .onlink()
                 .build();
             let added = self.handle.route().add(message).replace().execute().await;
-            added.map_err(to(format!("add the route to {destination}")))?;
+            added.map_err(to(&format!("add the route to {destination}")))?;
         }
         Ok(())
     }

@@ -110,50 +110,20 @@ async fn each_fault_of_a_control_planes_token_has_its_own_error_and_leaves_nothi
     let other = Cluster::new();
     let plane = Plane::new("b", 7);
     let good = cluster.plane_token(1).await;
-    let mut claims = Token::parse(&good).unwrap().claims;
-    let wrong_secret = Token::new(claims.clone(), |_| vec![1; 32]).unwrap().expose();
-    "0123456789abcdef".clone_into(&mut claims.id);
-    let unknown = Token::new(claims.clone(), |_| vec![1; 32]).unwrap().expose();
+    let used = cluster.plane_token(1).await;
+    Plane::new("c", 6).join(&cluster, &used).await.unwrap();
+    let mut faults = faulty_tokens(&cluster, &other, TokenRole::ControlPlane, &good, used).await;
     // A worker's token whose claims say something else: the cluster believes its record.
     let workers = cluster.token(|_| {}).await;
     let parsed = Token::parse(&workers).unwrap();
+    let mut claims = Token::parse(&good).unwrap().claims;
     claims.id.clone_from(&parsed.claims.id);
     let raised = Token::new(claims, |_| parsed.proof().to_vec()).unwrap().expose();
-    let revoked = cluster.plane_token(1).await;
-    cluster.admission().revoke_token(&Token::parse(&revoked).unwrap().claims.id, "ann").await.unwrap();
-    let used = cluster.plane_token(1).await;
-    Plane::new("c", 6).join(&cluster, &used).await.unwrap();
-    let plane_token = |change: fn(&mut TokenRequest)| {
-        cluster.token(move |request| {
-            request.role = TokenRole::ControlPlane;
-            change(request);
-        })
-    };
-    let named = plane_token(|request| request.name = Some("z".to_owned())).await;
-    let bound = plane_token(|request| request.hardware = Some(uuid::Uuid::nil().to_string())).await;
-    let short = plane_token(|request| request.ttl_seconds = 1).await;
-    let foreign = other.plane_token(1).await;
+    faults
+        .push(("a worker's", workers, |error| matches!(error, AdmissionError::Role { token: TokenRole::Worker, .. })));
+    faults.push(("a worker's with other claims", raised, |error| matches!(error, AdmissionError::Role { .. })));
     cluster.offset = Duration::seconds(2);
-    let before = cluster.records().await;
-    let faults: [(&str, &str, Expected); 12] = [
-        ("nonsense", "abc", |error| matches!(error, AdmissionError::Token(TokenError::Form))),
-        ("truncated", &good[..good.len() - 9], |error| matches!(error, AdmissionError::Token(TokenError::Truncated))),
-        ("foreign", &foreign, |error| matches!(error, AdmissionError::Foreign { .. })),
-        ("a wrong secret", &wrong_secret, |error| matches!(error, AdmissionError::Unproven)),
-        ("unknown", &unknown, |error| matches!(error, AdmissionError::Unproven)),
-        ("a worker's", &workers, |error| matches!(error, AdmissionError::Role { token: TokenRole::Worker, .. })),
-        ("a worker's with other claims", &raised, |error| matches!(error, AdmissionError::Role { .. })),
-        ("revoked", &revoked, |error| matches!(error, AdmissionError::Revoked)),
-        ("used", &used, |error| matches!(error, AdmissionError::Used { uses: 1 })),
-        ("expired", &short, |error| matches!(error, AdmissionError::Expired)),
-        ("another name's", &named, |error| matches!(error, AdmissionError::BoundName { .. })),
-        ("another machine's", &bound, |error| matches!(error, AdmissionError::BoundMachine)),
-    ];
-    for (what, token, expected) in faults {
-        let error = plane.join(&cluster, token).await.expect_err(what);
-        assert!(expected(&error), "{what}: {error:?}");
-        assert_eq!(cluster.records().await, before, "{what} left something behind");
-    }
+    each_is_refused(&cluster, &faults, async |token| plane.join(&cluster, token).await).await;
     let as_worker = cluster.join(&Machine::new("w1", 8), &good).await.expect_err("a control plane's token");
     assert!(matches!(as_worker, AdmissionError::Role { token: TokenRole::ControlPlane, .. }), "{as_worker:?}");
     plane.join(&cluster, &good).await.unwrap();
