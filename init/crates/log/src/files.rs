@@ -8,7 +8,7 @@ use std::{
     collections::BTreeMap,
     fs::{self, File, OpenOptions},
     io::{self, Read, Seek, SeekFrom, Write},
-    os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt},
+    os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt},
     path::{Path, PathBuf},
 };
 
@@ -101,7 +101,8 @@ impl Directory {
                     bytes += 1;
                 }
             }
-            Ok(OpenFile { file, position: FilePosition { rotation, bytes } })
+            let inode = file.metadata()?.ino();
+            Ok(OpenFile { file, position: FilePosition { rotation, inode, bytes } })
         };
         open().map_err(|source| StorageError::Open { path: path.clone(), source })
     }
@@ -166,6 +167,7 @@ fn file_path(directory: &Path, service: &ServiceName, number: u32) -> PathBuf {
 /// A service's files, opened together, newest first.
 #[derive(Debug)]
 pub struct Archive {
+    current: PathBuf,
     files: Vec<(PathBuf, File, u64)>,
 }
 
@@ -189,7 +191,13 @@ impl Archive {
             let length = if number == 0 { bytes.unwrap_or(length).min(length) } else { length };
             files.push((path, file, length));
         }
-        Ok(Self { files })
+        Ok(Self { current: file_path(directory, service, 0), files })
+    }
+
+    /// Whether the current file has this number now. It had it then when the files were opened, since names only move on: so
+    /// none was renamed in between.
+    pub fn ends_in(&self, inode: u64) -> bool {
+        fs::metadata(&self.current).is_ok_and(|metadata| metadata.ino() == inode)
     }
 
     pub fn is_empty(&self) -> bool {

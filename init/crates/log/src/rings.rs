@@ -43,6 +43,8 @@ pub const LIMITS: Limits = Limits { per_service: 256 * 1024, total: 4 * 1024 * 1
 pub struct FilePosition {
     /// Changes whenever files are renamed.
     pub rotation: u64,
+    /// The current file's own number, stat(2): it is told after files were renamed, and this says whether it is told yet.
+    pub inode: u64,
     /// Bytes in the current file that are whole lines.
     pub bytes: u64,
 }

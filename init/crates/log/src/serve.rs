@@ -51,8 +51,9 @@ const IDLE_CHECK: Duration = Duration::from_secs(2);
 /// A query's thread holds its buffers on the heap.
 const STACK_BYTES: usize = 128 * 1024;
 
-/// How often a tail is begun anew because files were rotated meanwhile.
-const ROTATION_RETRIES: usize = 5;
+/// How often a tail is begun anew because files were rotated meanwhile, and how long it waits for the writer to say so.
+const ROTATION_RETRIES: usize = 50;
+const ROTATION_PAUSE: Duration = Duration::from_millis(2);
 
 /// Only its owner, and root by `CAP_DAC_OVERRIDE`.
 const SOCKET_MODE: u32 = 0o600;
@@ -169,8 +170,11 @@ impl Server {
                     return Ok(Some(tail));
                 }
             };
-            // The writer says where it begins before it writes, so these are the files that `tail` speaks of.
-            if self.rings.file(service).map(|file| file.rotation) != tail.file.map(|file| file.rotation) {
+            // Are these the files that `tail` speaks of? The writer says where it begins before it writes for the first time, and
+            // renames before it says so later.
+            let told = self.rings.file(service).map(|file| file.rotation) == tail.file.map(|file| file.rotation);
+            if !told || tail.file.is_some_and(|file| !archive.ends_in(file.inode)) {
+                thread::park_timeout(ROTATION_PAUSE);
                 continue;
             }
             send_archive(&archive, tail.overlap, tail.older, out)?;

@@ -40,7 +40,8 @@ fn rotates_by_size_and_keeps_a_bounded_number_of_files() {
     files.sort();
     assert_eq!(files, ["a.log", "a.log.1", "a.log.2"]);
     // 20 lines of 5 bytes a file, and 500 lines.
-    assert_eq!(position, FilePosition { rotation: 24, bytes: 100 });
+    let inode = fs::metadata(path.join("a.log")).expect("the current file").ino();
+    assert_eq!(position, FilePosition { rotation: 24, inode, bytes: 100 });
     for file in files {
         assert_eq!(fs::metadata(path.join(file)).expect("a file").len(), 100);
     }
@@ -60,6 +61,20 @@ fn finds_the_newest_lines_across_files() {
     assert_eq!(tail(path, None, 44, 1000), numbers(1000..1001));
     assert_eq!(tail(path, None, 1000, 1000), numbers(0..0));
     assert_eq!(tail(path, None, 0, 0), numbers(0..0));
+}
+
+#[test]
+fn files_that_were_renamed_are_told_from_those_that_were_not() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut storage = Directory::new(directory.path(), SMALL);
+    let before = write_numbers(&mut storage, 1000..1020);
+    let archive = Archive::open(directory.path(), &name(), SMALL, Some(before.bytes)).expect("opened");
+    assert!(archive.ends_in(before.inode));
+    let after = write_numbers(&mut storage, 1020..1021);
+    assert_eq!(after.rotation, before.rotation + 1);
+    assert!(!archive.ends_in(before.inode), "what was the current file is another one's name now");
+    let archive = Archive::open(directory.path(), &name(), SMALL, Some(before.bytes)).expect("opened");
+    assert!(!archive.ends_in(before.inode) && archive.ends_in(after.inode));
 }
 
 #[test]
@@ -85,7 +100,8 @@ fn goes_on_in_the_file_of_an_earlier_process_and_ends_its_half_line() {
     let directory = tempfile::tempdir().expect("a directory");
     fs::write(directory.path().join("a.log"), "whole\nhal").expect("written");
     let mut storage = Directory::new(directory.path(), SMALL);
-    assert_eq!(storage.open(&name()).expect("opened"), FilePosition { rotation: 0, bytes: 10 });
+    let inode = fs::metadata(directory.path().join("a.log")).expect("the file").ino();
+    assert_eq!(storage.open(&name()).expect("opened"), FilePosition { rotation: 0, inode, bytes: 10 });
     write_numbers(&mut storage, 1..3);
     assert_eq!(tail(directory.path(), None, 0, 9), ["whole", "hal", "1", "2"]);
 }

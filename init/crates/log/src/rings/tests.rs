@@ -95,13 +95,13 @@ fn a_tail_says_what_the_files_must_add() {
     let rings = rings_of(1000, 100_000, &["a"]);
     append(&rings, "a", (0..100).map(|n| n.to_string()));
     let first = rings.read(&name("a"), 0).missed;
-    rings.written(&name("a"), 98, FilePosition { rotation: 0, bytes: 7 });
+    rings.written(&name("a"), 98, FilePosition { bytes: 7, ..FilePosition::default() });
 
     let tail = rings.tail(&name("a"), 5).expect("a known service");
     assert_eq!((tail.from, tail.end, tail.older, tail.overlap), (95, 100, 0, 3));
     let tail = rings.tail(&name("a"), 90).expect("a known service");
     assert_eq!((tail.from, tail.older, tail.overlap), (first, 90 - (100 - first), 98 - first));
-    assert_eq!(tail.file, Some(FilePosition { rotation: 0, bytes: 7 }));
+    assert_eq!(tail.file, Some(FilePosition { bytes: 7, ..FilePosition::default() }));
     assert_eq!(rings.tail(&name("b"), 5), None);
 }
 

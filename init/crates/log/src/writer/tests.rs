@@ -55,7 +55,7 @@ impl Storage for FakeDisk {
             let text = line.split_once(' ').expect("a time and a text").1;
             writeln!(written, "{service}: {text}").expect("memory");
         }
-        Ok(FilePosition { rotation: 0, bytes: written.len() as u64 })
+        Ok(FilePosition { bytes: written.len() as u64, ..FilePosition::default() })
     }
 }
 
