@@ -102,9 +102,15 @@ pub fn decide(
         return Ok(Decision::Member(Box::new(take_up(files, paths, identity)?)));
     }
     let token = files.read(&paths.token())?.is_some();
+    let left = files.read(&paths.left())?.is_some();
     match obstacle(config) {
-        // Who is told to found a cluster does so, whatever else the whole fleet is told.
-        _ if token && !config.bootstrap => Ok(Decision::Join),
+        // Who is told to found a cluster does so, whatever else the whole fleet is told; but only once.
+        _ if token && (left || !config.bootstrap) => Ok(Decision::Join),
+        _ if left && config.bootstrap => Ok(Decision::Waiting(
+            "this node was removed from its cluster and founds no other: to join one, give it a token (keelson.token); to found one, \
+             erase its disk"
+                .to_owned(),
+        )),
         Some(reason) => Ok(Decision::Waiting(reason)),
         None => {
             files.remove(&paths.token())?;
@@ -197,6 +203,7 @@ fn is_leaving(files: &dyn Files, paths: &Paths) -> Result<bool, FilesError> {
 pub fn forget(files: &dyn Files, paths: &Paths) -> Result<(), FilesError> {
     files.directory(&paths.cluster_state(), Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
     files.update(&paths.leaving(), b"", Mode::PRIVATE, Owner::ROOT)?;
+    files.update(&paths.left(), b"", Mode::PRIVATE, Owner::ROOT)?;
     files.remove(&paths.identity())?;
     Authorities::forget(files, &paths.authorities())?;
     Secrets::forget(files, &paths.cluster_state())?;

@@ -56,6 +56,11 @@ impl Paths {
         self.cluster_state().join("store-members.json")
     }
 
+    /// There since this disk's node was removed from a cluster: it founds no other by words that founded that one.
+    pub fn left(&self) -> PathBuf {
+        self.cluster_state().join("left")
+    }
+
     /// Exists while a removed node forgets its cluster.
     pub fn leaving(&self) -> PathBuf {
         self.cluster_state().join("leaving")

@@ -162,6 +162,17 @@ fn who_is_told_to_found_a_cluster_does_so_although_the_fleet_has_a_token() {
 }
 
 #[test]
+fn a_founder_that_was_removed_founds_no_second_cluster_and_joins_with_a_token() {
+    let files = MemoryFiles::default();
+    member(decide_with(&files, &founding()).unwrap());
+    forget(&files, &Paths::default()).unwrap();
+    let Decision::Waiting(reason) = decide_with(&files, &founding()).unwrap() else { panic!("it founded another") };
+    assert!(reason.contains("was removed"), "{reason}");
+    files.write(&Paths::default().token(), b"keelson1.", Mode::SECRET, Owner::ROOT).unwrap();
+    assert!(matches!(decide_with(&files, &founding()).unwrap(), Decision::Join));
+}
+
+#[test]
 fn a_power_cut_at_any_write_leaves_no_cluster_or_a_whole_one() {
     let all = MemoryFiles::default();
     member(decide_with(&all, &founding()).unwrap());
