@@ -19,6 +19,7 @@ use bytes::Bytes;
 use crate::peer::{Answer, BoxFuture};
 use crate::state::{Row, Table};
 
+pub mod countdown;
 pub mod deadlines;
 pub mod keeper;
 

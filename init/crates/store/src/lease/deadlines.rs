@@ -31,9 +31,9 @@ impl Deadlines {
         self.queue.insert((deadline, id));
     }
 
-    /// Sets a deadline unless there is one: a keep-alive may have come first.
-    pub fn set_if_absent(&mut self, id: LeaseId, deadline: Duration) {
-        if !self.by_lease.contains_key(&id) {
+    /// Sets a deadline unless there is a later one: a keep-alive may have come first. An earlier one is of a lease that had the same id.
+    pub fn set_if_later(&mut self, id: LeaseId, deadline: Duration) {
+        if self.get(id).is_none_or(|old| old < deadline) {
             self.set(id, deadline);
         }
     }
@@ -130,8 +130,10 @@ mod tests {
         deadlines.set(LeaseId(1), seconds(40));
         assert_eq!(deadlines.next(), Some(seconds(40)));
         assert!(deadlines.due(seconds(39), 10).is_empty());
-        deadlines.set_if_absent(LeaseId(1), seconds(5));
+        deadlines.set_if_later(LeaseId(1), seconds(5));
         assert_eq!(deadlines.get(LeaseId(1)), Some(seconds(40)));
+        deadlines.set_if_later(LeaseId(1), seconds(50));
+        assert_eq!(deadlines.get(LeaseId(1)), Some(seconds(50)));
         deadlines.clear();
         assert_eq!(deadlines.next(), None);
     }

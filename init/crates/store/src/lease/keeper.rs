@@ -4,12 +4,12 @@
 //! Deadlines belong to a term of leadership. A member that lost it and found it again starts them anew, since another leader may have renewed
 //! leases meanwhile, and what it proposes because a lease has run out is only good for the term in which it saw that.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_etcd_api::etcdserverpb as pb;
-use tokio::time::Instant;
 
+use super::countdown::Countdown;
 use super::{LeaseId, LeaseService};
 use crate::command::Command;
 use crate::node::{Node, ProposeError, ReadError};
@@ -38,12 +38,7 @@ pub enum KeepError {
 #[derive(Debug)]
 pub struct Keeper {
     node: Arc<Node<State>>,
-    /// Where this member's deadlines count from.
-    origin: Instant,
-    /// What a new leader adds to every lease: an old one may have answered keep-alives until it was replaced.
-    grace: Duration,
-    /// The term that the deadlines are of.
-    armed: Mutex<Option<u64>>,
+    countdown: Countdown,
     checkpoints: bool,
     /// Renewals share it, a checkpoint has it alone: one that was overtaken by a renewal would take back what that promised.
     renewing: tokio::sync::RwLock<()>,
@@ -51,32 +46,25 @@ pub struct Keeper {
 
 impl Keeper {
     pub fn new(node: Arc<Node<State>>, election_timeout: Duration, checkpoints: bool) -> Self {
-        let renewing = tokio::sync::RwLock::default();
-        let armed = Mutex::default();
-        Self { node, origin: Instant::now(), grace: election_timeout, armed, checkpoints, renewing }
-    }
-
-    fn now(&self) -> Duration {
-        self.origin.elapsed()
+        let countdown = Countdown::new(node.state().clone(), election_timeout);
+        Self { node, countdown, checkpoints, renewing: tokio::sync::RwLock::default() }
     }
 
     /// Watches deadlines, for ever.
     pub async fn run(&self) {
-        let mut checkpointed = self.now();
+        let mut checkpointed = self.countdown.now();
         loop {
-            if let Some(term) = self.arm() {
-                self.begin_granted();
+            let leads_in = self.arm();
+            self.countdown.begin_granted();
+            if let Some(term) = leads_in {
                 self.revoke_due(term).await;
-                if self.checkpoints && self.now().saturating_sub(checkpointed) >= CHECKPOINT_INTERVAL {
+                if self.checkpoints && self.countdown.now().saturating_sub(checkpointed) >= CHECKPOINT_INTERVAL {
                     self.checkpoint(term).await;
-                    checkpointed = self.now();
+                    checkpointed = self.countdown.now();
                 }
-            } else {
-                // Whoever takes over gives every lease a deadline.
-                drop(self.node.state().take_granted_leases());
             }
             let next = self.node.state().deadlines().next().unwrap_or(Duration::MAX);
-            let wait = next.saturating_sub(self.now()).min(POLL);
+            let wait = next.saturating_sub(self.countdown.now()).min(POLL);
             // Either reason to look again is as good as the other.
             let _ = tokio::time::timeout(wait, self.node.state().lease_granted()).await;
         }
@@ -84,44 +72,13 @@ impl Keeper {
 
     /// The term in which this member leads, with deadlines of that term; none if it does not.
     fn arm(&self) -> Option<u64> {
-        let mut armed = self.armed.lock().unwrap_or_else(PoisonError::into_inner);
-        let term = self.node.leads_in();
-        if *armed != term {
-            *armed = term;
-            self.take_over(term.is_some());
-        }
-        term
-    }
-
-    fn take_over(&self, leads: bool) {
-        let state = self.node.state();
-        let leases: Vec<(LeaseId, i64)> =
-            state.read(|mvcc, _| mvcc.leases.iter().map(|(id, lease)| (id, lease.time_to_live())).collect());
-        let mut deadlines = state.deadlines();
-        deadlines.clear();
-        if leads {
-            let now = self.now();
-            for (id, seconds) in leases {
-                deadlines.set(id, now + self.grace + duration(seconds));
-            }
-        }
-    }
-
-    fn begin_granted(&self) {
-        let state = self.node.state();
-        for id in state.take_granted_leases() {
-            let ttl = state.read(|mvcc, _| mvcc.leases.get(id).map(|lease| lease.ttl_seconds));
-            if let Some(ttl) = ttl {
-                let mut deadlines = state.deadlines();
-                deadlines.set_if_absent(id, self.now() + duration(ttl));
-            }
-        }
+        self.countdown.arm(|| self.node.leads_in())
     }
 
     /// Writes down what leases have left, for whoever leads next. A short one is not worth it.
     async fn checkpoint(&self, term: u64) {
         let _alone = self.renewing.write().await;
-        let remaining = self.node.state().deadlines().remaining(self.now(), CHECKPOINT_INTERVAL);
+        let remaining = self.node.state().deadlines().remaining(self.countdown.now(), CHECKPOINT_INTERVAL);
         for leases in remaining.chunks(CHECKPOINT_BATCH) {
             let checkpoint = |(id, left): &(LeaseId, Duration)| pb::LeaseCheckpoint {
                 id: id.0,
@@ -140,7 +97,7 @@ impl Keeper {
     async fn revoke_due(&self, term: u64) {
         let due = {
             let mut deadlines = self.node.state().deadlines();
-            deadlines.due(self.now(), REVOKE_BATCH)
+            deadlines.due(self.countdown.now(), REVOKE_BATCH)
         };
         futures::future::join_all(due.into_iter().map(|id| self.revoke(id, term))).await;
     }
@@ -193,7 +150,7 @@ impl Keeper {
             let request = pb::LeaseCheckpointRequest { checkpoints: vec![checkpoint] };
             self.node.propose_in_term(Command::LeaseCheckpoint(request), term).await?;
         }
-        if self.extend(id, ttl) {
+        if self.countdown.extend(id, ttl) {
             // Revoked meanwhile: the deadline just set goes when it is due.
             let exists = state.read(|mvcc, _| mvcc.leases.get(id).is_some());
             return Ok(exists.then_some(ttl));
@@ -201,18 +158,6 @@ impl Keeper {
         // It has run out, and its end may be on its way through the log: see it through before saying so.
         self.node.propose_in_term(Command::LeaseRevoke(pb::LeaseRevokeRequest { id: id.0 }), term).await?;
         Ok(None)
-    }
-
-    /// Moves the deadline, unless it has passed. The clock is read under the lock, so a renewal is either before the keeper
-    /// finds the lease due or refused.
-    fn extend(&self, id: LeaseId, ttl: i64) -> bool {
-        let mut deadlines = self.node.state().deadlines();
-        let now = self.now();
-        if deadlines.get(id).is_some_and(|deadline| deadline <= now) {
-            return false;
-        }
-        deadlines.set(id, now + duration(ttl));
-        true
     }
 
     /// What a lease has left; none if there is no such lease.
@@ -234,7 +179,7 @@ impl Keeper {
         let state = self.node.state();
         let lease = state.read(|mvcc, _| mvcc.leases.get(id).cloned())?;
         let deadline = state.deadlines().get(id);
-        let remaining = deadline.map_or(lease.time_to_live(), |deadline| whole_seconds(deadline, self.now()));
+        let remaining = deadline.map_or(lease.time_to_live(), |deadline| self.countdown.seconds_until(deadline));
         Some(TimeToLive {
             remaining_seconds: remaining,
             granted_seconds: lease.ttl_seconds,
@@ -271,15 +216,4 @@ impl From<KeepError> for Failure {
             KeepError::Propose(error) => error.into(),
         }
     }
-}
-
-/// Negative only where a lease never is: TTLs are bounded when they are granted.
-fn duration(seconds: i64) -> Duration {
-    Duration::from_secs(u64::try_from(seconds).unwrap_or(0))
-}
-
-/// Towards zero, as etcd rounds; below zero while a revocation is on its way.
-fn whole_seconds(deadline: Duration, now: Duration) -> i64 {
-    let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
-    seconds(deadline.saturating_sub(now)) - seconds(now.saturating_sub(deadline))
 }
