@@ -1,8 +1,8 @@
-//! `ip=`, `vlan=` and `bond=` in the kernel's syntax (Documentation/admin-guide/nfs/nfsroot.rst) and dracut's
+//! `ip=`, `vlan=`, `bond=` and `rd.route=` in the kernel's syntax (Documentation/admin-guide/nfs/nfsroot.rst) and dracut's
 //! (dracut.cmdline(7)). What parses here is text still; the validation judges addresses and names.
 
 use crate::error::shown;
-use crate::raw::{RawAddressing, RawBond, RawLink, RawVlan};
+use crate::raw::{RawAddressing, RawBond, RawLink, RawRoute, RawVlan};
 
 /// What is wrong with a word, and what would be right.
 pub(crate) type Fault = (String, &'static str);
@@ -11,6 +11,7 @@ pub(crate) const IP_FORMS: &str = "dhcp, off, DEVICE:dhcp[:MTU], DEVICE:off, or 
     ADDRESS:[PEER]:[GATEWAY]:NETMASK:[HOSTNAME]:[DEVICE]:none[:DNS[:DNS[:NTP]]] or …:none:MTU, \
     with IPv6 addresses in brackets";
 pub(crate) const VLAN_FORMS: &str = "NAME:PARENT, the name ending in the id, as in eth0.5 or vlan5";
+pub(crate) const ROUTE_FORMS: &str = "NETWORK/LENGTH:GATEWAY[:DEVICE], with IPv6 addresses in brackets";
 pub(crate) const BOND_FORMS: &str = "NAME:MEMBER,MEMBER[:OPTION=VALUE,…[:MTU]]";
 
 /// The kernel's and dracut's words for a method; `None` if it is no such word.
@@ -137,6 +138,15 @@ pub(crate) fn vlan(value: &str) -> Result<RawVlan, Fault> {
     }
 }
 
+/// The value of one `rd.route=`.
+pub(crate) fn route(value: &str) -> Result<RawRoute, Fault> {
+    match fields(value)?.as_slice() {
+        [to, via] => Ok(RawRoute { to: to.clone(), via: via.clone(), ..RawRoute::default() }),
+        [to, via, link] => Ok(RawRoute { to: to.clone(), via: via.clone(), link: link.clone(), ..RawRoute::default() }),
+        _ => Err((format!("{} is not a route", shown(value)), ROUTE_FORMS)),
+    }
+}
+
 /// The value of one `bond=`.
 pub(crate) fn bond(value: &str) -> Result<RawBond, Fault> {
     let mut fields = value.split(':');
@@ -211,6 +221,20 @@ mod tests {
             "10.0.0.5/24:::24",
         ] {
             assert!(ip(value).is_err(), "{value:?} was accepted");
+        }
+    }
+
+    #[test]
+    fn reads_routes() {
+        let by_link = route("10.8.0.0/255.255.0.0:10.0.0.9:eth1").unwrap();
+        assert_eq!(
+            (by_link.to.as_str(), by_link.via.as_str(), by_link.link.as_str()),
+            ("10.8.0.0/255.255.0.0", "10.0.0.9", "eth1")
+        );
+        let v6 = route("[fd08::/32]:[fd00::9]").unwrap();
+        assert_eq!((v6.to.as_str(), v6.via.as_str(), v6.link.as_str()), ("fd08::/32", "fd00::9", ""));
+        for value in ["10.8.0.0/16", "10.8.0.0/16:10.0.0.9:eth1:5", "fd08::/32:fd00::9"] {
+            assert!(route(value).is_err(), "{value:?} was accepted");
         }
     }
 

@@ -39,10 +39,10 @@ pub use error::{ConfigError, ConfigErrors};
 pub use merge::merge;
 pub use node::{
     AddressMethod, Bond, ClusterConfig, Component, HttpProxy, LinkConfig, LinkSelector, MacAddress, NetworkConfig,
-    NodeConfig, Oidc, OperatorKey, Peers, RegistryMirror, Role, StateSelection, StaticAddressing, Taint, TaintEffect,
-    Vlan,
+    NodeConfig, Oidc, OperatorKey, Peers, RegistryMirror, Role, StateSelection, StaticAddressing, StaticRoute, Taint,
+    TaintEffect, Vlan,
 };
-pub use raw::{RawAddressing, RawBond, RawConfig, RawLink, RawOperatorKey, RawTaint, RawVlan, Said};
+pub use raw::{RawAddressing, RawBond, RawConfig, RawLink, RawOperatorKey, RawRoute, RawTaint, RawVlan, Said};
 #[cfg(feature = "sources")]
 pub use resolve::{Inputs, read, resolve, state_selection, validate};
 pub use resolved::{Remembered, Resolved};

@@ -31,6 +31,7 @@ fn both(a: RawConfig, b: RawConfig) -> RawConfig {
         search: first(a.search, b.search),
         vlans: first(a.vlans, b.vlans),
         bonds: first(a.bonds, b.bonds),
+        routes: first(a.routes, b.routes),
         node_subnets: first(a.node_subnets, b.node_subnets),
         pod_cidr: first(a.pod_cidr, b.pod_cidr),
         service_cidr: first(a.service_cidr, b.service_cidr),

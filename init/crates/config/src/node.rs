@@ -17,7 +17,9 @@ mod cluster;
 mod network;
 
 pub use cluster::{ClusterConfig, Component, HttpProxy, Oidc, RegistryMirror, Taint, TaintEffect};
-pub use network::{AddressMethod, Bond, LinkConfig, LinkSelector, MacAddress, NetworkConfig, StaticAddressing, Vlan};
+pub use network::{
+    AddressMethod, Bond, LinkConfig, LinkSelector, MacAddress, NetworkConfig, StaticAddressing, StaticRoute, Vlan,
+};
 
 /// A node's whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -47,6 +47,17 @@ pub enum RawAddressing {
     Unsupported(String),
 }
 
+/// A route of the node's own, as said by `rd.route=` or by the document.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct RawRoute {
+    /// `address/prefix`, or address and netmask joined by `/`.
+    pub to: String,
+    pub via: String,
+    /// A name, or a MAC address; empty for the link that reaches the gateway.
+    pub link: String,
+    pub metric: Option<u32>,
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct RawVlan {
     pub name: String,
@@ -93,6 +104,7 @@ pub struct RawConfig {
     pub search: Option<Said<Vec<String>>>,
     pub vlans: Option<Said<Vec<Said<RawVlan>>>>,
     pub bonds: Option<Said<Vec<Said<RawBond>>>>,
+    pub routes: Option<Said<Vec<Said<RawRoute>>>>,
     pub node_subnets: Option<Said<Vec<String>>>,
 
     pub pod_cidr: Option<Said<String>>,

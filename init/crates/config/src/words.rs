@@ -18,7 +18,7 @@ use crate::source::{Origin, Source};
 
 /// The keys, for the message about one that is none of them.
 const KEYS: &str =
-    "role, name, token, bootstrap, peers, operator-key, state, ntp, document, ip, nameserver, vlan, bond";
+    "role, name, token, bootstrap, peers, operator-key, state, ntp, document, ip, nameserver, vlan, bond, rd.route";
 
 /// What one source said: its words, the documents it carried, and what was wrong with either.
 #[derive(Debug, Default)]
@@ -145,6 +145,10 @@ impl Statement {
                 Ok(bond) => append(&mut self.words.bonds, source, vec![Said::new(bond, source.clone())]),
                 Err((problem, allowed)) => self.fault(source, key, problem, allowed),
             },
+            "rd.route" => match ip_argument::route(value) {
+                Ok(route) => append(&mut self.words.routes, source, vec![Said::new(route, source.clone())]),
+                Err((problem, allowed)) => self.fault(source, key, problem, allowed),
+            },
             "document" => self.say_document(source, value),
             "config" => self.fault(source, key, "this version reads no document from a URL", "document=BASE64"),
             _ => self.fault(source, key, "there is no such setting", KEYS),
@@ -180,12 +184,16 @@ fn our_key(key: &[u8]) -> Option<String> {
     if let Some(rest) = key.strip_prefix("keelson.") {
         return Some(rest.to_owned());
     }
-    matches!(key.as_str(), "ip" | "nameserver" | "vlan" | "bond").then_some(key)
+    matches!(key.as_str(), "ip" | "nameserver" | "vlan" | "bond" | "rd.route").then_some(key)
 }
 
 /// The key as one writes it on a command line.
 pub(crate) fn spelling(key: &str) -> String {
-    if matches!(key, "ip" | "nameserver" | "vlan" | "bond") { key.to_owned() } else { format!("keelson.{key}") }
+    if matches!(key, "ip" | "nameserver" | "vlan" | "bond" | "rd.route") {
+        key.to_owned()
+    } else {
+        format!("keelson.{key}")
+    }
 }
 
 fn commas(value: &str) -> Vec<String> {

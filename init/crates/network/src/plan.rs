@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use keelson_config::{AddressMethod, LinkConfig, LinkSelector, NetworkConfig};
+use keelson_config::{AddressMethod, LinkConfig, LinkSelector, NetworkConfig, StaticRoute};
 
 use crate::links::{Link, Links};
 
@@ -11,15 +11,22 @@ pub struct Plan {
     pub method: AddressMethod,
     pub mtu: Option<u32>,
     pub nameservers: Vec<IpAddr>,
+    /// Those that name the link, and those that go wherever their gateway is.
+    pub routes: Vec<StaticRoute>,
 }
 
 impl Plan {
     fn of(entry: &LinkConfig) -> Self {
-        Self { method: entry.method.clone(), mtu: entry.mtu, nameservers: entry.nameservers.clone() }
+        Self {
+            method: entry.method.clone(),
+            mtu: entry.mtu,
+            nameservers: entry.nameservers.clone(),
+            routes: Vec::new(),
+        }
     }
 
-    fn dhcp() -> Self {
-        Self { method: AddressMethod::Dhcp, mtu: None, nameservers: Vec::new() }
+    fn by(method: AddressMethod, mtu: Option<u32>) -> Self {
+        Self { method, mtu, nameservers: Vec::new(), routes: Vec::new() }
     }
 }
 
@@ -27,12 +34,18 @@ impl Plan {
 ///
 /// `any_static` is the link that was chosen for a static address without a link's name ([`choose_any_static`]).
 pub fn plan(config: &NetworkConfig, link: &Link, any_static: Option<u32>) -> Option<Plan> {
+    let plan = addressing(config, link, any_static)?;
+    let routes = config.routes.iter().filter(|route| route.link == LinkSelector::Any || selects(&route.link, link));
+    Some(Plan { routes: routes.cloned().collect(), ..plan })
+}
+
+fn addressing(config: &NetworkConfig, link: &Link, any_static: Option<u32>) -> Option<Plan> {
     if link.is_loopback() {
         return None;
     }
     if config.bonds.iter().any(|bond| bond.members.contains(&link.name)) {
         let mtu = config.bonds.iter().find(|bond| bond.members.contains(&link.name)).and_then(|bond| bond.mtu);
-        return Some(Plan { method: AddressMethod::Off, mtu, nameservers: Vec::new() });
+        return Some(Plan::by(AddressMethod::Off, mtu));
     }
     if let Some(entry) = named(config, link) {
         return Some(Plan::of(entry));
@@ -46,20 +59,24 @@ pub fn plan(config: &NetworkConfig, link: &Link, any_static: Option<u32>) -> Opt
         Some(entry) if !matches!(entry.method, AddressMethod::Static(_)) || any_static == Some(link.index) => {
             Plan::of(entry)
         }
-        _ => Plan::dhcp(),
+        _ => Plan::by(AddressMethod::Dhcp, None),
     };
     plan.mtu = plan.mtu.or_else(|| bond.and_then(|bond| bond.mtu));
     Some(plan)
 }
 
-/// The entry that selects the link by MAC address or name. VLANs share their parent's MAC address, so that selects
-/// hardware only.
+/// The entry that selects the link by MAC address or name.
 fn named<'a>(config: &'a NetworkConfig, link: &Link) -> Option<&'a LinkConfig> {
-    config.links.iter().find(|entry| match &entry.link {
+    config.links.iter().find(|entry| selects(&entry.link, link))
+}
+
+/// Whether the link is selected by MAC address or name. VLANs share their parent's MAC address, so that selects hardware only.
+fn selects(selector: &LinkSelector, link: &Link) -> bool {
+    match selector {
         LinkSelector::Any => false,
         LinkSelector::Name(name) => *name == link.name,
         LinkSelector::Mac(mac) => link.is_physical() && link.mac == Some(*mac),
-    })
+    }
 }
 
 /// The link for a static address without a link's name: the first with a carrier that no other entry selects.
@@ -149,6 +166,21 @@ mod tests {
         assert!(matches!(method(4), AddressMethod::Static(_)));
         assert_eq!(method(5), AddressMethod::Dhcp);
         assert_eq!(choose_any_static(&config("ip=dhcp").network, &links), None);
+    }
+
+    #[test]
+    fn routes_are_with_the_link_they_name_or_with_all() {
+        let network = config("rd.route=10.8.0.0/16:10.0.0.9:eth1 rd.route=10.9.0.0/16:10.0.0.9").network;
+        let routes = |name: &str| -> Vec<String> {
+            plan(&network, &link(2, name, None), None)
+                .unwrap()
+                .routes
+                .iter()
+                .map(|route| route.to.to_string())
+                .collect()
+        };
+        assert_eq!(routes("eth0"), ["10.9.0.0/16"]);
+        assert_eq!(routes("eth1"), ["10.8.0.0/16", "10.9.0.0/16"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use dhcproto::v4::Message;
 use ipnet::IpNet;
-use keelson_config::{AddressMethod, MacAddress, StaticAddressing};
+use keelson_config::{AddressMethod, LinkSelector, MacAddress, StaticAddressing};
 use tokio::sync::mpsc;
 use tokio::task::JoinHandle;
 
@@ -58,8 +58,10 @@ pub struct Port {
     pub carrier: bool,
     /// Since when there is no carrier.
     pub without_carrier_since: Duration,
-    /// A static configuration's route is set.
-    routed: bool,
+    /// The configured routes that are set.
+    routed: Vec<Route>,
+    /// The link's addresses when they were.
+    routed_with: Vec<IpNet>,
     index: u32,
     name: String,
     mac: Option<MacAddress>,
@@ -85,7 +87,8 @@ impl Port {
             client: None,
             carrier: false,
             without_carrier_since: now,
-            routed: false,
+            routed: Vec::new(),
+            routed_with: Vec::new(),
             index: link.index,
             name: link.name.clone(),
             mac: link.mac,
@@ -152,8 +155,9 @@ impl Port {
         }
         if let AddressMethod::Static(addressing) = &self.plan.method {
             let addressing = addressing.clone();
-            self.settle_static(context, link, &addressing).await;
+            self.settle_addresses(context, link, &addressing).await;
         }
+        self.settle_routes(context, link).await;
         if link.carrier != self.carrier {
             self.carrier = link.carrier;
             self.without_carrier_since = now;
@@ -170,39 +174,37 @@ impl Port {
         }
     }
 
-    async fn settle_static(&mut self, context: &Context, link: &Link, addressing: &StaticAddressing) {
-        let missing: Vec<IpNet> = addressing.addresses.iter().copied().filter(|net| !link.has(*net)).collect();
-        for net in &missing {
-            match context.kernel.add_address(link.index, *net, None).await {
+    async fn settle_addresses(&self, context: &Context, link: &Link, addressing: &StaticAddressing) {
+        for net in addressing.addresses.iter().copied().filter(|net| !link.has(*net)) {
+            match context.kernel.add_address(link.index, net, None).await {
                 Ok(()) => say(format_args!("{}: {net}, as configured", self.name)),
                 Err(error) => failed(&error),
             }
         }
-        // The kernel drops routes when a link goes down or an address goes, so the route is set again whenever the link
-        // comes back; and as often as it takes, for an IPv6 gateway is refused until there is a prefix to reach it by.
-        if !missing.is_empty() || !link.up || link.carrier != self.carrier {
-            self.routed = false;
-        }
-        let Some(gateway) = addressing.gateway.filter(|_| link.up && !self.routed) else { return };
-        match context.kernel.add_route(&self.static_route(addressing, gateway)).await {
-            Ok(()) => self.routed = true,
-            Err(error) => failed(&error),
-        }
     }
 
-    fn static_route(&self, addressing: &StaticAddressing, gateway: IpAddr) -> Route {
-        let v4 = gateway.is_ipv4();
-        // For IPv6 the kernel chooses better, and refuses an address that it has not yet found to be free.
-        let source = addressing.addresses.iter().map(IpNet::addr).find(|address| v4 && address.is_ipv4());
-        let everything = if v4 { IpNet::V4(ipnet::Ipv4Net::default()) } else { IpNet::V6(ipnet::Ipv6Net::default()) };
-        Route {
-            link: self.index,
-            destination: everything,
-            gateway: Some(gateway),
-            onlink: false,
-            source,
-            metric: STATIC_METRIC.saturating_add(self.index),
-            from_dhcp: false,
+    /// The kernel drops routes when a link goes down or an address goes, so they are set again whenever the link comes back or its addresses
+    /// change; and as often as it takes, for an IPv6 gateway is refused until there is a prefix to reach it by.
+    async fn settle_routes(&mut self, context: &Context, link: &Link) {
+        if !link.up {
+            return self.routed.clear();
+        }
+        let wanted = configured_routes(&self.plan, link);
+        let addresses: Vec<IpNet> = link.addresses.iter().map(|address| address.net).collect();
+        if link.carrier != self.carrier || addresses != self.routed_with {
+            self.routed_with = addresses;
+            for route in std::mem::take(&mut self.routed).iter().filter(|route| !wanted.contains(route)) {
+                tell(context.kernel.delete_route(route).await);
+            }
+        }
+        for route in wanted {
+            if self.routed.contains(&route) {
+                continue;
+            }
+            match context.kernel.add_route(&route).await {
+                Ok(()) => self.routed.push(route),
+                Err(error) => failed(&error),
+            }
         }
     }
 
@@ -302,6 +304,44 @@ impl Port {
         // What a gateway is reached by comes first.
         routes.sort_by_key(|route| route.gateway.is_some());
         routes
+    }
+}
+
+/// The routes that the configuration asks for on this link as it is now: that of its gateway, and those whose gateway it reaches.
+fn configured_routes(plan: &Plan, link: &Link) -> Vec<Route> {
+    let metric = STATIC_METRIC.saturating_add(link.index);
+    let mut routes = Vec::new();
+    if let AddressMethod::Static(addressing) = &plan.method
+        && let Some(gateway) = addressing.gateway
+    {
+        // For IPv6 the kernel chooses better, and refuses an address that it has not yet found to be free.
+        let v4 = |address: &IpAddr| gateway.is_ipv4() && address.is_ipv4();
+        let source = addressing.addresses.iter().map(IpNet::addr).find(v4);
+        routes.push(Route { source, ..static_route(link, everything(gateway), gateway, metric) });
+    }
+    let reaches = |via: &IpAddr| link.addresses.iter().any(|address| address.net.contains(via));
+    let wanted = plan.routes.iter().filter(|route| route.link != LinkSelector::Any || reaches(&route.via));
+    routes.extend(wanted.map(|route| static_route(link, route.to, route.via, route.metric.unwrap_or(metric))));
+    routes
+}
+
+fn static_route(link: &Link, destination: IpNet, gateway: IpAddr, metric: u32) -> Route {
+    Route {
+        link: link.index,
+        destination,
+        gateway: Some(gateway),
+        onlink: false,
+        source: None,
+        metric,
+        from_dhcp: false,
+    }
+}
+
+/// All of the address's family.
+fn everything(family: IpAddr) -> IpNet {
+    match family {
+        IpAddr::V4(_) => IpNet::V4(ipnet::Ipv4Net::default()),
+        IpAddr::V6(_) => IpNet::V6(ipnet::Ipv6Net::default()),
     }
 }
 

@@ -262,6 +262,45 @@ fn configures_what_the_command_line_says() {
 }
 
 #[test]
+fn routes_go_to_the_link_that_reaches_their_gateway_and_come_back_with_it() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("");
+    world.plug("eth1", "srv1");
+    world.configure_network(
+        "{links: [{link: eth0, method: dhcp}, {link: eth1, addresses: [10.98.0.7/24, 'fd98::7/64']}], \
+         routes: [{to: 192.168.0.0/16, via: 10.98.0.1}, {to: 172.20.0.0/14, via: 10.99.0.9, metric: 7}, \
+         {to: 'fd44::/32', via: 'fe80::1', link: eth1}, {to: 172.24.0.0/16, via: 10.97.0.1}]}",
+    );
+    let server = Server::start(&world.network, "srv0", Behaviour::default());
+    world.start();
+    let static_routes =
+        |world: &World| world.in_node("ip route show proto static") + &world.in_node("ip -6 route show proto static");
+    let expected = |world: &World| {
+        let routes = static_routes(world);
+        routes.lines().count() == 3
+            && routes.contains("192.168.0.0/16 via 10.98.0.1 dev eth1")
+            && routes.contains("172.20.0.0/14 via 10.99.0.9 dev eth0 metric 7")
+            && routes.contains("fd44::/32 via fe80::1 dev eth1")
+    };
+    world.wait("the three routes that can be", || expected(&world));
+    world.in_node("ip link set eth1 down");
+    world.wait("the way back", || expected(&world));
+    // Another network: the gateway is no longer on the link.
+    server.set(|behaviour| {
+        *behaviour = Behaviour { address: Ipv4Addr::new(10, 97, 0, 50), ..Behaviour::default() };
+    });
+    world.in_network("ip link set srv0 down");
+    world.wait("the loss of carrier", || !world.state().links[0].carrier);
+    world.in_network("ip link set srv0 up");
+    world.wait("the routes of the new network alone", || {
+        let routes = static_routes(&world);
+        routes.contains("172.24.0.0/16 via 10.97.0.1 dev eth0") && !routes.contains("172.20.0.0/14")
+    });
+}
+
+#[test]
 fn finds_links_that_come_late_and_leaves_those_of_pods_alone() {
     if !is_root() {
         return;

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use crate::document::spec;
 use crate::node::{HttpProxy, Oidc, RegistryMirror};
-use crate::raw::{RawAddressing, RawBond, RawConfig, RawLink, RawOperatorKey, RawTaint, RawVlan, Said};
+use crate::raw::{RawAddressing, RawBond, RawConfig, RawLink, RawOperatorKey, RawRoute, RawTaint, RawVlan, Said};
 use crate::secret::{RegistryCredential, Secret};
 use crate::source::{Origin, Source};
 
@@ -25,6 +25,7 @@ pub(super) fn raw(spec: spec::Spec, origin: &Origin) -> RawConfig {
         search: at.said("spec.network.search", network.search),
         vlans: at.list("spec.network.vlans", network.vlans, vlan),
         bonds: at.list("spec.network.bonds", network.bonds, bond),
+        routes: at.list("spec.network.routes", network.routes, route),
         node_subnets: at.said("spec.network.nodeSubnets", network.node_subnets),
         labels: at.said("spec.node.labels", node.labels),
         taints: at.said("spec.node.taints", node.taints.map(|taints| taints.into_iter().map(taint).collect())),
@@ -87,6 +88,10 @@ fn link(link: spec::Link) -> RawLink {
 
 fn vlan(vlan: spec::Vlan) -> RawVlan {
     RawVlan { name: vlan.name, parent: vlan.parent, id: vlan.id.map(|id| id.to_string()).unwrap_or_default() }
+}
+
+fn route(route: spec::Route) -> RawRoute {
+    RawRoute { to: route.to, via: route.via, link: route.link.unwrap_or_default(), metric: route.metric }
 }
 
 fn bond(bond: spec::Bond) -> RawBond {

@@ -75,6 +75,8 @@ pub struct Network {
     pub links: Option<Vec<Link>>,
     pub vlans: Option<Vec<Vlan>>,
     pub bonds: Option<Vec<Bond>>,
+    /// Routes beside those of gateways and leases.
+    pub routes: Option<Vec<Route>>,
     /// Resolvers, asked before those that DHCP names.
     pub nameservers: Option<Vec<String>>,
     /// Search domains of the resolver.
@@ -116,6 +118,19 @@ pub struct Bond {
     /// The bonding driver's options, for instance `mode: 802.3ad`.
     pub options: BTreeMap<String, String>,
     pub mtu: Option<u32>,
+}
+
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields, default)]
+pub struct Route {
+    /// The network with its prefix length; `0.0.0.0/0` or `::/0` for everything.
+    pub to: String,
+    /// The gateway's address.
+    pub via: String,
+    /// The link's name or its MAC address; the one that has the gateway in one of its networks, if absent.
+    pub link: Option<String>,
+    /// The kernel's priority, from 1; the smaller goes first.
+    pub metric: Option<u32>,
 }
 
 /// What concerns the Node object and the kernel below it.
@@ -260,6 +275,7 @@ from_mappings_only!(
     Link,
     Vlan,
     Bond,
+    Route,
     Node,
     Taint,
     Cluster,

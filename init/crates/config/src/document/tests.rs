@@ -21,6 +21,7 @@ fn reads_a_whole_document_and_keeps_each_path() {
       - {link: eth0, addresses: [10.0.0.5/24], gateway: 10.0.0.1, mtu: 1400}
       - link: 52:54:00:00:00:01
     vlans: [{name: v5, parent: eth0, id: 5}]
+    routes: [{to: 10.8.0.0/16, via: 10.0.0.9, metric: 7}]
   node:
     labels: {zone: "1"}
     taints: []
@@ -36,6 +37,9 @@ fn reads_a_whole_document_and_keeps_each_path() {
     let links = raw.links.unwrap().value;
     assert_eq!(links[1].source.field.as_deref(), Some("spec.network.links[1]"));
     assert_eq!(links[0].value.mtu.as_deref(), Some("1400"));
+    let routes = raw.routes.unwrap().value;
+    assert_eq!((routes[0].value.via.as_str(), routes[0].value.metric), ("10.0.0.9", Some(7)));
+    assert_eq!(routes[0].source.field.as_deref(), Some("spec.network.routes[0]"));
     assert_eq!(raw.token.unwrap().value.expose(), "abc");
     assert_eq!(raw.taints.unwrap().value, []);
     assert_eq!(raw.labels.unwrap().value["zone"], "1");
@@ -71,7 +75,7 @@ fn reports_every_fault_with_its_path() {
     assert_eq!(errors.len(), 6, "{errors:#?}");
     assert_eq!(raw.role.unwrap().value, "worker", "what is right is kept");
     let unknown = errors.iter().find(|error| error.contains("spec.network.linkz")).unwrap();
-    assert!(unknown.contains("there is no such field; allowed: links, vlans, bonds"), "{unknown}");
+    assert!(unknown.contains("there is no such field; allowed: links, vlans, bonds, routes"), "{unknown}");
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub struct NetworkConfig {
     pub links: Vec<LinkConfig>,
     pub vlans: Vec<Vlan>,
     pub bonds: Vec<Bond>,
+    /// Routes beside those of gateways and leases.
+    pub routes: Vec<StaticRoute>,
     /// Said for the node as a whole; they go before those of links and leases.
     pub nameservers: Vec<IpAddr>,
     pub search: Vec<String>,
@@ -55,6 +57,18 @@ pub struct StaticAddressing {
     pub addresses: Vec<IpNet>,
     /// Reachable on the link or inside one of the prefixes.
     pub gateway: Option<IpAddr>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[non_exhaustive]
+pub struct StaticRoute {
+    pub to: IpNet,
+    /// Of the same family as `to`.
+    pub via: IpAddr,
+    /// [`LinkSelector::Any`] for the link that has the gateway in one of its networks.
+    pub link: LinkSelector,
+    /// The kernel's priority: the smaller goes first. If absent, that of the link's own static routes.
+    pub metric: Option<u32>,
 }
 
 /// An 802.1Q link on top of another.

@@ -1,15 +1,15 @@
-//! Links, VLANs, bonds and resolvers; and the networks that must not overlap.
+//! Links, VLANs, bonds, routes and resolvers; and the networks that must not overlap.
 
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use crate::error::shown;
-use crate::ip_argument::{BOND_FORMS, IP_FORMS, VLAN_FORMS};
+use crate::ip_argument::{BOND_FORMS, IP_FORMS, ROUTE_FORMS, VLAN_FORMS};
 use crate::node::{
-    AddressMethod, Bond, ClusterConfig, LinkConfig, LinkSelector, NetworkConfig, StaticAddressing, Vlan,
+    AddressMethod, Bond, ClusterConfig, LinkConfig, LinkSelector, NetworkConfig, StaticAddressing, StaticRoute, Vlan,
 };
-use crate::raw::{RawAddressing, RawBond, RawConfig, RawLink, RawVlan, Said};
+use crate::raw::{RawAddressing, RawBond, RawConfig, RawLink, RawRoute, RawVlan, Said};
 use crate::resolve::check::Checker;
 use crate::resolve::syntax;
 use crate::source::Source;
@@ -27,6 +27,7 @@ pub(super) fn network(check: &mut Checker, raw: &RawConfig) -> NetworkConfig {
         links: links(check, raw.links.as_ref()),
         vlans: raw.vlans.iter().flat_map(|said| &said.value).filter_map(|said| vlan(check, said)).collect(),
         bonds: raw.bonds.iter().flat_map(|said| &said.value).filter_map(|said| bond(check, said)).collect(),
+        routes: raw.routes.iter().flat_map(|said| &said.value).filter_map(|said| route(check, said)).collect(),
         nameservers: check.each(raw.nameservers.as_ref(), "nameserver", syntax::ADDRESS, address),
         search: check.each(raw.search.as_ref(), "search", syntax::DOMAIN, domain),
         node_subnets: check.each(raw.node_subnets.as_ref(), "nodeSubnets", syntax::CIDR, syntax::cidr),
@@ -46,7 +47,7 @@ fn links(check: &mut Checker, said: Option<&Said<Vec<Said<RawLink>>>>) -> Vec<Li
 }
 
 fn link(check: &mut Checker, Said { value, source }: &Said<RawLink>) -> Option<LinkConfig> {
-    let selector = selector(check, source, &value.link);
+    let selector = selector(check, source, "ip", &value.link);
     let method = method(check, source, value);
     let mtu = mtu(check, source, value.mtu.as_deref());
     let nameservers = Said::new(value.nameservers.clone(), source.part(".nameservers"));
@@ -54,8 +55,8 @@ fn link(check: &mut Checker, Said { value, source }: &Said<RawLink>) -> Option<L
     Some(LinkConfig { link: selector?, method: method?, mtu, nameservers })
 }
 
-fn selector(check: &mut Checker, source: &Source, text: &str) -> Option<LinkSelector> {
-    check.parsed(&source.part(".link"), "ip", text, syntax::LINK_NAME, |text| match text.parse() {
+fn selector(check: &mut Checker, source: &Source, field: &str, text: &str) -> Option<LinkSelector> {
+    check.parsed(&source.part(".link"), field, text, syntax::LINK_NAME, |text| match text.parse() {
         Ok(mac) => Some(LinkSelector::Mac(mac)),
         Err(_) if text.is_empty() => Some(LinkSelector::Any),
         Err(_) => syntax::is_link_name(text).then(|| LinkSelector::Name(text.to_owned())),
@@ -146,6 +147,36 @@ fn bond(check: &mut Checker, Said { value, source }: &Said<RawBond>) -> Option<B
     }
     let mtu = mtu(check, source, value.mtu.as_deref());
     Some(Bond { name: value.name.clone(), members: value.members.clone(), options: value.options.clone(), mtu })
+}
+
+fn route(check: &mut Checker, Said { value, source }: &Said<RawRoute>) -> Option<StaticRoute> {
+    const FIELD: &str = "rd.route";
+    let to = check.parsed(&source.part(".to"), FIELD, &value.to, syntax::CIDR, syntax::network);
+    let usable = |text: &str| {
+        let address: IpAddr = text.parse().ok()?;
+        (!address.is_unspecified() && !address.is_loopback() && !address.is_multicast()).then_some(address)
+    };
+    let via = check.parsed(&source.part(".via"), FIELD, &value.via, syntax::ADDRESS, usable);
+    let link = selector(check, source, FIELD, &value.link);
+    if value.metric == Some(0) {
+        check.fault(&source.part(".metric"), FIELD, "0 is not a metric", "a number from 1 to 4294967295");
+    }
+    let (to, via) = (to?, via?);
+    if to.addr().is_ipv4() != via.is_ipv4() {
+        check.fault(
+            source,
+            FIELD,
+            format!("{via} cannot be the gateway to {to}"),
+            "a network and a gateway of one family",
+        );
+        return None;
+    }
+    // Every link has that network.
+    let link_local = matches!(via, IpAddr::V6(address) if address.is_unicast_link_local());
+    if link_local && link == Some(LinkSelector::Any) {
+        check.fault(source, FIELD, format!("{via} may be on any link"), ROUTE_FORMS);
+    }
+    Some(StaticRoute { to, via, link: link?, metric: value.metric })
 }
 
 const APART: &str = "networks that are apart; spec.cluster.podCIDR and spec.cluster.serviceCIDR set the cluster's";

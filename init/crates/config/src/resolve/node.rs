@@ -203,6 +203,7 @@ pub(super) fn sources(raw: &RawConfig) -> BTreeMap<String, Source> {
         ("network.search", of(raw.search.as_ref())),
         ("network.vlans", of(raw.vlans.as_ref())),
         ("network.bonds", of(raw.bonds.as_ref())),
+        ("network.routes", of(raw.routes.as_ref())),
         ("network.node_subnets", of(raw.node_subnets.as_ref())),
         ("labels", of(raw.labels.as_ref())),
         ("taints", of(raw.taints.as_ref())),

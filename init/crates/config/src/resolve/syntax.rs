@@ -66,6 +66,15 @@ pub(crate) fn cidr(text: &str) -> Option<IpNet> {
     text.parse::<IpNet>().ok().filter(|net| net.addr() == net.network())
 }
 
+/// A network with its prefix length or its netmask behind the slash.
+pub(crate) fn network(text: &str) -> Option<IpNet> {
+    let masked = || {
+        let (address, mask) = text.split_once('/')?;
+        IpNet::with_netmask(address.parse().ok()?, mask.parse().ok()?).ok()
+    };
+    text.parse::<IpNet>().ok().or_else(masked).filter(|net| net.addr() == net.network())
+}
+
 /// A host's address with its prefix length or its netmask behind the slash.
 pub(crate) fn interface_address(text: &str) -> Option<IpNet> {
     let (address, mask) = text.split_once('/')?;

@@ -48,7 +48,8 @@ fn every_field_of_the_command_line() {
         "keelson.role=worker keelson.name=w1 keelson.token=abc keelson.peers=cp1,10.0.0.9:6400 \
          keelson.operator-key=ann:{KEY} keelson.state=LABEL=KEEP keelson.ntp=10.0.0.1,time.example \
          ip=10.0.0.5::10.0.0.1:255.255.255.0::eth0:none:10.0.0.2 ip=eth1:dhcp:1400 nameserver=10.0.0.3 \
-         vlan=eth1.7:eth1 bond=bond0:eth2,eth3:mode=active-backup,miimon=100"
+         vlan=eth1.7:eth1 bond=bond0:eth2,eth3:mode=active-backup,miimon=100 \
+         rd.route=10.8.0.0/255.255.0.0:10.0.0.9:eth0 rd.route=[::/0]:[fe80::1]:eth0"
     )))
     .node;
     assert_eq!(node.peers, Peers::Named(vec!["cp1".into(), "10.0.0.9:6400".into()]));
@@ -61,6 +62,27 @@ fn every_field_of_the_command_line() {
     assert_eq!(node.network.links[1].mtu, Some(1400));
     assert_eq!(node.network.vlans[0].id, 7);
     assert_eq!(node.network.bonds[0].members.len(), 2);
+    assert_eq!(node.network.routes[0].to.to_string(), "10.8.0.0/16");
+    assert_eq!(node.network.routes[0].link, LinkSelector::Name("eth0".into()));
+}
+
+#[test]
+fn a_route_that_cannot_be_is_refused_with_its_place() {
+    for (words, complaint) in [
+        ("rd.route=10.8.0.1/16:10.0.0.9", "\"10.8.0.1/16\" is not valid"),
+        ("rd.route=10.8.0.0/16:0.0.0.0", "\"0.0.0.0\" is not valid"),
+        ("rd.route=10.8.0.0/16:[fd00::9]", "fd00::9 cannot be the gateway to 10.8.0.0/16"),
+        ("rd.route=[fd08::/32]:[fe80::1]", "fe80::1 may be on any link"),
+        ("rd.route=10.8.0.0/16", "is not a route"),
+    ] {
+        let errors = refused(&line(&format!("keelson.role=worker {words}")), &Remembered::default());
+        assert!(errors.contains("rd.route") && errors.contains(complaint), "{words}: {errors}");
+    }
+    let errors = refused(
+        &document("{role: worker, network: {routes: [{to: 10.8.0.0/16, via: 10.0.0.9, metric: 0}]}}"),
+        &Remembered::default(),
+    );
+    assert!(errors.contains("spec.network.routes[0].metric"), "{errors}");
 }
 
 #[test]
