@@ -4,16 +4,23 @@
 //! and when that is full whole lines are dropped and their number is said as soon as the terminal takes bytes again. A
 //! serial port that nobody reads, or that does not exist, therefore costs nothing (Talos #9210: minutes).
 //!
+//! A virtual terminal (a screen) shows the overview as long as services run, drawn anew when it has changed; a serial port shows lines, and the
+//! overview once for whoever presses Enter there.
+//!
 //! PID 1 lowers the kernel's console level and writes its own lines to the terminals itself, so a line is not shown twice, and
 //! is not printed by printk's own, busy-waiting way.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
 use keelson_sys::clock;
+use rustix::termios;
+
+use crate::screen::Size;
 
 /// Bytes kept for a terminal that is slower than we are: a whole boot's lines fit.
 const PENDING_BYTES: usize = 8 * 1024;
@@ -23,6 +30,16 @@ const KERNEL_LEVELS: &str = "4 4 1 7";
 
 /// The longest line; what exceeds it is cut. /dev/kmsg takes 992 bytes with its prefix (`LOG_LINE_MAX`).
 const LINE_BYTES: usize = 900;
+
+/// `console_codes(4)`: cursor to the top left; and with everything erased.
+const HOME: &[u8] = b"\x1b[H";
+const CLEAR: &[u8] = b"\x1b[2J\x1b[H";
+
+/// How many warnings and errors the overview has.
+const TROUBLES_MAX: usize = 5;
+
+/// How often a screen is drawn although nothing changed: the kernel may have written across it.
+const REDRAW_INTERVAL: Duration = Duration::from_secs(30);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Severity {
@@ -57,6 +74,10 @@ impl Severity {
 pub(crate) struct Console {
     kernel_log: Option<File>,
     terminals: Vec<Terminal<File>>,
+    /// Screens have lines too, and the overview no more.
+    off_screen: bool,
+    /// The last warnings and errors.
+    troubles: VecDeque<String>,
 }
 
 impl Console {
@@ -106,8 +127,43 @@ impl Console {
             let _ = log.write(line.as_bytes());
         }
         let line = cut(terminal_line(clock::since_boot(), severity, subject, text));
-        for terminal in &mut self.terminals {
+        if severity != Severity::Info {
+            self.troubles.truncate(TROUBLES_MAX - 1);
+            self.troubles.push_front(line.clone());
+        }
+        for terminal in self.terminals.iter_mut().filter(|terminal| self.off_screen || terminal.drawn.is_empty()) {
             terminal.push(&line);
+        }
+    }
+
+    /// Whether there is a screen, or somebody has pressed Enter on a terminal without one.
+    pub(crate) fn is_watched(&mut self) -> bool {
+        for terminal in &mut self.terminals {
+            terminal.listen();
+        }
+        self.terminals.iter().any(|terminal| terminal.asked || terminal.is_screen)
+    }
+
+    /// Shows the overview that `compose` makes for a size, with the last warnings and errors, the newest first: on screens, and where it was
+    /// asked for.
+    pub(crate) fn show(&mut self, compose: impl Fn(Size, &VecDeque<String>) -> Vec<String>) {
+        let now = clock::since_boot();
+        for terminal in &mut self.terminals {
+            let asked = std::mem::take(&mut terminal.asked);
+            if terminal.is_screen && !self.off_screen {
+                terminal.draw(&compose(terminal.size(), &self.troubles), now);
+            } else if asked {
+                for line in compose(Size::UNBOUNDED, &self.troubles) {
+                    terminal.push(&cut(line));
+                }
+            }
+        }
+    }
+
+    /// From here on every terminal has lines.
+    pub(crate) fn leave_screen(&mut self) {
+        if !std::mem::replace(&mut self.off_screen, true) {
+            self.terminals.iter_mut().for_each(Terminal::clear);
         }
     }
 
@@ -140,13 +196,47 @@ struct Terminal<W> {
     device: W,
     pending: Vec<u8>,
     dropped: u32,
+    /// A virtual terminal, whose text can be drawn over.
+    is_screen: bool,
+    /// The overview as it was drawn last, and when; empty if the screen has lines.
+    drawn: Vec<String>,
+    drawn_at: Duration,
+    /// Somebody has pressed Enter.
+    asked: bool,
 }
 
 impl Terminal<File> {
     fn open(name: &str) -> io::Result<Self> {
         // Without O_NONBLOCK the open of a serial port may wait for a carrier; with O_NOCTTY it never becomes ours.
-        let device = OpenOptions::new().write(true).custom_flags(libc_flags()).open(format!("/dev/{name}"))?;
-        Ok(Self::new(device))
+        let path = format!("/dev/{name}");
+        let device = OpenOptions::new().read(true).write(true).custom_flags(libc_flags()).open(path)?;
+        Ok(Self { is_screen: is_virtual(name), ..Self::new(device) })
+    }
+
+    fn size(&self) -> Size {
+        match termios::tcgetwinsize(&self.device) {
+            Ok(size) if size.ws_row > 0 && size.ws_col > 0 => {
+                Size { rows: size.ws_row.into(), columns: size.ws_col.into() }
+            }
+            _ => Size::default(),
+        }
+    }
+}
+
+/// `tty1` is a screen with a keyboard, `ttyS0` a wire.
+fn is_virtual(name: &str) -> bool {
+    name.strip_prefix("tty").is_some_and(|number| number.bytes().all(|digit| digit.is_ascii_digit()))
+}
+
+impl<D: Read> Terminal<D> {
+    /// Takes what was typed, and notes that somebody asks for the overview.
+    fn listen(&mut self) {
+        // A terminal gives a line at a time, and nothing before its end (`termios(3)`, canonical mode). One that always has
+        // something to read is not a person.
+        let mut typed = [0; 256];
+        if matches!(self.device.read(&mut typed), Ok(1..)) {
+            self.asked = true;
+        }
     }
 }
 
@@ -157,7 +247,15 @@ fn libc_flags() -> i32 {
 
 impl<W: Write> Terminal<W> {
     fn new(device: W) -> Self {
-        Self { device, pending: Vec::new(), dropped: 0 }
+        Self {
+            device,
+            pending: Vec::new(),
+            dropped: 0,
+            is_screen: false,
+            drawn: Vec::new(),
+            drawn_at: Duration::ZERO,
+            asked: false,
+        }
     }
 
     fn push(&mut self, line: &str) {
@@ -175,6 +273,35 @@ impl<W: Write> Terminal<W> {
         self.pending.extend_from_slice(line.as_bytes());
         self.pending.push(b'\n');
         self.drain();
+    }
+
+    /// Draws over what the screen shows, unless it shows this already or has not taken the last picture yet.
+    fn draw(&mut self, lines: &[String], now: Duration) {
+        self.drain();
+        let is_fresh = now.saturating_sub(self.drawn_at) < REDRAW_INTERVAL;
+        if (self.drawn == lines && is_fresh) || !self.pending.is_empty() {
+            return;
+        }
+        // `console_codes(4)`: home; each line over the old one, the rest of it erased; then the rest of the screen. The first
+        // picture also takes away the lines of the boot.
+        self.pending.extend_from_slice(if self.drawn.is_empty() { CLEAR } else { HOME });
+        for line in lines {
+            self.pending.extend_from_slice(cut(line.clone()).as_bytes());
+            self.pending.extend_from_slice(b"\x1b[K\r\n");
+        }
+        self.pending.extend_from_slice(b"\x1b[J");
+        self.drawn = lines.to_vec();
+        self.drawn_at = now;
+        self.drain();
+    }
+
+    /// Takes a drawn picture away.
+    fn clear(&mut self) {
+        if !self.drawn.is_empty() {
+            self.drawn.clear();
+            self.pending.extend_from_slice(CLEAR);
+            self.drain();
+        }
     }
 
     /// Writes what the device takes now. Any error other than "not now" gives the bytes up: the port is dead.
@@ -216,6 +343,48 @@ mod tests {
         fn flush(&mut self) -> io::Result<()> {
             Ok(())
         }
+    }
+
+    #[test]
+    fn screen_is_drawn_when_it_changes_and_now_and_then() {
+        let mut screen = Terminal::new(Port { room: usize::MAX, ..Port::default() });
+        let drawn = |screen: &mut Terminal<Port>| String::from_utf8(std::mem::take(&mut screen.device.taken)).unwrap();
+        let picture = ["one".to_owned(), "two\u{1b}[2J".to_owned()];
+        screen.draw(&picture, Duration::ZERO);
+        assert_eq!(drawn(&mut screen), "\x1b[2J\x1b[Hone\x1b[K\r\ntwo [2J\x1b[K\r\n\x1b[J");
+        screen.draw(&picture, Duration::from_secs(1));
+        assert_eq!(drawn(&mut screen), "");
+        screen.draw(&picture, REDRAW_INTERVAL);
+        assert!(drawn(&mut screen).starts_with("\x1b[Hone"));
+        screen.draw(&picture[..1], REDRAW_INTERVAL);
+        assert_eq!(drawn(&mut screen), "\x1b[Hone\x1b[K\r\n\x1b[J");
+        screen.clear();
+        screen.push("a line");
+        assert_eq!(drawn(&mut screen), "\x1b[2J\x1b[Ha line\n");
+    }
+
+    #[test]
+    fn screen_that_takes_nothing_keeps_one_picture_at_most() {
+        let mut screen = Terminal::new(Port::default());
+        for count in 0..1000 {
+            screen.draw(&[count.to_string()], Duration::ZERO);
+        }
+        assert!(screen.pending.len() < 100);
+    }
+
+    #[test]
+    fn enter_is_a_question_and_answered_once() {
+        let mut terminal = Terminal::new(io::Cursor::new(b"\n".to_vec()));
+        terminal.listen();
+        assert!(std::mem::take(&mut terminal.asked));
+        terminal.listen();
+        assert!(!terminal.asked);
+    }
+
+    #[test]
+    fn virtual_terminals_are_screens_and_wires_are_not() {
+        assert!(is_virtual("tty0") && is_virtual("tty1"));
+        assert!(!is_virtual("ttyS0") && !is_virtual("hvc0") && !is_virtual("ttyAMA0"));
     }
 
     #[test]

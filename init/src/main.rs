@@ -12,6 +12,7 @@ mod console;
 mod finish;
 mod recovery;
 mod root;
+mod screen;
 mod signals;
 mod supervise;
 

@@ -110,6 +110,7 @@ pub(crate) fn recover(console: &mut Console, failure: &Failure, watchdog: Option
     if console.is_closed() {
         console.open();
     }
+    console.leave_screen();
     report(console, failure);
     let patience = patience(failure.rule, kernel_panic_seconds(), failed_before());
     keep(console, failure, patience.is_some());

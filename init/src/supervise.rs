@@ -9,7 +9,7 @@ use std::time::Duration;
 use keelson_control::{InvalidServiceName, ServiceName, ShutdownKind};
 use keelson_init::services;
 use keelson_init::shutdown::Enforcer;
-use keelson_init::supervisor::{self, Cgroups, Host, Note, Paths, Setup, Severity, SupervisorError};
+use keelson_init::supervisor::{self, Cgroups, Host, Note, Overview, Paths, Setup, Severity, SupervisorError};
 use keelson_job::Cause;
 use keelson_sys::{clock, power};
 use rustix::fs::{Mode, OFlags};
@@ -20,6 +20,7 @@ use crate::boot::phases::watchdog;
 use crate::boot::{Action, Boot, CGROUP_ROOT, Verdict};
 use crate::console::{self, Console};
 use crate::recovery;
+use crate::screen::{self, Identity};
 
 #[derive(Debug, Error)]
 pub(crate) enum SuperviseError {
@@ -38,7 +39,8 @@ pub(crate) fn run(console: &mut Console, boot: &mut Boot) -> Result<Verdict, Sup
     boot.reached_services();
     let setup = setup(boot)?;
     console.info("services", greeting(boot));
-    let mut machine = Machine { console, boot, fed_at: Duration::ZERO, keeper: Keeper::default() };
+    let identity = identity(boot);
+    let mut machine = Machine { console, boot, identity, fed_at: Duration::ZERO, keeper: Keeper::default() };
     let verdict = supervisor::run(&mut machine, setup).map_err(SuperviseError::Supervisor)?;
     if !verdict.left.is_empty() {
         let left: Vec<&str> = verdict.left.iter().map(ServiceName::as_str).collect();
@@ -56,6 +58,17 @@ fn greeting(boot: &Boot) -> String {
     let facts = &boot.facts;
     let memory = if facts.in_memory { ", nothing outlives it" } else { "" };
     format!("{}, boot {}{memory}: starting services", facts.hostname, facts.present.number)
+}
+
+fn identity(boot: &Boot) -> Identity {
+    let facts = &boot.facts;
+    Identity {
+        name: facts.hostname.clone(),
+        role: facts.node.role,
+        version: facts.present.version.clone(),
+        boot: facts.present.number,
+        in_memory: facts.in_memory,
+    }
 }
 
 fn setup(boot: &mut Boot) -> Result<Setup, SuperviseError> {
@@ -109,6 +122,7 @@ fn seed() -> u64 {
 struct Machine<'a> {
     console: &'a mut Console,
     boot: &'a mut Boot,
+    identity: Identity,
     fed_at: Duration,
     keeper: Keeper,
 }
@@ -143,8 +157,21 @@ impl Host for Machine<'_> {
     fn note(&mut self, note: Note) {
         match note {
             Note::MarkedGood => self.boot.progress.good = true,
-            Note::Ending { kind, reason } => self.boot.progress.ending = Some(format!("{kind}: {reason}")),
+            Note::Ending { kind, reason } => {
+                self.boot.progress.ending = Some(format!("{kind}: {reason}"));
+                // Now the lines matter: what stops, and what does not.
+                self.console.leave_screen();
+            }
         }
         self.keeper.news();
+    }
+
+    fn is_watched(&mut self) -> bool {
+        self.console.is_watched()
+    }
+
+    fn show(&mut self, overview: &Overview<'_>) {
+        let (up, identity) = (clock::since_boot(), &self.identity);
+        self.console.show(|size, troubles| screen::compose(identity, overview, troubles, up, size));
     }
 }

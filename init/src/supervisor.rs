@@ -7,12 +7,13 @@
 //! A library rather than a part of the `init` program, so that tests can run it as an ordinary process with real
 //! children. It knows nothing of boot, disks or Kubernetes.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use keelson_control::{BootRecord, ServiceName, ServiceSpec, ShutdownKind};
+use keelson_control::{BootRecord, ServiceName, ServiceSpec, ServiceStatus, ShutdownKind};
 use thiserror::Error;
 
 use crate::shutdown::Enforcer;
@@ -34,6 +35,23 @@ pub trait Host {
 
     /// Something for the boot history.
     fn note(&mut self, note: Note);
+
+    /// Whether somebody may be looking at an overview now. Asked about once a second.
+    fn is_watched(&mut self) -> bool;
+
+    /// Shows how things are, if it is watched.
+    fn show(&mut self, overview: &Overview<'_>);
+}
+
+/// How things are, for a person.
+#[derive(Debug)]
+pub struct Overview<'a> {
+    pub services: Vec<ServiceStatus>,
+    /// What services said of themselves last (`STATUS=`).
+    pub words: BTreeMap<&'a ServiceName, &'a str>,
+    /// What keelson-cluster has for the console, line by line.
+    pub cluster: &'a str,
+    pub ending: Option<ShutdownKind>,
 }
 
 /// What the boot history is told while the machine runs.

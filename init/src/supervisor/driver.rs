@@ -14,7 +14,7 @@ use keelson_sys::poller::{Happened, Interest, Poller};
 use keelson_sys::signals::{self, Signals};
 
 use super::core::{Command, Core, Event, InhibitorId};
-use super::{Host, Paths, Setup, Severity, SupervisorError, Verdict};
+use super::{Host, Overview, Paths, Setup, Severity, SupervisorError, Verdict};
 use crate::shutdown::Enforcer;
 
 mod buttons;
@@ -251,6 +251,14 @@ impl<'h> Driver<'h> {
             self.show_console_file();
             let keeps_time = self.core.next_deadline().is_none_or(|deadline| now < deadline + LATE_MAX);
             self.host.beat(keeps_time);
+            if self.host.is_watched() {
+                self.host.show(&Overview {
+                    services: self.core.status(now),
+                    words: self.statuses.last(),
+                    cluster: self.console_file.shown(),
+                    ending: self.core.shutting_down(),
+                });
+            }
         }
     }
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keelson_control::{ServiceName, ServiceSpec};
-use keelson_init::supervisor::{self, Cgroups, Containment, Host, Note, Paths, Setup, Severity};
+use keelson_init::supervisor::{self, Cgroups, Containment, Host, Note, Overview, Paths, Setup, Severity};
 
 use crate::sessions::Sessions;
 
@@ -30,6 +30,12 @@ impl Host for Terminal {
     fn note(&mut self, note: Note) {
         println!("note: {note:?}");
     }
+
+    fn is_watched(&mut self) -> bool {
+        false
+    }
+
+    fn show(&mut self, _: &Overview<'_>) {}
 }
 
 pub(crate) fn main(kind: &str, directory: &Path) -> ExitCode {

@@ -1,7 +1,9 @@
 //! One machine through its faults. Each test finds it running or turns it on, and leaves it as it can be used again.
 
 use std::fs::File;
+use std::io::Write;
 use std::os::unix::fs::FileExt;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Instant;
@@ -17,6 +19,7 @@ use crate::support::{self, SHUTDOWN_DEADLINE, boots, console, ensure_up, flip, p
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
+        trial("enter_on_the_serial_console_shows_the_overview", overview),
         trial("the_power_button_is_told_of_by_the_next_boot", power_button),
         trial("ctrl_alt_del_reboots_in_order_and_is_told_of", ctrl_alt_del),
         trial("ctrl_alt_del_pressed_twice_forces", forced),
@@ -63,6 +66,18 @@ fn ended(node: &Node, number: u64) -> Result<String, Failed> {
 fn expect_end(node: &Node, number: u64, wanted: &str) -> Outcome {
     let ended = ended(node, number)?;
     ensure(ended.contains(wanted), || format!("boot {number} is said to have ended so: {ended:?}"))
+}
+
+fn overview() -> Outcome {
+    with_machine(|node| {
+        let mark = node.machine.console().mark();
+        let mut wire = UnixStream::connect(node.machine.console_socket())?;
+        wire.write_all(b"\n")?;
+        println!("{}", console(node, ", control-plane; boot ", mark)?);
+        console(node, "services are ready.", mark)?;
+        println!("{}", console(node, "node address 10.0.2.15", mark)?);
+        Ok(())
+    })
 }
 
 fn power_button() -> Outcome {

@@ -20,6 +20,10 @@ impl ConsoleFile {
         Self { path, shown: String::new() }
     }
 
+    pub(super) fn shown(&self) -> &str {
+        &self.shown
+    }
+
     /// The lines, if they are not those that were returned last.
     pub(super) fn new_lines(&mut self) -> Vec<String> {
         let mut text = String::new();
@@ -47,5 +51,6 @@ mod tests {
         assert!(file.new_lines().is_empty());
         std::fs::write(&path, "c").unwrap();
         assert_eq!(file.new_lines(), ["c"]);
+        assert_eq!(file.shown(), "c");
     }
 }

@@ -16,6 +16,7 @@ pub(super) struct Statuses {
 
 #[derive(Debug)]
 struct Status {
+    said: String,
     shown: String,
     window_began: Duration,
     lines: u32,
@@ -24,8 +25,13 @@ struct Status {
 impl Statuses {
     /// Whether `text` is to be shown now.
     pub(super) fn is_news(&mut self, service: &ServiceName, text: &str, now: Duration) -> bool {
-        let last =
-            self.last.entry(service.clone()).or_insert(Status { shown: String::new(), window_began: now, lines: 0 });
+        let last = self.last.entry(service.clone()).or_insert(Status {
+            said: String::new(),
+            shown: String::new(),
+            window_began: now,
+            lines: 0,
+        });
+        text.clone_into(&mut last.said);
         if now.saturating_sub(last.window_began) >= WINDOW {
             (last.window_began, last.lines) = (now, 0);
         }
@@ -35,6 +41,11 @@ impl Statuses {
         last.lines += 1;
         text.clone_into(&mut last.shown);
         true
+    }
+
+    /// What each service said last, shown or not.
+    pub(super) fn last(&self) -> BTreeMap<&ServiceName, &str> {
+        self.last.iter().map(|(service, last)| (service, last.said.as_str())).collect()
     }
 
     pub(super) fn forget(&mut self, service: &ServiceName) {
@@ -54,6 +65,7 @@ mod tests {
         assert!(!statuses.is_news(&service, "no carrier", Duration::ZERO));
         let shown = (0..100).filter(|n| statuses.is_news(&service, &n.to_string(), Duration::ZERO)).count();
         assert_eq!(shown, 9);
+        assert_eq!(statuses.last()[&service], "99");
         assert!(statuses.is_news(&service, "up", WINDOW));
     }
 }
