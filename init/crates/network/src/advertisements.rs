@@ -5,7 +5,10 @@
 //! for DHCPv6.
 
 use std::io;
+use std::net::{Ipv6Addr, SocketAddrV6};
 use std::path::{Path, PathBuf};
+
+use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 pub mod heard;
 pub mod resolvers;
@@ -16,6 +19,9 @@ pub use resolvers::Advertised;
 
 /// A directory for each link.
 const SETTINGS: &str = "/proc/sys/net/ipv6/conf";
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
+/// A Router Solicitation without options (RFC 4861, 4.1); the kernel adds the checksum.
+const SOLICITATION: [u8; 8] = [133, 0, 0, 0, 0, 0, 0, 0];
 /// Even though this machine forwards.
 const ACCEPT: &str = "2";
 const IGNORE: &str = "0";
@@ -39,6 +45,19 @@ fn set_in(settings: &Path, link: &str, accept: bool) -> Result<(), Advertisement
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         other => other.map_err(|source| AdvertisementError { path, source }),
     }
+}
+
+/// Asks the link's routers to say now what they say now and then. The kernel asks when a link comes up, but not for a daemon that takes on one
+/// which is: it would know no resolvers until a router speaks by itself, which may take half an hour.
+///
+/// # Errors
+///
+/// Those of socket(2) and sendto(2): `EADDRNOTAVAIL` while the link's own address is being checked.
+pub fn solicit(link: u32) -> io::Result<()> {
+    let socket = Socket::new(Domain::IPV6, Type::RAW.nonblocking().cloexec(), Some(Protocol::ICMPV6))?;
+    // Routers ignore what may have come through another one.
+    socket.set_multicast_hops_v6(255)?;
+    socket.send_to(&SOLICITATION, &SockAddr::from(SocketAddrV6::new(ALL_ROUTERS, 0, 0, link))).map(drop)
 }
 
 #[cfg(test)]

@@ -167,6 +167,9 @@ impl Port {
             if let Some(v6) = &mut self.v6 {
                 let event = if link.carrier { dhcp6::Event::CarrierUp } else { dhcp6::Event::CarrierDown };
                 v6.handle(context, now, random, event).await;
+                if link.carrier {
+                    v6.solicit();
+                }
             }
         }
         if let Some(v6) = &mut self.v6 {

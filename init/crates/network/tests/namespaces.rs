@@ -421,6 +421,24 @@ fn resolvers_of_a_router_are_used_for_as_long_as_it_says() {
 }
 
 #[test]
+fn a_restarted_daemon_asks_routers_for_their_resolvers() {
+    if !is_root() {
+        return;
+    }
+    let mut world = World::new("ip=eth0:dhcp");
+    let options = router::resolver("2001:db8:99::53", b"\x04test\x07example\0", 600);
+    world.in_node("sysctl -q -w net.ipv6.conf.all.forwarding=1 net.ipv6.conf.default.forwarding=1");
+    let _router = Router::start_reticent(&world.network, networks_link(&world), 0, &options);
+    for _ in 0..2 {
+        world.start();
+        world.wait("the router's resolver", || world.resolv_conf().contains("nameserver 2001:db8:99::53"));
+        world.stop();
+        // Else the next daemon would seem to know what the last one wrote.
+        world.forget_resolvers();
+    }
+}
+
+#[test]
 fn address_is_had_by_dhcpv6_where_routers_ask_for_it_and_goes_with_its_lease() {
     if !is_root() {
         return;

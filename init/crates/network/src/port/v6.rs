@@ -8,7 +8,7 @@ use keelson_config::MacAddress;
 use tokio::task::JoinHandle;
 
 use super::{Context, Packet, Received, tell};
-use crate::advertisements::{Advertised, RouterFlags};
+use crate::advertisements::{self, Advertised, RouterFlags};
 use crate::dhcp::machine::Random;
 use crate::dhcp6::socket::LinkSocket;
 use crate::dhcp6::{Client, Command, Event, Identity, Lease, Mode};
@@ -81,6 +81,15 @@ impl PortV6 {
             RouterFlags { .. } => Mode::Nothing,
         };
         self.handle(context, now, random, Event::Mode(mode)).await;
+    }
+
+    /// A link that has just come up has no address to ask from yet; then the kernel asks.
+    pub fn solicit(&self) {
+        if let Err(error) = advertisements::solicit(self.index)
+            && error.kind() != std::io::ErrorKind::AddrNotAvailable
+        {
+            say(format_args!("{}: cannot ask for routers: {error}", self.name));
+        }
     }
 
     /// Passes an event to the client and carries out what it commands.

@@ -1,6 +1,6 @@
 //! An IPv6 router for one link of a namespace: it advertises a prefix and itself, again and again (RFC 4861, 6.2).
 
-use std::io;
+use std::io::{self, Read as _};
 use std::net::{Ipv6Addr, SocketAddrV6};
 use std::os::fd::AsFd as _;
 use std::sync::Arc;
@@ -13,6 +13,8 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// A prefix for documentation (RFC 3849).
 pub(crate) const PREFIX: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x99, 0, 0, 0, 0, 0);
+const INTERVAL: Duration = Duration::from_millis(200);
+const ALL_ROUTERS: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 2);
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
 pub(crate) struct Router {
@@ -24,6 +26,25 @@ impl Router {
     /// Advertises on the link with this number in `namespace` until dropped. `flags` are the message's, `options` go behind the
     /// prefix.
     pub(crate) fn start(namespace: &str, link: u32, flags: u8, options: &[u8]) -> Self {
+        Self::speaking(namespace, link, flags, options, |_| true)
+    }
+
+    /// The same, but only to those who ask (RFC 4861, 6.2.6), as a router does whose next turn is far off.
+    pub(crate) fn start_reticent(namespace: &str, link: u32, flags: u8, options: &[u8]) -> Self {
+        Self::speaking(namespace, link, flags, options, |mut socket| {
+            let mut message = [0; 256];
+            // The socket hears all of ICMPv6, of which type 133 is a solicitation, and waits for it.
+            socket.read(&mut message).is_ok_and(|_| message[0] == 133)
+        })
+    }
+
+    fn speaking(
+        namespace: &str,
+        link: u32,
+        flags: u8,
+        options: &[u8],
+        speaks_now: impl Fn(&Socket) -> bool + Send + 'static,
+    ) -> Self {
         let message = advertisement(flags, options);
         let socket = open(namespace, link).expect("the router's socket");
         let stop = Arc::new(AtomicBool::new(false));
@@ -31,9 +52,11 @@ impl Router {
         let thread = std::thread::spawn(move || {
             let to = SockAddr::from(SocketAddrV6::new(ALL_NODES, 0, 0, link));
             while !stopped.load(Ordering::Relaxed) {
-                // Refused as long as the router's own address is being checked.
-                let _ = socket.send_to(&message, &to);
-                std::thread::park_timeout(Duration::from_millis(200));
+                if speaks_now(&socket) {
+                    // Refused as long as the router's own address is being checked.
+                    let _ = socket.send_to(&message, &to);
+                }
+                std::thread::park_timeout(INTERVAL);
             }
         });
         Self { stop, thread: Some(thread) }
@@ -87,6 +110,8 @@ fn open(namespace: &str, link: u32) -> io::Result<Socket> {
         // Hosts ignore what may have come through another router.
         socket.set_multicast_hops_v6(255)?;
         socket.set_multicast_if_v6(link)?;
+        socket.join_multicast_v6(&ALL_ROUTERS, link)?;
+        socket.set_read_timeout(Some(INTERVAL))?;
         Ok(socket)
     };
     std::thread::spawn(in_namespace).join().expect("the thread in the namespace")

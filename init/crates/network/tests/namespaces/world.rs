@@ -149,6 +149,10 @@ impl World {
         std::fs::read_to_string(self.run("network/resolv.conf")).unwrap_or_default()
     }
 
+    pub(crate) fn forget_resolvers(&self) {
+        std::fs::remove_file(self.run("network/resolv.conf")).unwrap();
+    }
+
     pub(crate) fn is_ready(&self) -> bool {
         let mut bytes = [0; 256];
         self.notifications.recv(&mut bytes).is_ok_and(|length| bytes[..length].starts_with(b"READY=1\n"))
