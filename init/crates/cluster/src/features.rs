@@ -10,6 +10,7 @@ use tokio::sync::{mpsc, watch};
 
 use crate::kubernetes_api::{KubernetesApi, KubernetesApiError};
 use crate::node::Node;
+use crate::registry::View;
 use crate::report;
 use crate::status::ConditionKind;
 
@@ -21,6 +22,8 @@ pub mod node_object;
 pub mod pod_network;
 pub mod roles;
 pub mod routes;
+
+use leases::Lead;
 
 /// Before another try.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -174,20 +177,23 @@ impl Features {
     }
 
     async fn keep_dns(&self, mut images: watch::Receiver<Vec<String>>) {
-        let mut network = self.node.network();
+        let member = self.node.member().await;
+        let Some(registry) = member.registry.clone() else { return };
+        let (mut network, mut views) = (self.node.network(), registry.view());
         loop {
             self.api_server().await;
             self.access_applied().await;
             let image = images.borrow_and_update().iter().find(|name| name.starts_with(DNS_IMAGE)).cloned();
             let upstream = network.borrow_and_update().nameservers.clone();
+            let nodes = known_count(&mut views).await;
             let pause = match image {
                 None => {
                     self.node.status.fails(ConditionKind::DnsApplied, "the image of CoreDNS is not imported yet");
                     RESYNC
                 }
-                Some(image) => match self.apply_dns(&image, &upstream).await {
-                    Ok(()) => {
-                        self.node.status.holds(ConditionKind::DnsApplied, format!("{image} is deployed"));
+                Some(image) => match self.apply_dns(&dns::Wanted { image, upstream: upstream.clone(), nodes }).await {
+                    Ok(how) => {
+                        self.node.status.holds(ConditionKind::DnsApplied, how);
                         RESYNC
                     }
                     Err(error) => {
@@ -199,13 +205,22 @@ impl Features {
             tokio::select! {
                 _ = images.changed() => {}
                 () = nameservers_changed(&mut network, &upstream) => {}
+                () = count_changed(&mut views, nodes) => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    async fn apply_dns(&self, image: &str, upstream: &[std::net::IpAddr]) -> Result<(), KubernetesApiError> {
-        Ok(dns::apply(&*self.api.client()?, &self.node.cluster(), image, upstream).await?)
+    /// Says how it stands. Of several control planes the one with the lead states it; the only one has nobody to wait for.
+    async fn apply_dns(&self, wanted: &dns::Wanted) -> Result<String, KubernetesApiError> {
+        let client = self.api.client()?;
+        if wanted.nodes > 1
+            && let Lead::Elsewhere(holder) = leases::lead(&client, &hostname()).await?
+        {
+            return Ok(format!("left to the control plane that leads, {holder}"));
+        }
+        dns::apply(&client, &self.node.cluster(), wanted).await?;
+        Ok(format!("{} is deployed", wanted.image))
     }
 
     async fn access_applied(&self) {
@@ -219,7 +234,7 @@ impl Features {
 
     async fn release_leases(&self, mut ended: mpsc::Receiver<&'static str>) {
         self.access_applied().await;
-        let hostname = rustix::system::uname().nodename().to_string_lossy().into_owned();
+        let hostname = hostname();
         while let Some(name) = ended.recv().await {
             let released = match self.api.client() {
                 Ok(client) => leases::give_up(&client, name, &hostname).await.map_err(Into::into),
@@ -235,6 +250,25 @@ impl Features {
         if self.node.status.fails(kind, report::chain(error)) {
             report::error(error);
         }
+    }
+}
+
+/// As the controllers name it in their leases.
+fn hostname() -> String {
+    rustix::system::uname().nodename().to_string_lossy().into_owned()
+}
+
+/// How many nodes the cluster has, as soon as the registry says.
+async fn known_count(views: &mut watch::Receiver<Option<Arc<View>>>) -> usize {
+    match views.wait_for(Option::is_some).await.map(|view| view.as_ref().map(|view| view.nodes.len())) {
+        Ok(Some(nodes)) => nodes,
+        _ => std::future::pending().await,
+    }
+}
+
+async fn count_changed(views: &mut watch::Receiver<Option<Arc<View>>>, known: usize) {
+    if views.wait_for(|view| view.as_ref().is_some_and(|view| view.nodes.len() != known)).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

@@ -9,6 +9,8 @@ use serde_json::{Value, json};
 use crate::client::{Client, ClientError};
 use crate::registry::View;
 
+use super::leases;
+
 /// What Kubernetes asks for between two lists of the same node's pods.
 const PODS: &str = "/api/v1/pods?fieldSelector=spec.nodeName%3D";
 
@@ -63,6 +65,10 @@ pub async fn clean_all(client: &Client, view: &View, done: &mut Vec<String>) -> 
     for removed in view.removed.values() {
         if done.contains(&removed.uid) || view.nodes.contains_key(&removed.name) {
             continue;
+        }
+        // Its controllers are denied by now; what they led is not to wait until their leases run out.
+        for lease in leases::NAMES {
+            leases::give_up(client, lease, &removed.name).await?;
         }
         clean(client, &removed.name).await?;
         done.push(removed.uid.clone());

@@ -3,6 +3,9 @@
 //! Upstream resolvers are named in the Corefile, from what keelson-network found, and not taken from the pod's resolv.conf: that is a
 //! copy from when the pod started, and CoreDNS exits when it names nobody. Without an upstream, `forward` is left out. CoreDNS
 //! reads its Corefile again when the `ConfigMap` changes.
+//!
+//! One control plane states all this for the cluster, or those with other resolvers would take turns. A cluster of several nodes has two
+//! replicas, on two of them: the second waits until there is one.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -41,18 +44,22 @@ pub(super) fn access() -> Vec<(String, Value)> {
     vec![(format!("{RBAC}/clusterroles/{ROLE}"), role), (format!("{RBAC}/clusterrolebindings/{ROLE}"), binding)]
 }
 
-pub async fn apply(
-    client: &Client,
-    cluster: &ClusterConfig,
-    image: &str,
-    upstream: &[IpAddr],
-) -> Result<(), ClientError> {
+/// What is to be, as far as it is not the cluster's settings.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Wanted {
+    pub image: String,
+    pub upstream: Vec<IpAddr>,
+    /// How many nodes the cluster has.
+    pub nodes: usize,
+}
+
+pub async fn apply(client: &Client, cluster: &ClusterConfig, wanted: &Wanted) -> Result<(), ClientError> {
     let core = "/api/v1/namespaces/kube-system";
     let objects = [
         (format!("{core}/serviceaccounts/{NAME}"), service_account()),
-        (format!("{core}/configmaps/{NAME}"), configuration(cluster, upstream)),
+        (format!("{core}/configmaps/{NAME}"), configuration(cluster, &wanted.upstream)),
         (format!("{core}/services/{SERVICE}"), service(cluster)),
-        (format!("/apis/apps/v1/namespaces/kube-system/deployments/{NAME}"), deployment(image)),
+        (format!("/apis/apps/v1/namespaces/kube-system/deployments/{NAME}"), deployment(wanted)),
     ];
     futures::future::try_join_all(objects.iter().map(|(path, object)| client.apply(path, object))).await?;
     Ok(())
@@ -118,16 +125,16 @@ fn service(cluster: &ClusterConfig) -> Value {
     })
 }
 
-fn deployment(image: &str) -> Value {
+fn deployment(wanted: &Wanted) -> Value {
     json!({
         "apiVersion": "apps/v1",
         "kind": "Deployment",
         "metadata": metadata(NAME),
         "spec": {
-            "replicas": 1,
+            "replicas": if wanted.nodes > 1 { 2 } else { 1 },
             "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 1 } },
             "selector": { "matchLabels": { "k8s-app": SERVICE } },
-            "template": { "metadata": { "labels": { "k8s-app": SERVICE } }, "spec": pod(image) },
+            "template": { "metadata": { "labels": { "k8s-app": SERVICE } }, "spec": pod(&wanted.image) },
         },
     })
 }
@@ -143,6 +150,13 @@ fn pod(image: &str) -> Value {
             { "key": "CriticalAddonsOnly", "operator": "Exists" },
             { "key": "node-role.kubernetes.io/control-plane", "effect": "NoSchedule" },
         ],
+        // On two nodes, or the second one waits: both on one would fail together, and nothing would part them later.
+        "topologySpreadConstraints": [{
+            "maxSkew": 1,
+            "topologyKey": "kubernetes.io/hostname",
+            "whenUnsatisfiable": "DoNotSchedule",
+            "labelSelector": { "matchLabels": { "k8s-app": SERVICE } },
+        }],
         "securityContext": {
             "runAsNonRoot": true,
             "runAsUser": USER,
@@ -206,6 +220,15 @@ mod tests {
     fn upstreams_are_named_in_their_order() {
         let upstream = ["10.0.2.3".parse().unwrap(), "192.0.2.1".parse().unwrap()];
         assert!(corefile("cluster.local", &upstream).contains("forward . 10.0.2.3 192.0.2.1 {"));
+    }
+
+    #[test]
+    fn one_node_has_one_replica_and_several_have_two() {
+        let replicas = |nodes| {
+            let wanted = Wanted { image: "i".to_owned(), upstream: Vec::new(), nodes };
+            deployment(&wanted)["spec"]["replicas"].as_u64().unwrap()
+        };
+        assert_eq!([0, 1, 2, 9].map(replicas), [1, 1, 2, 2]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Releases the leader leases of controllers that died on this node.
+//! The leader leases of Kubernetes' controllers: who has the lead, and what to do about those that died or were removed.
 //!
 //! A controller that was killed, or whose machine lost power, leaves a lease that the next one waits for: half a minute in which
 //! nothing is scheduled. The holder's name begins with this node's host name, and PID 1 knows that the process is gone, so nobody
@@ -9,11 +9,49 @@ use serde_json::{Value, json};
 use crate::client::{Client, ClientError};
 
 /// Services and their leases have the same names.
-pub const NAMES: [&str; 2] = ["kube-controller-manager", "kube-scheduler"];
+pub const NAMES: [&str; 2] = [CONTROLLER_MANAGER, "kube-scheduler"];
+const CONTROLLER_MANAGER: &str = "kube-controller-manager";
 
-/// Gives up the lease of `name` if a process of this node holds it. The caller knows that there is none.
+/// Who has the lead.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Lead {
+    Here,
+    /// With the holder's identity.
+    Elsewhere(String),
+    /// It was given up, or never taken.
+    Nowhere,
+}
+
+/// Where the kube-controller-manager is that leads. What one control plane has to do for all, that node's does: the lead is found
+/// and lost without another election.
+pub async fn lead(client: &Client, hostname: &str) -> Result<Lead, ClientError> {
+    match client.get(&path(CONTROLLER_MANAGER)).await {
+        Ok(lease) => Ok(lead_of(&lease, hostname)),
+        Err(error) if error.is_not_found() => Ok(Lead::Nowhere),
+        Err(error) => Err(error),
+    }
+}
+
+fn lead_of(lease: &Value, hostname: &str) -> Lead {
+    match lease.pointer("/spec/holderIdentity").and_then(Value::as_str) {
+        None | Some("") => Lead::Nowhere,
+        Some(holder) if is_of(holder, hostname) => Lead::Here,
+        Some(holder) => Lead::Elsewhere(holder.to_owned()),
+    }
+}
+
+/// Holders are called `HOSTNAME_UUID`.
+fn is_of(holder: &str, hostname: &str) -> bool {
+    holder.strip_prefix(hostname).and_then(|rest| rest.strip_prefix('_')).is_some_and(|process| !process.is_empty())
+}
+
+fn path(name: &str) -> String {
+    format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}")
+}
+
+/// Gives up the lease of `name` if a process of the host holds it. The caller knows that there is none, or that it may write no more.
 pub async fn give_up(client: &Client, name: &str, hostname: &str) -> Result<(), ClientError> {
-    let path = format!("/apis/coordination.k8s.io/v1/namespaces/kube-system/leases/{name}");
+    let path = path(name);
     let held = match client.get(&path).await {
         Ok(held) => held,
         Err(error) if error.is_not_found() => return Ok(()),
@@ -33,8 +71,7 @@ pub async fn give_up(client: &Client, name: &str, hostname: &str) -> Result<(), 
 fn release_patch(lease: &Value, hostname: &str) -> Option<Value> {
     let holder = lease.pointer("/spec/holderIdentity")?.as_str()?;
     let version = lease.pointer("/metadata/resourceVersion")?.as_str()?;
-    let process = holder.strip_prefix(hostname)?.strip_prefix('_')?;
-    (!process.is_empty())
+    is_of(holder, hostname)
         .then(|| json!({ "metadata": { "resourceVersion": version }, "spec": { "holderIdentity": "" } }))
 }
 
@@ -51,6 +88,14 @@ mod tests {
         let patch = release_patch(&lease("a_0d1e"), "a").unwrap();
         assert_eq!(patch["spec"]["holderIdentity"], "");
         assert_eq!(patch["metadata"]["resourceVersion"], "7");
+    }
+
+    #[test]
+    fn the_lead_is_here_elsewhere_or_nowhere() {
+        assert_eq!(lead_of(&lease("a_0d1e"), "a"), Lead::Here);
+        assert_eq!(lead_of(&lease("ab_0d1e"), "a"), Lead::Elsewhere("ab_0d1e".to_owned()));
+        assert_eq!(lead_of(&lease(""), "a"), Lead::Nowhere);
+        assert_eq!(lead_of(&json!({ "spec": {} }), "a"), Lead::Nowhere);
     }
 
     #[test]
