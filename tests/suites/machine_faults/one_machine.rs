@@ -108,6 +108,9 @@ fn ctrl_alt_del() -> Outcome {
 
 fn forced() -> Outcome {
     with_machine(|node| {
+        // A pod that takes its time to end, as CoreDNS does: without one the machine is down before anybody presses again.
+        node.wait_ready(|_| {})?;
+        node.wait_dns()?;
         let number = present(node)?;
         let mark = node.machine.console().mark();
         node.machine.press_keys(&CTRL_ALT_DEL)?;
