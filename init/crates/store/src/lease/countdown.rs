@@ -131,8 +131,8 @@ mod tests {
         grant(&countdown.state, 2, 2);
         // Now the keeper goes on.
         countdown.begin_granted();
-        assert_eq!(deadline(&countdown, 1), Some(GRACE + Duration::from_secs(60)));
-        assert_eq!(deadline(&countdown, 2), Some(Duration::from_secs(60)));
+        assert_eq!(deadline(&countdown, 1), Some(GRACE + Duration::from_mins(1)));
+        assert_eq!(deadline(&countdown, 2), Some(Duration::from_mins(1)));
     }
 
     #[tokio::test(start_paused = true)]
