@@ -13,6 +13,7 @@ pub mod boot_mark;
 pub mod client;
 pub mod container_runtime;
 pub mod credentials;
+pub mod departed;
 pub mod features;
 pub mod identity;
 pub mod images;

@@ -30,8 +30,8 @@ use crate::store::{self, StoreError};
 use crate::unix_socket::Admitted;
 use crate::worker::{Worker, WorkerError};
 use crate::{
-    accounts, api_server, boot_mark, container_runtime, features, images, login, network, probes, proxy_feed, report,
-    signer, supervision, worker,
+    accounts, api_server, boot_mark, container_runtime, departed, features, images, login, network, probes, proxy_feed,
+    report, signer, supervision, worker,
 };
 
 mod cluster;
@@ -261,6 +261,7 @@ impl Manager {
                 Arc::clone(registry),
                 Arc::clone(&self.membership),
             ));
+            tokio::spawn(departed::keep(Arc::clone(&self.node), Arc::clone(&self.files), Arc::clone(registry)));
             tokio::spawn(async move { kept.keep(|error| report::error(error)).await });
         }
     }

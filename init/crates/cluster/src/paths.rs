@@ -142,6 +142,11 @@ impl Paths {
         self.at(keelson_config::pod_routes::POD_ROUTES_PATH)
     }
 
+    /// Whose connections keelson-network cuts.
+    pub fn departed(&self) -> PathBuf {
+        self.at(keelson_config::departed::DEPARTED_PATH)
+    }
+
     /// What PID 1 shows on the console whenever it changes.
     pub fn console(&self) -> PathBuf {
         self.own().join("console")

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod command_line;
+pub mod departed;
 #[cfg(feature = "sources")]
 pub mod document;
 mod error;

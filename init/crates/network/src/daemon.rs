@@ -24,7 +24,7 @@ use crate::say::{failed, say};
 use crate::sntp::{self, Servers};
 use crate::state::{self, Seen};
 use crate::waiting::{Awaited, Waiting};
-use crate::{files, pods, resolver};
+use crate::{cut, files, pods, resolver};
 
 /// DHCP answers on their way to the loop; more at once is a flood, which the socket's buffer then bounds.
 const PACKETS_QUEUED: usize = 64;
@@ -40,6 +40,7 @@ pub struct Paths {
     pub run: PathBuf,
     /// What keelson-cluster asks for.
     pub pod_routes: PathBuf,
+    pub departed: PathBuf,
 }
 
 impl Default for Paths {
@@ -49,6 +50,7 @@ impl Default for Paths {
             clock_floor: keelson_config::CLOCK_FLOOR_PATH.into(),
             run: "/run/keelson/network".into(),
             pod_routes: keelson_config::pod_routes::POD_ROUTES_PATH.into(),
+            departed: keelson_config::departed::DEPARTED_PATH.into(),
         }
     }
 }
@@ -84,6 +86,7 @@ pub async fn run(paths: Paths) -> Result<(), DaemonError> {
     let (time, time_seen) = watch::channel(published.time.clone());
     tokio::spawn(sntp::run(servers_seen, time, sntp::clock::SystemClock, paths.clock_floor.clone(), None));
     tokio::spawn(pods::run(paths.pod_routes.clone()));
+    tokio::spawn(cut::run(paths.departed.clone()));
     let (packets, incoming) = mpsc::channel(PACKETS_QUEUED);
     let context = Context { kernel, packets, hostname: hostname(), directory: paths.run.clone() };
     let mut daemon = Daemon {

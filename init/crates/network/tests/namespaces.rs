@@ -9,6 +9,8 @@ use std::time::Duration;
 
 use dhcproto::v4::{DhcpOption, MessageType};
 
+#[path = "namespaces/cut.rs"]
+mod cut;
 #[path = "namespaces/pods.rs"]
 mod pods;
 #[path = "namespaces/router.rs"]

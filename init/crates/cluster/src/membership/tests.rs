@@ -12,7 +12,7 @@ pub(crate) fn config(role: &str, bootstrap: bool, peers: &serde_json::Value) -> 
     serde_json::from_value(json!({
         "role": role, "name": null, "cluster_id": null, "bootstrap": bootstrap, "peers": peers, "operator_keys": [],
         "state": "auto", "token_given": false,
-        "network": { "links": [], "vlans": [], "bonds": [], "nameservers": [], "search": [], "node_subnets": [] },
+        "network": { "links": [], "vlans": [], "bonds": [], "routes": [], "nameservers": [], "search": [], "node_subnets": [] },
         "ntp_servers": [], "labels": {}, "taints": null, "sysctls": {}, "trusted_certificates": [],
         "registry_mirrors": [], "http_proxy": null,
         "cluster": {

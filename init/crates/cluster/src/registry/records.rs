@@ -77,6 +77,9 @@ pub struct RemovedRecord {
     /// Tokens that a control plane has signed are good until they expire.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub signing_key: Option<String>,
+    /// Those that it was verified at.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
     /// Its store member goes together with those that do not answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
@@ -91,6 +94,7 @@ impl RemovedRecord {
             removed,
             by,
             signing_key: node.signing_key.clone(),
+            addresses: node.addresses.clone(),
             forced: false,
         }
     }

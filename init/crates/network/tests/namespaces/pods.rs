@@ -9,12 +9,8 @@ use nix::sched::{CloneFlags, setns};
 use crate::world::{World, is_root};
 
 fn ask(world: &World, nodes: &str) {
-    let directory = world.run("cluster");
-    std::fs::create_dir_all(&directory).unwrap();
     let text = format!("{{\"cluster\":[\"10.244.0.0/16\"],\"own\":[\"10.244.0.0/24\"],\"nodes\":[{nodes}]}}");
-    // By rename, as keelson-cluster does.
-    std::fs::write(directory.join(".routes.json"), text).unwrap();
-    std::fs::rename(directory.join(".routes.json"), directory.join("routes.json")).unwrap();
+    world.ask("routes.json", &text);
 }
 
 fn node(name: &str, address: &str, range: &str) -> String {

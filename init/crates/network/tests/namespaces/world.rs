@@ -149,6 +149,14 @@ impl World {
         std::fs::read_to_string(self.run("network/resolv.conf")).unwrap_or_default()
     }
 
+    /// Writes what keelson-cluster asks for, by rename as it does.
+    pub(crate) fn ask(&self, file: &str, text: &str) {
+        let directory = self.run("cluster");
+        std::fs::create_dir_all(&directory).unwrap();
+        std::fs::write(directory.join(".new"), text).unwrap();
+        std::fs::rename(directory.join(".new"), directory.join(file)).unwrap();
+    }
+
     pub(crate) fn forget_resolvers(&self) {
         std::fs::remove_file(self.run("network/resolv.conf")).unwrap();
     }

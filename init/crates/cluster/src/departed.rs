@@ -1,0 +1,112 @@
+//! Cuts the streams of nodes that were removed.
+//!
+//! What a removed node asks is denied from the moment its record is gone, but an API server does not look at a watch again that it has
+//! granted. So every control plane has keelson-network cut the connections that such a node's addresses have to its API server, for as
+//! long as one may have been made before all API servers knew.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use keelson_config::departed::Departed;
+use keelson_pki::{Files, Mode, Owner};
+
+use crate::kubernetes_api::SERVER;
+use crate::node::Node;
+use crate::registry::{Registry, View};
+use crate::report;
+
+/// From the removal on. Far longer than a change of the registry takes to every API server.
+const PERIOD: Duration = Duration::from_mins(1);
+/// How often the end of the period is looked for.
+const LOOK: Duration = Duration::from_secs(10);
+
+/// For ever.
+pub async fn keep(node: Arc<Node>, files: Arc<dyn Files>, registry: Arc<Registry>) {
+    let mut views = registry.view();
+    let mut written = Departed::default();
+    let mut complaint = report::Complaint::default();
+    loop {
+        let view = views.borrow_and_update().clone();
+        let wanted = view.map_or_else(Departed::default, |view| departed(&view, node.clock().now.unix_timestamp()));
+        if wanted != written {
+            match write(&node, &files, &wanted).await {
+                Ok(()) => {
+                    complaint.passed();
+                    written = wanted;
+                }
+                Err(reason) => complaint.of(format!("having connections of removed nodes cut: {reason}")),
+            }
+        }
+        let news = tokio::time::timeout(LOOK, views.changed()).await;
+        if matches!(news, Ok(Err(_))) {
+            return;
+        }
+    }
+}
+
+/// `now` is in seconds since the epoch, by this node's clock; another one's has named the time of the removal.
+fn departed(view: &View, now: i64) -> Departed {
+    let period = i64::try_from(PERIOD.as_secs()).unwrap_or(i64::MAX);
+    let members: BTreeSet<&String> = view.nodes.values().flat_map(|record| &record.addresses).collect();
+    let recent = view.removed.values().filter(|removed| now.saturating_sub(removed.removed) < period);
+    let addresses: BTreeSet<IpAddr> = recent
+        .flat_map(|removed| &removed.addresses)
+        .filter(|address| !members.contains(address))
+        .filter_map(|address| address.parse().ok())
+        .collect();
+    let ports = if addresses.is_empty() { Vec::new() } else { vec![SERVER.port()] };
+    Departed { addresses: addresses.into_iter().collect(), ports }
+}
+
+async fn write(node: &Node, files: &Arc<dyn Files>, departed: &Departed) -> Result<(), String> {
+    let content = serde_json::to_vec(departed).map_err(|error| error.to_string())?;
+    let (files, path) = (Arc::clone(files), node.paths.departed());
+    let write = move || files.update(&path, &content, Mode::PUBLIC, Owner::ROOT);
+    match tokio::task::spawn_blocking(write).await {
+        Ok(result) => result.map(|_| ()).map_err(|error| report::chain(&error)),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use keelson_config::Role;
+
+    use super::*;
+    use crate::registry::{NodeRecord, RemovedRecord};
+
+    fn record(name: &str, address: &str) -> NodeRecord {
+        NodeRecord {
+            version: 1,
+            name: name.to_owned(),
+            uid: format!("uid-of-{name}"),
+            role: Role::Worker,
+            addresses: vec![address.to_owned()],
+            key: None,
+            hardware: None,
+            signing_key: None,
+            token: None,
+            joined: 0,
+        }
+    }
+
+    #[test]
+    fn addresses_of_the_removed_are_named_for_a_while_unless_a_member_has_them() {
+        let removed = |name: &str, address: &str, at: i64| {
+            let removed = RemovedRecord::of(&record(name, address), at, "ann".to_owned());
+            (removed.uid.clone(), removed)
+        };
+        let view = View {
+            nodes: [("d".to_owned(), record("d", "192.0.2.3"))].into(),
+            removed: [removed("a", "192.0.2.1", 1000), removed("b", "192.0.2.2", 900), removed("c", "192.0.2.3", 1000)]
+                .into(),
+        };
+        let named = departed(&view, 1059);
+        assert_eq!((named.addresses, named.ports), (vec!["192.0.2.1".parse().unwrap()], vec![6443]));
+        assert_eq!(departed(&view, 1060), Departed::default());
+        // A clock that is behind the remover's.
+        assert_eq!(departed(&view, 0).addresses.len(), 2);
+    }
+}
