@@ -42,6 +42,7 @@ tests! {
     children_get_their_environment_and_nothing_else,
     limits_of_a_child_are_set,
     a_child_has_its_account_and_its_capabilities_and_no_others,
+    a_child_that_may_gain_nothing_has_its_system_calls_filtered,
     a_shutdown_waits_for_inhibitors_and_stops_in_order,
     ctrl_alt_del_reboots_in_order_and_the_second_time_at_once,
     a_log_service_gets_every_pipe_again_after_its_restart,
@@ -390,6 +391,26 @@ fn limits_of_a_child_are_set() {
     });
     let seen = eventually("it has looked", || fs::read_to_string(supervised.path("seen")).ok());
     assert_eq!(seen, "123\n5\n321\nNoNewPrivs:\t1\n");
+}
+
+fn a_child_that_may_gain_nothing_has_its_system_calls_filtered() {
+    let supervised = Supervised::start(|directory| {
+        let report = |service: &str, no_new_privs| {
+            let out = directory.join(service).display().to_string();
+            let script = format!(
+                "(grep ^Seccomp: /proc/self/status; unshare --user true 2>&1) > {out}.new; mv {out}.new {out}; exec sleep 1000"
+            );
+            ServiceSpec { no_new_privs, ..shell(service, &script) }
+        };
+        vec![report("daemon", true), report("runtime", false)]
+    });
+    let seen = |service: &str| eventually("it has looked", || fs::read_to_string(supervised.path(service)).ok());
+    let daemon = seen("daemon");
+    assert!(
+        daemon.starts_with("Seccomp:\t2\n") && daemon.contains("unshare failed: Operation not permitted"),
+        "{daemon}"
+    );
+    assert!(seen("runtime").starts_with("Seccomp:\t0\n"));
 }
 
 fn a_child_has_its_account_and_its_capabilities_and_no_others() {

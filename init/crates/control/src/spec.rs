@@ -55,7 +55,8 @@ pub struct ServiceSpec {
     pub account: Account,
     #[serde(default)]
     pub capabilities: Capabilities,
-    /// Off only for those whose children need set-id or file capabilities: containerd and kubelet, for their pods.
+    /// Off only for those whose children need set-id or file capabilities: containerd and kubelet, for their pods. Where it is on, system
+    /// calls are filtered too (`keelson_sys::seccomp`).
     #[serde(default = "default_true")]
     pub no_new_privs: bool,
     #[serde(default)]

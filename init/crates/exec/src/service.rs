@@ -5,7 +5,8 @@
 //! processes with threads), and because a mistake here ends one child and not PID 1.
 //!
 //! The order matters: what needs privilege comes before it is given up; the bounding set is cut while `CAP_SETPCAP` is
-//! still there; `no_new_privs` is last. Whatever fails is reported by name on the status pipe ([`keelson_control::child`]).
+//! still there; `no_new_privs` is next to last, and the system call filter, which every service
+//! has that may gain no privileges, is last. Whatever fails is reported by name on the status pipe ([`keelson_control::child`]).
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -75,6 +76,8 @@ fn set_up(status: &File) -> Result<ServiceSpec, SetUpError> {
     set_capabilities(&spec)?;
     if spec.no_new_privs {
         set("no_new_privs", thread::set_no_new_privs(true))?;
+        keelson_sys::seccomp::confine_daemon()
+            .map_err(|source| SetUpError::Set { what: "the system call filter", source })?;
     }
     Ok(spec)
 }

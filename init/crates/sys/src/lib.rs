@@ -24,5 +24,6 @@ pub mod poller;
 pub mod power;
 pub mod process;
 pub mod reaper;
+pub mod seccomp;
 pub mod signals;
 pub mod watchdog;
