@@ -51,6 +51,9 @@ pub enum ErrorCode {
     MethodNotAllowed,
     /// 413
     TooLarge,
+    /// 421: the node is a worker, and a control plane answers that. The same port passes on a connection that asks for
+    /// `control-plane.keelson.internal` (TLS SNI).
+    NotControlPlane,
     /// 429: too many attempts; the `Retry-After` header says when to try again.
     TooManyRequests,
     /// 503: a part of the node that the answer needs does not answer yet.
@@ -82,6 +85,7 @@ impl ErrorCode {
             Self::NotFound => 404,
             Self::MethodNotAllowed => 405,
             Self::TooLarge => 413,
+            Self::NotControlPlane => 421,
             Self::TooManyRequests => 429,
             Self::Unavailable => 503,
             Self::Timeout => 504,

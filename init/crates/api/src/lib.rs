@@ -56,5 +56,9 @@ pub const NODES: &str = "keelson:nodes";
 /// The organization of a control plane's serving certificate, by which a joining node tells it from a worker's.
 pub const CONTROL_PLANES: &str = "keelson:control-planes";
 
+/// The name that a client asks for (TLS SNI) to have a worker pass its connection on to a control plane. It is in no certificate: whoever
+/// answers has to be of [`CONTROL_PLANES`].
+pub const CONTROL_PLANE_NAME: &str = "control-plane.keelson.internal";
+
 /// The organization of a worker's serving certificate.
 pub const WORKERS: &str = "keelson:workers";

@@ -8,6 +8,8 @@
 //! It answers before the store and Kubernetes do, because its first use is to say why they do not. TLS has to wait for the
 //! node's certificates; the unix socket does not.
 //!
+//! A worker answers for itself, and passes connections for a control plane on ([`passage`]).
+//!
 //! Everything is bounded: connections, the size of headers and bodies, the time for a handshake, a header, a body and an
 //! answer. Only a log that is followed may last, and a peer that stops taking it is cut off by TCP's user timeout.
 //! HTTP/1.1 is all that is spoken: answers are small and few.
@@ -20,6 +22,7 @@ pub mod limiter;
 pub mod logs;
 pub mod members;
 pub mod operators;
+mod passage;
 pub mod power;
 pub mod respond;
 pub mod router;

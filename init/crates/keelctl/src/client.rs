@@ -14,7 +14,7 @@ use hyper::{
     header::{CONTENT_TYPE, HOST, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
-use keelson_api::{ErrorBody, ErrorCode};
+use keelson_api::{CONTROL_PLANE_NAME, CONTROL_PLANES, ErrorBody, ErrorCode};
 use keelson_pki::PinnedVerifier;
 use rustls::{ClientConfig, crypto::aws_lc_rs, version::TLS13};
 use rustls_pki_types::ServerName;
@@ -88,11 +88,21 @@ impl ClientError {
 /// What the node says to a request.
 pub(crate) type Answer<T> = Result<T, ErrorBody>;
 
-/// Asks one node.
+/// Who is to answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Via {
+    /// The node of the context.
+    Node,
+    /// A control plane, to which that node passes the connection on.
+    ControlPlane,
+}
+
+/// Asks one node, or through it a control plane.
 #[derive(Debug)]
 pub(crate) struct Client {
     endpoint: Endpoint,
     name: ServerName<'static>,
+    control_plane: ServerName<'static>,
     context: Context,
 }
 
@@ -100,18 +110,20 @@ impl Client {
     pub(crate) fn new(context: &Context) -> Result<Self, ClientError> {
         let endpoint = context.endpoint.clone();
         let name = endpoint.server_name().ok_or(ClientError::Name)?;
-        Ok(Self { endpoint, name, context: context.clone() })
+        let control_plane = ServerName::try_from(CONTROL_PLANE_NAME).map_err(|_| ClientError::Name)?;
+        Ok(Self { endpoint, name, control_plane, context: context.clone() })
     }
 
     /// Sends a request and reads the answer's JSON.
     pub(crate) async fn call<T: DeserializeOwned>(
         &self,
+        via: Via,
         method: Method,
         path: &str,
         body: Option<Bytes>,
         credential: Option<&Credential>,
     ) -> Result<Answer<T>, ClientError> {
-        let response = match self.stream(method, path, body, credential).await? {
+        let response = match self.stream(via, method, path, body, credential).await? {
             Ok(response) => response,
             Err(refusal) => return Ok(Err(refusal)),
         };
@@ -123,12 +135,13 @@ impl Client {
     /// Sends a request and returns the answer's stream, or the refusal.
     pub(crate) async fn stream(
         &self,
+        via: Via,
         method: Method,
         path: &str,
         body: Option<Bytes>,
         credential: Option<&Credential>,
     ) -> Result<Answer<Response<Incoming>>, ClientError> {
-        let exchange = self.exchange(method, path, body, credential);
+        let exchange = self.exchange(via, method, path, body, credential);
         let response = timeout(ANSWER_DEADLINE, exchange).await.map_err(|_| ClientError::AnswerTimeout)??;
         let status = response.status();
         if status.is_success() {
@@ -140,13 +153,15 @@ impl Client {
 
     async fn exchange(
         &self,
+        via: Via,
         method: Method,
         path: &str,
         body: Option<Bytes>,
         credential: Option<&Credential>,
     ) -> Result<Response<Incoming>, ClientError> {
-        let stream =
-            timeout(CONNECT_DEADLINE, self.connect(credential)).await.map_err(|_| ClientError::ConnectTimeout)??;
+        let stream = timeout(CONNECT_DEADLINE, self.connect(via, credential))
+            .await
+            .map_err(|_| ClientError::ConnectTimeout)??;
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Request)?;
         // It ends with the answer; what goes wrong is seen by the sender.
         tokio::spawn(connection);
@@ -166,10 +181,18 @@ impl Client {
 
     async fn connect(
         &self,
+        via: Via,
         credential: Option<&Credential>,
     ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ClientError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = Arc::new(PinnedVerifier::new(self.context.fingerprint.digest(), Arc::clone(&provider)));
+        let verifier = PinnedVerifier::new(self.context.fingerprint.digest(), Arc::clone(&provider));
+        let (name, verifier) = match via {
+            Via::Node => (self.name.clone(), Arc::new(verifier)),
+            // Which of them it is does not matter.
+            Via::ControlPlane => {
+                (self.control_plane.clone(), Arc::new(verifier.organization(CONTROL_PLANES).any_name()))
+            }
+        };
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])
             .map_err(ClientError::Tls)?
@@ -186,11 +209,9 @@ impl Client {
         let stream = TcpStream::connect((self.endpoint.host.as_str(), self.endpoint.port))
             .await
             .map_err(ClientError::Connect)?;
-        TlsConnector::from(Arc::new(config)).connect(self.name.clone(), stream).await.map_err(|error| {
-            match verifier.mismatch() {
-                Some(found) => ClientError::Pin { expected: self.context.fingerprint.to_string(), found },
-                None => ClientError::Handshake(error),
-            }
+        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| match verifier.mismatch() {
+            Some(found) => ClientError::Pin { expected: self.context.fingerprint.to_string(), found },
+            None => ClientError::Handshake(error),
         })
     }
 }
@@ -204,6 +225,11 @@ async fn collect(response: Response<Incoming>) -> Result<Bytes, ClientError> {
     let collecting = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect();
     let collected = timeout(ANSWER_DEADLINE, collecting).await.map_err(|_| ClientError::AnswerTimeout)?;
     collected.map(http_body_util::Collected::to_bytes).map_err(ClientError::Body)
+}
+
+/// Whether the node says that a control plane is to be asked.
+pub(crate) fn is_for_control_planes(refusal: &ErrorBody) -> bool {
+    refusal.code == ErrorCode::NotControlPlane
 }
 
 /// Whether the node says that it does not know the caller.

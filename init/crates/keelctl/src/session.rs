@@ -1,7 +1,8 @@
 //! An operator's session with a node: requests that carry a certificate, which is obtained when it is needed.
 //!
 //! The cached certificate is used while it lasts. When the node refuses it (it was switched off for a day, its authority
-//! was made anew, its clock was set), one new certificate is asked for and the request is made once more.
+//! was made anew, its clock was set), one new certificate is asked for and the request is made once more. What a worker cannot answer is asked
+//! of a control plane, through that worker.
 
 use std::{path::PathBuf, rc::Rc};
 
@@ -12,7 +13,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use time::OffsetDateTime;
 
 use crate::{
-    client::{self, Answer, Client, ClientError},
+    client::{self, Answer, Client, ClientError, Via},
     config::{Config, Context},
     credential::{Credential, CredentialError, Request},
     error::Error,
@@ -54,27 +55,38 @@ impl Session {
 
     /// An answer that is read while it comes.
     pub(crate) async fn stream(&mut self, path: &str) -> Result<Response<Incoming>, Error> {
+        let mut via = Via::Node;
         loop {
             let credential = self.credential().await?;
-            let answer = self.client.stream(Method::GET, path, None, Some(&credential)).await;
-            if let Some(outcome) = self.settle(&Method::GET, answer)? {
+            let answer = self.client.stream(via, Method::GET, path, None, Some(&credential)).await;
+            if let Some(outcome) = self.settle(&Method::GET, &mut via, answer)? {
                 return Ok(outcome);
             }
         }
     }
 
     async fn json<T: DeserializeOwned>(&mut self, method: Method, path: &str, body: Option<Bytes>) -> Result<T, Error> {
+        let mut via = Via::Node;
         loop {
             let credential = self.credential().await?;
-            let answer = self.client.call(method.clone(), path, body.clone(), Some(&credential)).await;
-            if let Some(outcome) = self.settle(&method, answer)? {
+            let answer = self.client.call(via, method.clone(), path, body.clone(), Some(&credential)).await;
+            if let Some(outcome) = self.settle(&method, &mut via, answer)? {
                 return Ok(outcome);
             }
         }
     }
 
-    /// The answer, or nothing when the request is to be made once more with a new certificate.
-    fn settle<T>(&mut self, method: &Method, answer: Result<Answer<T>, ClientError>) -> Result<Option<T>, Error> {
+    /// The answer, or nothing when the request is to be made once more: of a control plane, or with a new certificate.
+    fn settle<T>(
+        &mut self,
+        method: &Method,
+        via: &mut Via,
+        answer: Result<Answer<T>, ClientError>,
+    ) -> Result<Option<T>, Error> {
+        if passes_on(*via, &answer) {
+            *via = Via::ControlPlane;
+            return Ok(None);
+        }
         let renew = !self.fresh
             && match &answer {
                 Ok(Err(refusal)) => client::is_unauthenticated(refusal),
@@ -108,7 +120,8 @@ impl Session {
     async fn obtain(&self) -> Result<Credential, Error> {
         let key = OperatorKey::read(&self.context.key)?;
         let request = Request::new().map_err(|source| self.credential_error(source))?;
-        let challenge: Challenge = self.ask(Method::GET, paths::CHALLENGE, None).await?;
+        let mut via = Via::Node;
+        let challenge: Challenge = self.ask(&mut via, Method::GET, paths::CHALLENGE, None).await?;
         let message = proof::message(&self.context.fingerprint.hexadecimal(), &challenge.nonce, &request.csr);
         let body = CertificateRequest {
             csr: request.csr.clone(),
@@ -117,7 +130,7 @@ impl Session {
             signature: key.sign(&message)?,
         };
         let body = client::encode(&body).map_err(|source| client_error(&self.context, source))?;
-        let answer: Certificate = self.ask(Method::POST, paths::OPERATOR_CERTIFICATE, Some(body)).await?;
+        let answer: Certificate = self.ask(&mut via, Method::POST, paths::OPERATOR_CERTIFICATE, Some(body)).await?;
         let file = request.to_file(&answer.certificate, &self.context.fingerprint);
         let credential = Credential::from_file(&file, &self.context.fingerprint)
             .ok_or_else(|| self.credential_error(CredentialError::Malformed))?;
@@ -125,9 +138,20 @@ impl Session {
         Ok(credential)
     }
 
-    /// A request without a certificate.
-    async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<T, Error> {
-        match self.client.call(method, path, body, None).await {
+    /// A request without a certificate. Who has answered one answers the next: a proof is made for one node.
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        via: &mut Via,
+        method: Method,
+        path: &str,
+        body: Option<Bytes>,
+    ) -> Result<T, Error> {
+        let mut answer = self.client.call(*via, method.clone(), path, body.clone(), None).await;
+        if passes_on(*via, &answer) {
+            *via = Via::ControlPlane;
+            answer = self.client.call(*via, method, path, body, None).await;
+        }
+        match answer {
             Ok(answer) => answer.map_err(|body| self.refused(body)),
             Err(source) => Err(client_error(&self.context, source)),
         }
@@ -140,6 +164,10 @@ impl Session {
     fn credential_error(&self, source: CredentialError) -> Error {
         Error::Credential { context: self.context.name.clone(), source }
     }
+}
+
+fn passes_on<T>(via: Via, answer: &Result<Answer<T>, ClientError>) -> bool {
+    via == Via::Node && matches!(answer, Ok(Err(refusal)) if client::is_for_control_planes(refusal))
 }
 
 fn client_error(context: &Context, source: ClientError) -> Error {

@@ -11,8 +11,10 @@ use rustls::{
     client::{
         WebPkiServerVerifier,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+        verify_server_cert_signed_by_trust_anchor,
     },
     crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    server::ParsedCertificate,
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use x509_parser::prelude::{FromDer, X509Certificate};
@@ -24,6 +26,8 @@ pub struct PinnedVerifier {
     pin: Fingerprint,
     /// The organization that the server's subject must name, if any will not do.
     organization: Option<&'static str>,
+    /// Whether its name matters.
+    any_name: bool,
     provider: Arc<CryptoProvider>,
     /// The fingerprint of the last certificate of a chain in which the pinned one was not.
     found: Mutex<Option<String>>,
@@ -31,13 +35,20 @@ pub struct PinnedVerifier {
 
 impl PinnedVerifier {
     pub fn new(pin: Fingerprint, provider: Arc<CryptoProvider>) -> Self {
-        Self { pin, organization: None, provider, found: Mutex::default() }
+        Self { pin, organization: None, any_name: false, provider, found: Mutex::default() }
     }
 
     /// Accepts servers of this organization only: an authority certifies several kinds of server.
     #[must_use]
     pub fn organization(mut self, organization: &'static str) -> Self {
         self.organization = Some(organization);
+        self
+    }
+
+    /// Accepts servers whatever their names are: one that was reached through another.
+    #[must_use]
+    pub fn any_name(mut self) -> Self {
+        self.any_name = true;
         self
     }
 
@@ -69,12 +80,18 @@ impl ServerCertVerifier for PinnedVerifier {
         };
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
         if self.organization.is_some_and(|organization| !is_of(end_entity, organization)) {
             return Err(CertificateError::ApplicationVerificationFailure.into());
         }
+        if self.any_name {
+            let certificate = ParsedCertificate::try_from(end_entity)?;
+            let algorithms = self.algorithms().all;
+            verify_server_cert_signed_by_trust_anchor(&certificate, &roots, intermediates, now, algorithms)?;
+            return Ok(ServerCertVerified::assertion());
+        }
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?;
         verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
     }
 

@@ -14,6 +14,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     caller::Caller,
+    passage,
     router::{self, Context},
 };
 
@@ -34,6 +35,14 @@ const USER_TIMEOUT_MILLISECONDS: u32 = 60_000;
 pub async fn serve_tls(context: Arc<Context>, acceptor: TlsAcceptor, stream: TcpStream, address: IpAddr) {
     if watch_peer(&stream).is_err() {
         return;
+    }
+    let member = context.node.member_now();
+    if let Some(worker) = member.as_ref().and_then(|member| member.worker.as_ref()) {
+        match timeout(HANDSHAKE_DEADLINE, passage::is_wanted(&stream)).await {
+            Ok(Ok(true)) => return passage::pass_on(worker, stream).await,
+            Ok(Ok(false)) => {}
+            Ok(Err(_)) | Err(_) => return,
+        }
     }
     let Ok(Ok(stream)) = timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await else { return };
     let certificates = stream.get_ref().1.peer_certificates();
@@ -62,7 +71,7 @@ async fn serve<S: AsyncRead + AsyncWrite + Unpin>(context: Arc<Context>, stream:
 }
 
 /// Lets the kernel notice a peer that is gone while a log is followed that says nothing.
-fn watch_peer(stream: &TcpStream) -> rustix::io::Result<()> {
+pub(super) fn watch_peer(stream: &TcpStream) -> rustix::io::Result<()> {
     sockopt::set_socket_keepalive(stream, true)?;
     sockopt::set_tcp_keepidle(stream, KEEPALIVE_IDLE)?;
     sockopt::set_tcp_keepintvl(stream, KEEPALIVE_INTERVAL)?;

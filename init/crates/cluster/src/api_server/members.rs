@@ -70,7 +70,10 @@ impl Powers {
 pub(super) fn not_a_control_plane(member: &Member) -> Refusal {
     let endpoints = member.worker.as_ref().map(|worker| crate::worker::endpoints(&worker.settings_now()));
     let endpoints = endpoints.unwrap_or_default().join(", ");
-    Refusal::new(ErrorCode::Unavailable, format!("this node is a worker; a control plane answers that: {endpoints}"))
+    Refusal::new(
+        ErrorCode::NotControlPlane,
+        format!("this node is a worker; a control plane answers that: {endpoints}"),
+    )
 }
 
 pub(super) async fn create_token(

@@ -35,7 +35,13 @@ pub fn authority(member: &Member) -> PublicAuthority {
     PublicAuthority { certificate: certificate_pem(&member.trust().api) }
 }
 
+/// Only whoever can certify asks for proofs.
 pub fn challenge(context: &Context, caller: &Caller) -> Result<Challenge, Refusal> {
+    if let Some(member) = context.node.member_now()
+        && member.authority(AuthorityKind::Api).is_none()
+    {
+        return Err(not_a_control_plane(&member));
+    }
     limit(context, caller)?;
     let nonce = context.challenges.issue(Instant::now()).map_err(|error| challenge_refusal(&error))?;
     Ok(Challenge { nonce, expires_in_seconds: u32::try_from(LIFE.as_secs()).unwrap_or(u32::MAX) })

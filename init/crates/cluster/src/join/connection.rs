@@ -108,7 +108,9 @@ impl Planes {
             let answer = exchange(&endpoint, stream, method.clone(), path, body.clone()).await;
             left.retain(|other| *other != endpoint);
             let passes_on = match &answer {
-                Ok(Err(refusal)) => matches!(refusal.code, ErrorCode::Unavailable | ErrorCode::Timeout),
+                Ok(Err(refusal)) => {
+                    matches!(refusal.code, ErrorCode::Unavailable | ErrorCode::NotControlPlane | ErrorCode::Timeout)
+                }
                 Ok(Ok(_)) => false,
                 Err(_) => true,
             };

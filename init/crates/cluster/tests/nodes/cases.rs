@@ -1,6 +1,10 @@
 use std::time::Instant;
 
 use hyper::Method;
+use keelson_api::{CONTROL_PLANE_NAME, paths};
+use keelson_pki::Fingerprint;
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
 
 use super::world::{Node, wait_until, world};
@@ -52,6 +56,7 @@ async fn workers_join_serve_are_removed_and_come_back() {
     })
     .await;
 
+    an_operator_is_passed_on(&control_plane).await;
     removal(&control_plane, &mut workers[0]).await;
     // The others did not notice.
     let node = workers[1].kubernetes(KUBELET, "GET", "/api/v1/nodes/w1", &Value::Null);
@@ -70,6 +75,21 @@ async fn workers_join_serve_are_removed_and_come_back() {
     workers[2].switch_off();
     workers[2].switch_on();
     workers[2].wait_for(&["Member", "ServicesApplied", "ApiServerReady"]).await;
+}
+
+/// What the worker w0 cannot answer a control plane does, to which it passes those on who ask for one.
+async fn an_operator_is_passed_on(control_plane: &Node) {
+    let authority = control_plane.ask(Method::GET, paths::AUTHORITY, Value::Null).await;
+    let authority = CertificateDer::from_pem_slice(authority["certificate"].as_str().unwrap().as_bytes()).unwrap();
+    let fingerprint = Fingerprint::of(&authority).to_string();
+    let fingerprint = fingerprint.trim_start_matches("sha256:");
+    let ask = |name: &str, path: &str| control_plane.operator("10.99.0.10", name, fingerprint, path);
+    let refused = ask("w0", paths::CHALLENGE);
+    assert_eq!((&refused["status"], &refused["object"]["code"]), (&json!(421), &json!("notControlPlane")), "{refused}");
+    let answered = ask(CONTROL_PLANE_NAME, paths::CHALLENGE);
+    assert!(answered["status"] == 200 && answered["object"]["nonce"].is_string(), "{answered}");
+    // A stranger is one there too.
+    assert_eq!(ask(CONTROL_PLANE_NAME, paths::TOKENS)["status"], 401);
 }
 
 /// Removed for good, a stolen disk image included, and then a node again.

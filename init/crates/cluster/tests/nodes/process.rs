@@ -5,12 +5,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, client::conn::http1};
+use hyper_util::rt::TokioIo;
+use keelson_api::{CONTROL_PLANE_NAME, CONTROL_PLANES};
 use keelson_cluster::client::{Client, ClientError};
 use keelson_cluster::{Paths, kubernetes_api, manager};
-use keelson_pki::Pair;
+use keelson_pki::{Fingerprint, Pair, PinnedVerifier};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::{Value, json};
+use tokio::net::TcpStream;
 
 use super::cut::Cut;
 use super::init;
@@ -21,6 +27,9 @@ pub(super) const STORE: &str = "KEELSON_TEST_STORE";
 pub(super) const KUBERNETES: &str = "KEELSON_KUBERNETES";
 /// `METHOD PATH CERTIFICATE [OBJECT]`, by whoever has that certificate.
 pub(super) const REQUEST: &str = "KEELSON_TEST_REQUEST";
+
+/// Instead: `ADDRESS NAME FINGERPRINT PATH`, of a node's API, by its authority's fingerprint and without a certificate.
+pub(super) const OPERATOR: &str = "operator ";
 
 fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
@@ -35,7 +44,11 @@ fn a_process_of_a_node() {
     let Some(root) = variable(ROOT) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
     if let Ok(request) = std::env::var(REQUEST) {
-        println!("answer: {}", runtime.block_on(ask(&root, &request)));
+        let answer = match request.strip_prefix(OPERATOR) {
+            Some(request) => runtime.block_on(ask_as_operator(request)),
+            None => runtime.block_on(ask(&root, &request)),
+        };
+        println!("answer: {answer}");
         return;
     }
     init::start(&root, variable(STORE), variable(KUBERNETES));
@@ -53,6 +66,34 @@ fn a_process_of_a_node() {
             None => manager::run(Paths::below(&root)).await.unwrap(),
         }
     });
+}
+
+/// As keelctl does. The name is that of the TLS client's first message; who answers to [`CONTROL_PLANE_NAME`] has to be one.
+async fn ask_as_operator(request: &str) -> Value {
+    let words: Vec<_> = request.split(' ').map(str::to_owned).collect();
+    let [address, name, fingerprint, path] = <[String; 4]>::try_from(words).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let pin = Fingerprint::from_hexadecimal(&fingerprint).unwrap();
+    let mut verifier = PinnedVerifier::new(pin, Arc::clone(&provider));
+    if name == CONTROL_PLANE_NAME {
+        verifier = verifier.organization(CONTROL_PLANES).any_name();
+    }
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth();
+    let stream = TcpStream::connect((address.as_str(), keelson_api::PORT)).await.unwrap();
+    let connector = tokio_rustls::TlsConnector::from(Arc::new(config));
+    let stream = connector.connect(name.try_into().unwrap(), stream).await.unwrap();
+    let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().uri(path).header("host", "node").body(Empty::<Bytes>::new()).unwrap();
+    let response = sender.send_request(request).await.unwrap();
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    json!({ "status": status, "object": serde_json::from_slice::<Value>(&body).unwrap() })
 }
 
 /// Through the node's proxy, as kubelet would ask.
