@@ -1,9 +1,10 @@
-//! Faults of one machine: what it does when a button is pressed, a bit has flipped, the kernel dies or the disk hangs, and what
-//! the next boot tells of it.
+//! Faults of one machine: what it does when it is told nonsense, a button is pressed, a bit has flipped, the kernel dies or the
+//! disk hangs, and what the next boot tells of it.
 //!
 //! None of it needs Kubernetes: a machine is used as soon as its operator's API answers, some seconds after power-on. The
 //! tests run one after the other; those of `one_machine` share a disk, so that each boot is also the next one's history.
-//! What takes many minutes is left out unless it is asked for by its name.
+//! They boot for each test, or nearly, so all of them are ignored unless they are asked for; what takes many minutes is left out
+//! unless it is asked for by its name.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -12,6 +13,8 @@
     reason = "a test program: serde_json answers null for what is missing, and what was measured is printed"
 )]
 
+#[path = "machine_faults/bad_input.rs"]
+mod bad_input;
 #[path = "machine_faults/image_disk.rs"]
 mod image_disk;
 #[path = "machine_faults/ladder.rs"]
@@ -29,12 +32,15 @@ use libtest_mimic::Arguments;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let mut trials = root::trials();
+    let mut trials = bad_input::trials();
+    trials.extend(root::trials());
     trials.extend(one_machine::trials());
     // Each of these takes minutes by itself.
-    if arguments.filter.is_some() || arguments.list {
+    let is_named = arguments.filter.is_some();
+    if is_named || arguments.list {
         trials.extend(image_disk::trials());
         trials.extend(ladder::trials());
     }
+    let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(!is_named)).collect();
     shared::run(arguments, trials);
 }

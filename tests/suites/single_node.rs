@@ -1,9 +1,9 @@
-//! One machine, from the bytes that users get: what it refuses to start with, and what it does once it runs.
+//! One machine, from the bytes that users get, and what it does.
 //!
-//! The tests run one after the other, in this order, and the later ones share one machine: a boot takes minutes under
+//! The tests run one after the other, in this order, and share one machine: a boot takes minutes under
 //! emulation. Its disk forgets what was not flushed (see `keelson_vm::nbd`), so that the power cut is a real one.
-//! Three boots reach Ready: the first, one by `keelctl reboot`, one after the power cut. Pods that mean harm are left out unless
-//! they are asked for by name.
+//! There are four boots: the first, a worker's, one by `keelctl reboot`, one after the power cut. Pods that mean harm are left out
+//! unless they are asked for by name.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -12,8 +12,6 @@
     reason = "a test program: serde_json answers null for what is missing, and what was measured is printed"
 )]
 
-#[path = "single_node/bad_input.rs"]
-mod bad_input;
 #[path = "single_node/hostile_pods.rs"]
 mod hostile_pods;
 #[path = "single_node/lifecycle.rs"]
@@ -27,8 +25,7 @@ use libtest_mimic::Arguments;
 
 fn main() {
     let arguments = Arguments::from_args();
-    let mut trials = bad_input::trials();
-    trials.extend(lifecycle::trials());
+    let mut trials = lifecycle::trials();
     if arguments.filter.is_some() || arguments.list {
         trials.extend(hostile_pods::trials());
     }

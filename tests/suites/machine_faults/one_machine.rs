@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::net::Shutdown;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -72,10 +73,15 @@ fn overview() -> Outcome {
     with_machine(|node| {
         let mark = node.machine.console().mark();
         let mut wire = UnixStream::connect(node.machine.console_socket())?;
+        // Whoever is on the wire and does not read holds the port up.
+        let mut heard = wire.try_clone()?;
+        let reader = std::thread::spawn(move || std::io::copy(&mut heard, &mut std::io::sink()));
         wire.write_all(b"\n")?;
         println!("{}", console(node, ", control-plane; boot ", mark)?);
-        console(node, "services are ready.", mark)?;
+        println!("{}", console(node, " services.", mark)?);
         println!("{}", console(node, "node address 10.0.2.15", mark)?);
+        wire.shutdown(Shutdown::Both)?;
+        reader.join().map_err(|_| "the reader has panicked")??;
         Ok(())
     })
 }

@@ -260,15 +260,15 @@ impl Node {
     /// What an identity of this node is told by Kubernetes' API, through the node's proxy. `certificate` is a file below the
     /// node's root.
     pub(super) fn kubernetes(&self, certificate: &str, method: &str, path: &str, object: &Value) -> Value {
-        self.from_inside(&format!("{method} {path} {certificate} {object}"))
+        self.inside(&format!("{method} {path} {certificate} {object}"))
     }
 
     /// What the API of the node at `address` answers to an operator who is at this node. `name` is whom the operator asks for.
     pub(super) fn operator(&self, address: &str, name: &str, fingerprint: &str, path: &str) -> Value {
-        self.from_inside(&format!("{}{address} {name} {fingerprint} {path}", process::OPERATOR))
+        self.inside(&format!("{}{address} {name} {fingerprint} {path}", process::OPERATOR))
     }
 
-    fn from_inside(&self, request: &str) -> Value {
+    fn inside(&self, request: &str) -> Value {
         let output = self.command().env(process::REQUEST, request).output().unwrap();
         let text = String::from_utf8_lossy(&output.stdout).into_owned();
         let answer = text.lines().find_map(|line| line.strip_prefix("answer: "));

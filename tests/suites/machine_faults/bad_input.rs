@@ -1,5 +1,5 @@
 //! What a node was told wrongly: it names the source and the field, and holds where one can see it. And what it finds that is
-//! as it should be, on hardware of other makes.
+//! as it should be, on hardware of other makes. Each test boots a machine of its own, none of which comes far.
 
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::Path;
