@@ -28,6 +28,7 @@ tests! {
     stops_descendants_that_left_the_main_process,
     works_without_cgroups,
     reaps_orphans_in_any_number,
+    restarts_leave_nothing_behind,
     a_service_is_ready_when_it_says_so,
     a_notification_counts_for_its_sender_only,
     a_service_is_ready_when_its_socket_answers,
@@ -140,6 +141,32 @@ fn reaps_orphans_in_any_number() {
     let pid = supervised.until_state("breeder", ServiceState::Ready).pid.unwrap();
     eventually("all orphans are reaped", || (children_of(supervised.pid()) == [pid]).then_some(()));
     assert_eq!(supervised.status("breeder").restarts, 0);
+}
+
+/// `KEELSON_RESTARTS=1000` is a long run.
+fn restarts_leave_nothing_behind() {
+    let count: u32 = std::env::var("KEELSON_RESTARTS").ok().and_then(|text| text.parse().ok()).unwrap_or(60);
+    let supervised = Supervised::start(|_| vec![shell("sleeper", "exec sleep 1000")]);
+    let held = || {
+        let of = format!("/proc/{}", supervised.pid());
+        let status = fs::read_to_string(format!("{of}/status")).unwrap();
+        let memory = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        let kibibytes: u64 = memory.trim().trim_end_matches(" kB").parse().unwrap();
+        (kibibytes, fs::read_dir(format!("{of}/fd")).unwrap().count())
+    };
+    let (mut pid, mut early) = (None, (0, 0));
+    for round in 0..count {
+        let ready = supervised.until("sleeper", "ready again", |it| it.state == ServiceState::Ready && it.pid != pid);
+        pid = ready.pid;
+        if round == count / 3 {
+            early = held();
+        }
+        supervised.client().restart(&name("sleeper"), "once more").unwrap();
+    }
+    supervised.until("sleeper", "ready again", |it| it.state == ServiceState::Ready && it.pid != pid);
+    let late = held();
+    println!("KiB and descriptors after {} and {count} restarts: {early:?} and {late:?}", count / 3);
+    assert!(late.0 <= early.0 + 64 && late.1 <= early.1 + 1, "{early:?} became {late:?}");
 }
 
 /// Tells the supervisor that the sender is ready: there is no systemd-notify in every shell, but a socket in perl. It stays:
