@@ -120,15 +120,24 @@ fn memory_hog() -> Outcome {
         println!("the hog ended: {} {}", status["reason"], status["containerStatuses"][0]["state"]["terminated"]);
         delete(node, "hog")?;
         node.wait_ready(|_| ())?;
-        unharmed(node, &services, &pods)
+        unharmed(node, &services, &pods)?;
+        wait::until("the node without pressure", MINUTES, || {
+            if has_pressure(node)? { Err("the node has pressure".to_owned()) } else { Ok(()) }
+        })?;
+        Ok(())
     })
 }
 
-fn has_disk_pressure(node: &Node) -> Result<bool, String> {
+/// While kubelet says so, and five minutes longer (`evictionPressureTransitionPeriod`), the node takes no new pod.
+fn has_pressure(node: &Node) -> Result<bool, String> {
     let name = node.machine.name();
     let nodes = node.kubectl().json(&["get", "nodes"]).map_err(|error| error.to_string())?;
     let first = nodes["items"].as_array().and_then(|nodes| nodes.first()).cloned().unwrap_or_default();
-    if first.is_null() { Err(format!("{name} has no node")) } else { Ok(condition_holds(&first, "DiskPressure")) }
+    if first.is_null() {
+        Err(format!("{name} has no node"))
+    } else {
+        Ok(["DiskPressure", "MemoryPressure"].into_iter().any(|kind| condition_holds(&first, kind)))
+    }
 }
 
 /// The store is on another file system: what is asked of the API server is answered all the time.
@@ -146,7 +155,7 @@ fn full_data() -> Outcome {
         wait_phase(node, "filler", &["Succeeded", "Failed"])?;
         delete(node, "filler")?;
         wait::until("the node without pressure and the web service answering", MINUTES, || {
-            if has_disk_pressure(node)? { Err("the node has disk pressure".to_owned()) } else { web_answers(node) }
+            if has_pressure(node)? { Err("the node has pressure".to_owned()) } else { web_answers(node) }
         })?;
         node.wait_ready(|_| ())?;
         node.wait_dns()?;
