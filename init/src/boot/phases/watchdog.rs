@@ -34,7 +34,7 @@ pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
     let path = Path::new("/dev").join(&device.name);
     let watchdog = Watchdog::arm(&path).map_err(|source| WatchdogError::Arm { path: path.clone(), source })?;
     let timeout = watchdog.set_timeout(TIMEOUT);
-    let driver = device.driver.as_deref().unwrap_or("the kernel's timer");
+    let driver = device.identity;
     // A driver that cannot tell is no news.
     if watchdog.has_reset_the_machine().unwrap_or(false) {
         console.warn("watchdog", format_args!("{driver} reset this machine before this boot"));
@@ -49,57 +49,54 @@ pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Device {
     name: String,
-    /// The driver of the hardware. The kernel's own timer that plays watchdog (softdog) has none.
-    driver: Option<String>,
+    /// What its driver calls it (sysfs-class-watchdog). Not every driver says which hardware it drives.
+    identity: String,
 }
 
 fn found(class: &Path) -> Vec<Device> {
     let Ok(entries) = fs::read_dir(class) else { return Vec::new() };
     let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    let mut devices: Vec<_> = names.map(|name| Device { driver: driver(&class.join(&name)), name }).collect();
+    let mut devices: Vec<_> = names.map(|name| Device { identity: identity(&class.join(&name)), name }).collect();
     devices.sort_by(|a, b| a.name.cmp(&b.name));
     devices
 }
 
-fn driver(device: &Path) -> Option<String> {
-    let link = fs::read_link(device.join("device/driver")).ok()?;
-    Some(link.file_name()?.to_string_lossy().into_owned())
+fn identity(device: &Path) -> String {
+    fs::read_to_string(device.join("identity")).unwrap_or_default().trim().to_owned()
 }
 
 /// Somebody gave a virtual machine this one for the purpose, and it can tell of the last reset; the chipset's own (iTCO), which
 /// is there anyway, cannot.
-const PREFERRED: &str = "i6300ESB";
+const PREFERRED: &str = "i6300ESB timer";
+/// The kernel's own timer that plays watchdog (softdog).
+const KERNELS_TIMER: &str = "Software Watchdog";
 
 /// The preferred piece of hardware, else the first, else the kernel's timer, which dies with the kernel.
 fn choose(mut devices: Vec<Device>) -> Option<Device> {
-    devices.sort_by_key(|device| match &device.driver {
-        Some(driver) if driver.starts_with(PREFERRED) => 0,
-        Some(_) => 1,
-        None => 2,
+    devices.sort_by_key(|device| match device.identity.as_str() {
+        PREFERRED => 0,
+        KERNELS_TIMER => 2,
+        _ => 1,
     });
     devices.into_iter().next()
 }
 
 #[cfg(test)]
 mod tests {
-    use std::os::unix::fs::symlink;
-
     use super::*;
 
     #[test]
     fn hardware_goes_before_the_kernels_timer() {
         let class = tempfile::tempdir().unwrap();
-        fs::create_dir(class.path().join("watchdog0")).unwrap();
-        fs::create_dir_all(class.path().join("watchdog1/device")).unwrap();
-        symlink("../../bus/pci/drivers/i6300ESB timer", class.path().join("watchdog1/device/driver")).unwrap();
-        fs::create_dir_all(class.path().join("watchdog2/device")).unwrap();
-        symlink("../../bus/platform/drivers/iTCO_wdt", class.path().join("watchdog2/device/driver")).unwrap();
+        for (name, identity) in [("watchdog0", KERNELS_TIMER), ("watchdog1", PREFERRED), ("watchdog2", "iTCO_wdt")] {
+            fs::create_dir(class.path().join(name)).unwrap();
+            fs::write(class.path().join(name).join("identity"), format!("{identity}\n")).unwrap();
+        }
         let devices = found(class.path());
-        let chipset = [devices[0].clone(), devices[2].clone()];
-        assert_eq!(choose(chipset.to_vec()).unwrap().name, "watchdog2");
-        let hardware = Device { name: "watchdog1".to_owned(), driver: Some("i6300ESB timer".to_owned()) };
-        assert_eq!(choose(devices.clone()), Some(hardware));
-        assert_eq!(choose(devices[..1].to_vec()).unwrap().name, "watchdog0");
+        let chosen = |devices: &[Device]| choose(devices.to_vec()).unwrap().identity;
+        assert_eq!(chosen(&devices), PREFERRED);
+        assert_eq!(chosen(&[devices[0].clone(), devices[2].clone()]), "iTCO_wdt");
+        assert_eq!(chosen(&devices[..1]), KERNELS_TIMER);
         assert_eq!(choose(found(Path::new("/nonexistent"))), None);
     }
 
