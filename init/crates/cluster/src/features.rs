@@ -27,6 +27,8 @@ use leases::Lead;
 
 /// Before another try.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
+/// While a node is awaited.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// What somebody else changed is put right after this long.
 const RESYNC: Duration = Duration::from_mins(5);
 /// The name under which the build imports it, with its version behind.
@@ -191,10 +193,10 @@ impl Features {
                     self.node.status.fails(ConditionKind::DnsApplied, "the image of CoreDNS is not imported yet");
                     RESYNC
                 }
-                Some(image) => match self.apply_dns(&dns::Wanted { image, upstream: upstream.clone(), nodes }).await {
-                    Ok(how) => {
+                Some(image) => match self.apply_dns(image, upstream.clone(), nodes).await {
+                    Ok((how, is_settled)) => {
                         self.node.status.holds(ConditionKind::DnsApplied, how);
-                        RESYNC
+                        if is_settled { RESYNC } else { LOOK_AGAIN }
                     }
                     Err(error) => {
                         self.tell(ConditionKind::DnsApplied, &error);
@@ -211,16 +213,24 @@ impl Features {
         }
     }
 
-    /// Says how it stands. Of several control planes the one with the lead states it; the only one has nobody to wait for.
-    async fn apply_dns(&self, wanted: &dns::Wanted) -> Result<String, KubernetesApiError> {
+    /// Says how it stands, and whether that is all for now. Of several control planes the one with the lead states it; the only node has
+    /// nobody to wait for.
+    async fn apply_dns(
+        &self,
+        image: String,
+        upstream: Vec<std::net::IpAddr>,
+        nodes: usize,
+    ) -> Result<(String, bool), KubernetesApiError> {
         let client = self.api.client()?;
-        if wanted.nodes > 1
+        if nodes > 1
             && let Lead::Elsewhere(holder) = leases::lead(&client, &hostname()).await?
         {
-            return Ok(format!("left to the control plane that leads, {holder}"));
+            return Ok((format!("left to the control plane that leads, {holder}"), true));
         }
-        dns::apply(&client, &self.node.cluster(), wanted).await?;
-        Ok(format!("{} is deployed", wanted.image))
+        let (replicas, is_settled) = dns::replicas(&client, nodes).await?;
+        let wanted = dns::Wanted { image, upstream, replicas };
+        dns::apply(&client, &self.node.cluster(), &wanted).await?;
+        Ok((format!("{} is deployed", wanted.image), is_settled))
     }
 
     async fn access_applied(&self) {

@@ -5,7 +5,7 @@
 //! reads its Corefile again when the `ConfigMap` changes.
 //!
 //! One control plane states all this for the cluster, or those with other resolvers would take turns. A cluster of several nodes has two
-//! replicas, on two of them: the second waits until there is one.
+//! replicas, on two of them, from the moment on in which there are two to run them.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -13,9 +13,11 @@ use std::net::IpAddr;
 use keelson_config::ClusterConfig;
 use serde_json::{Value, json};
 
+use super::node_object::readiness;
 use crate::client::{Client, ClientError};
 
 const NAME: &str = "coredns";
+const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/kube-system/deployments/coredns";
 const ROLE: &str = "system:coredns";
 /// The name that every Kubernetes distribution gives the Service; tools look for it.
 const SERVICE: &str = "kube-dns";
@@ -49,8 +51,26 @@ pub(super) fn access() -> Vec<(String, Value)> {
 pub struct Wanted {
     pub image: String,
     pub upstream: Vec<IpAddr>,
-    /// How many nodes the cluster has.
-    pub nodes: usize,
+    pub replicas: u64,
+}
+
+/// How many replicas there are to be for a cluster of `members` nodes, and whether that is all for now. A second one before a second node
+/// is Ready would be put beside the first, and stay there.
+pub async fn replicas(client: &Client, members: usize) -> Result<(u64, bool), ClientError> {
+    if members < 2 {
+        return Ok((1, true));
+    }
+    let nodes = client.get("/api/v1/nodes").await?;
+    let nodes = nodes.get("items").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if nodes.iter().filter(|node| readiness(node).0).count() >= 2 {
+        return Ok((2, true));
+    }
+    // Nodes that are down for a while are no reason to have less.
+    match client.get(DEPLOYMENT).await {
+        Ok(deployment) => Ok((deployment.pointer("/spec/replicas").and_then(Value::as_u64).unwrap_or(1), false)),
+        Err(error) if error.is_not_found() => Ok((1, false)),
+        Err(error) => Err(error),
+    }
 }
 
 pub async fn apply(client: &Client, cluster: &ClusterConfig, wanted: &Wanted) -> Result<(), ClientError> {
@@ -59,7 +79,7 @@ pub async fn apply(client: &Client, cluster: &ClusterConfig, wanted: &Wanted) ->
         (format!("{core}/serviceaccounts/{NAME}"), service_account()),
         (format!("{core}/configmaps/{NAME}"), configuration(cluster, &wanted.upstream)),
         (format!("{core}/services/{SERVICE}"), service(cluster)),
-        (format!("/apis/apps/v1/namespaces/kube-system/deployments/{NAME}"), deployment(wanted)),
+        (DEPLOYMENT.to_owned(), deployment(wanted)),
     ];
     futures::future::try_join_all(objects.iter().map(|(path, object)| client.apply(path, object))).await?;
     Ok(())
@@ -131,7 +151,7 @@ fn deployment(wanted: &Wanted) -> Value {
         "kind": "Deployment",
         "metadata": metadata(NAME),
         "spec": {
-            "replicas": if wanted.nodes > 1 { 2 } else { 1 },
+            "replicas": wanted.replicas,
             "strategy": { "type": "RollingUpdate", "rollingUpdate": { "maxUnavailable": 1 } },
             "selector": { "matchLabels": { "k8s-app": SERVICE } },
             "template": { "metadata": { "labels": { "k8s-app": SERVICE } }, "spec": pod(&wanted.image) },
@@ -220,15 +240,6 @@ mod tests {
     fn upstreams_are_named_in_their_order() {
         let upstream = ["10.0.2.3".parse().unwrap(), "192.0.2.1".parse().unwrap()];
         assert!(corefile("cluster.local", &upstream).contains("forward . 10.0.2.3 192.0.2.1 {"));
-    }
-
-    #[test]
-    fn one_node_has_one_replica_and_several_have_two() {
-        let replicas = |nodes| {
-            let wanted = Wanted { image: "i".to_owned(), upstream: Vec::new(), nodes };
-            deployment(&wanted)["spec"]["replicas"].as_u64().unwrap()
-        };
-        assert_eq!([0, 1, 2, 9].map(replicas), [1, 1, 2, 2]);
     }
 
     #[test]

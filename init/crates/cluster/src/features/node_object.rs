@@ -110,7 +110,7 @@ async fn configure_pod_network(node: &Node, files: &Arc<dyn Files>, object: &Val
     true
 }
 
-fn readiness(object: &Value) -> (bool, String) {
+pub(super) fn readiness(object: &Value) -> (bool, String) {
     let conditions = object.pointer("/status/conditions").and_then(Value::as_array);
     let ready = conditions.into_iter().flatten().find(|condition| condition["type"] == "Ready");
     match ready {
