@@ -258,20 +258,18 @@ fn serves_and_is_removed(node: &Node, machine: &Machine, started: Instant) -> Ou
     let answer = run_manifest(node, "on-second", &manifest)?;
     ensure(answer.trim() == "from the worker", || format!("on the worker it printed {answer:?}"))?;
     reaches_pods_of_another_node(node)?;
-    wait_for_dns_on(node, &[node.machine.name(), "second"])?;
+    wait_for_dns_on(node, &["first", "second"])?;
     node.keelctl(&["node", "remove", "second"])?;
     let nodes = node.kubectl().run(&["get", "nodes", "-o", "name"])?;
     ensure(!nodes.contains("second"), || format!("after the removal there are {nodes}"))?;
     let deadline = node.machine.speed().scale(MINUTES);
     machine.console().wait_for("was removed from cluster", 0, deadline)?;
-    wait_for_dns_on(node, &[node.machine.name()])
+    wait_for_dns_on(node, &["first"])
 }
 
-/// A replica of cluster DNS on each of these nodes, and no other.
+/// A replica of cluster DNS on each of these nodes, which are named in order, and no other.
 fn wait_for_dns_on(node: &Node, wanted: &[&str]) -> Outcome {
     let awaited = format!("cluster DNS on {}", wanted.join(" and "));
-    let mut wanted = wanted.to_vec();
-    wanted.sort_unstable();
     wait::until(&awaited, node.machine.speed().scale(MINUTES), || {
         let pods = node.kubectl().json(&["-n", "kube-system", "get", "pods", "-l", "k8s-app=kube-dns"]);
         let pods = pods.map_err(|error| error.to_string())?;
