@@ -131,7 +131,7 @@ impl Console {
             self.troubles.truncate(TROUBLES_MAX - 1);
             self.troubles.push_front(line.clone());
         }
-        for terminal in self.terminals.iter_mut().filter(|terminal| self.off_screen || terminal.drawn.is_empty()) {
+        for terminal in self.terminals.iter_mut().filter(|terminal| terminal.drawn.is_empty()) {
             terminal.push(&line);
         }
     }

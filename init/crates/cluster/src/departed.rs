@@ -34,12 +34,15 @@ pub async fn keep(node: Arc<Node>, files: Arc<dyn Files>, registry: Arc<Registry
             match write(&node, &files, &wanted).await {
                 Ok(()) => {
                     complaint.passed();
-                    written = wanted;
+                    written = wanted.clone();
                 }
                 Err(reason) => complaint.of(format!("having connections of removed nodes cut: {reason}")),
             }
         }
-        let news = tokio::time::timeout(LOOK, views.changed()).await;
+        // Nobody's period ends, and nothing is to be written again.
+        let is_idle = wanted == written && wanted.addresses.is_empty();
+        let pause = if is_idle { Duration::MAX } else { LOOK };
+        let news = tokio::time::timeout(pause, views.changed()).await;
         if matches!(news, Ok(Err(_))) {
             return;
         }

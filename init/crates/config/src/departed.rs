@@ -22,10 +22,6 @@ pub struct Departed {
 impl Departed {
     /// `None` while nobody has left; a file that is malformed is an error of its writer.
     pub fn read(path: &Path) -> std::io::Result<Option<Self>> {
-        match std::fs::read(path) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        crate::wish::read(path)
     }
 }

@@ -31,6 +31,7 @@ mod secret;
 #[cfg(feature = "sources")]
 pub mod smbios;
 mod source;
+mod wish;
 #[cfg(feature = "sources")]
 pub mod words;
 

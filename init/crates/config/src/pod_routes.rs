@@ -36,10 +36,6 @@ pub struct PodNode {
 impl PodRoutes {
     /// `None` while nothing was asked for; a file that is malformed is an error of its writer and asks for nothing new.
     pub fn read(path: &Path) -> std::io::Result<Option<Self>> {
-        match std::fs::read(path) {
-            Ok(bytes) => Ok(Some(serde_json::from_slice(&bytes)?)),
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
-        }
+        crate::wish::read(path)
     }
 }

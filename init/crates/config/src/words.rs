@@ -184,16 +184,17 @@ fn our_key(key: &[u8]) -> Option<String> {
     if let Some(rest) = key.strip_prefix("keelson.") {
         return Some(rest.to_owned());
     }
-    matches!(key.as_str(), "ip" | "nameserver" | "vlan" | "bond" | "rd.route").then_some(key)
+    is_without_prefix(&key).then_some(key)
 }
 
 /// The key as one writes it on a command line.
 pub(crate) fn spelling(key: &str) -> String {
-    if matches!(key, "ip" | "nameserver" | "vlan" | "bond" | "rd.route") {
-        key.to_owned()
-    } else {
-        format!("keelson.{key}")
-    }
+    if is_without_prefix(key) { key.to_owned() } else { format!("keelson.{key}") }
+}
+
+/// The kernel's words and dracut's.
+fn is_without_prefix(key: &str) -> bool {
+    matches!(key, "ip" | "nameserver" | "vlan" | "bond" | "rd.route")
 }
 
 fn commas(value: &str) -> Vec<String> {

@@ -4,6 +4,7 @@
 //! By `sock_diag(7)`: the kernel lists its TCP sockets, and `SOCK_DESTROY` ends one (`CONFIG_INET_DIAG_DESTROY`, `CAP_NET_ADMIN`). Its process
 //! reads `ECONNABORTED`, the other end is sent a reset.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
@@ -11,7 +12,7 @@ use std::time::Duration;
 
 use keelson_config::departed::Departed;
 
-use crate::say::{failed, say};
+use crate::say::{Complaint, say};
 
 mod diag;
 
@@ -28,39 +29,31 @@ enum CutError {
 
 /// For as long as the process runs.
 pub async fn run(path: PathBuf) {
-    let mut complaint = String::new();
+    let mut complaint = Complaint::default();
     loop {
         match look(&path) {
             Ok(cut) => {
-                complaint.clear();
+                complaint.passed();
                 for (address, count) in cut {
                     say(format_args!("{address} was removed from the cluster: {count} of its connections are cut"));
                 }
             }
-            Err(error) => {
-                // Once for each new reason; tried again at the next look.
-                let text = format!("{error:?}");
-                if text != complaint {
-                    failed(&error);
-                    complaint = text;
-                }
-            }
+            // Tried again at the next look.
+            Err(error) => complaint.of(&error),
         }
         tokio::time::sleep(LOOK).await;
     }
 }
 
 /// How many connections were cut, by whose they were.
-fn look(path: &Path) -> Result<Vec<(IpAddr, usize)>, CutError> {
+fn look(path: &Path) -> Result<BTreeMap<IpAddr, usize>, CutError> {
     let departed = Departed::read(path).map_err(|source| CutError::Read { path: path.to_owned(), source })?;
-    let Some(departed) = departed.filter(|departed| !departed.addresses.is_empty()) else { return Ok(Vec::new()) };
-    let mut cut = Vec::new();
-    for address in departed.addresses {
-        let theirs = |socket: &diag::Tcp| socket.remote == address && departed.ports.contains(&socket.local_port);
-        let count = diag::destroy(theirs).map_err(CutError::Diag)?;
-        if count > 0 {
-            cut.push((address, count));
-        }
+    let Some(departed) = departed.filter(|departed| !departed.addresses.is_empty()) else { return Ok(BTreeMap::new()) };
+    let theirs =
+        |socket: &diag::Tcp| departed.addresses.contains(&socket.remote) && departed.ports.contains(&socket.local_port);
+    let mut cut = BTreeMap::new();
+    for address in diag::destroy(theirs).map_err(CutError::Diag)? {
+        *cut.entry(address).or_default() += 1;
     }
     Ok(cut)
 }

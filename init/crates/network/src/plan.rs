@@ -17,12 +17,7 @@ pub struct Plan {
 
 impl Plan {
     fn of(entry: &LinkConfig) -> Self {
-        Self {
-            method: entry.method.clone(),
-            mtu: entry.mtu,
-            nameservers: entry.nameservers.clone(),
-            routes: Vec::new(),
-        }
+        Self { nameservers: entry.nameservers.clone(), ..Self::by(entry.method.clone(), entry.mtu) }
     }
 
     fn by(method: AddressMethod, mtu: Option<u32>) -> Self {

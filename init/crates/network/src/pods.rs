@@ -19,7 +19,7 @@ use ipnet::IpNet;
 use keelson_config::pod_routes::{PodRoutes, TUNNEL_OVERHEAD};
 
 use crate::links::{Address, Link, Links, is_global};
-use crate::say::{failed, say};
+use crate::say::{Complaint, failed, say};
 
 mod kernel;
 mod masquerade;
@@ -74,15 +74,11 @@ pub async fn run(path: PathBuf) {
         Ok(kernel) => kernel,
         Err(error) => return failed(&PodsError::Connect(error)),
     };
-    let mut keeper = Keeper { path, kernel, done: None, age: Duration::ZERO, complaint: String::new() };
+    let mut keeper = Keeper { path, kernel, done: None, age: Duration::ZERO, complaint: Complaint::default() };
     loop {
         if let Err(error) = keeper.look().await {
-            // Once for each new reason; tried again at the next look.
-            let text = format!("{error:?}");
-            if text != keeper.complaint {
-                failed(&error);
-                keeper.complaint = text;
-            }
+            // Tried again at the next look.
+            keeper.complaint.of(&error);
         }
         tokio::time::sleep(LOOK).await;
         keeper.age += LOOK;
@@ -95,7 +91,7 @@ struct Keeper {
     /// The wish that the kernel has, and since when.
     done: Option<PodRoutes>,
     age: Duration,
-    complaint: String,
+    complaint: Complaint,
 }
 
 impl Keeper {
@@ -117,7 +113,7 @@ impl Keeper {
             say(format_args!("ways to the pods of {} other nodes", wish.nodes.len()));
         }
         self.done = Some(wish);
-        self.complaint.clear();
+        self.complaint.passed();
         Ok(())
     }
 }

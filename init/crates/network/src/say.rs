@@ -9,6 +9,24 @@ pub fn say(line: impl Display) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
 
+/// About what fails again and again: said once for each new reason.
+#[derive(Debug, Default)]
+pub struct Complaint(String);
+
+impl Complaint {
+    pub fn of(&mut self, error: &dyn Error) {
+        let text = format!("{error:?}");
+        if text != self.0 {
+            failed(error);
+            self.0 = text;
+        }
+    }
+
+    pub fn passed(&mut self) {
+        self.0.clear();
+    }
+}
+
 /// An error with its causes, once, where it is handled.
 pub fn failed(error: &dyn Error) {
     let mut line = error.to_string();

@@ -48,18 +48,20 @@ pub(super) struct Tcp {
     id: [u8; ID_BYTES],
 }
 
-/// Ends the connections that are `wanted`, and says how many.
-pub(super) fn destroy(wanted: impl Fn(&Tcp) -> bool) -> io::Result<usize> {
+/// Ends the connections that are `wanted`, and says whose each was.
+pub(super) fn destroy(wanted: impl Fn(&Tcp) -> bool) -> io::Result<Vec<IpAddr>> {
     let mut socket =
         Socket::new(Domain::from(AF_NETLINK), Type::RAW.cloexec(), Some(Protocol::from(NETLINK_SOCK_DIAG)))?;
     socket.set_read_timeout(Some(PATIENCE))?;
-    let mut count = 0;
+    let mut ended = Vec::new();
     for family in [AF_INET, AF_INET6] {
         for connection in list(&mut socket, family)?.into_iter().filter(&wanted) {
-            count += usize::from(end(&mut socket, &connection)?);
+            if end(&mut socket, &connection)? {
+                ended.push(connection.remote);
+            }
         }
     }
-    Ok(count)
+    Ok(ended)
 }
 
 fn list(socket: &mut Socket, family: u8) -> io::Result<Vec<Tcp>> {
