@@ -128,7 +128,10 @@ fn keeps_asking_a_silent_server_and_says_so() {
     world.wait("the line about the silence", || {
         world.output().contains("no DHCP answer on eth0 for 10 s, still asking")
     });
-    assert!(world.state().problems.iter().any(|problem| problem.starts_with("no DHCP answer on eth0")));
+    // The line comes first; the state is written after it.
+    world.wait("the problem in the state", || {
+        world.state().problems.iter().any(|problem| problem.starts_with("no DHCP answer on eth0"))
+    });
     assert!(server.asked().len() >= 3, "{:?}", server.asked());
     assert!(!world.is_ready());
     server.set(|behaviour| behaviour.silent = false);
