@@ -7,7 +7,8 @@ use std::process::{Child, Command, Stdio};
 use keelson_etcd_api::etcdserverpb as pb;
 use tonic::transport::{Certificate, Endpoint, Identity};
 
-use crate::servers::{Server, etcd_program, free_port, wait_until};
+use crate::ports::free_port;
+use crate::servers::{Server, etcd_program, wait_until};
 use crate::tls::{Authority, https_request};
 
 const TOKEN: &str = "a-token-for-this-test";

@@ -22,6 +22,8 @@ mod kubernetes;
 mod leases;
 mod model;
 mod model_test;
+#[path = "../support/ports.rs"]
+mod ports;
 mod servers;
 mod streams;
 mod tls;

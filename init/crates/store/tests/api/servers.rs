@@ -1,7 +1,6 @@
 //! Servers as child processes, and clients of them.
 
 use std::io::Read as _;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -15,6 +14,8 @@ use keelson_etcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use keelson_etcd_api::etcdserverpb::watch_client::WatchClient;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::ports::free_port;
 
 /// How long a server may take to be ready, and a condition to come true, on a machine that builds at the same time.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
@@ -47,10 +48,6 @@ impl Drop for Server {
             println!("{}:\n{}", self.program.display(), self.log());
         }
     }
-}
-
-pub(crate) fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Server {

@@ -1,6 +1,5 @@
 //! Members as child processes, and clients of them.
 
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -16,6 +15,8 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::ports::free_port;
 
 /// How long a condition may take to come true, on a machine that builds at the same time.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
@@ -36,11 +37,6 @@ pub(crate) struct Member {
     directory: PathBuf,
     arguments: Vec<String>,
     child: Option<Child>,
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 impl Cluster {

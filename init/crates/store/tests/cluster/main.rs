@@ -6,4 +6,6 @@ mod faults;
 mod harness;
 mod leases;
 mod membership;
+#[path = "../support/ports.rs"]
+mod ports;
 mod snapshots;

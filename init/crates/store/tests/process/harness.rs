@@ -1,7 +1,6 @@
 //! Starting the program and waiting for what it says.
 
 use std::io::{BufRead, BufReader};
-use std::net::TcpListener;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
@@ -11,6 +10,8 @@ use bytes::Bytes;
 use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
 use tonic::transport::{Channel, Endpoint};
+
+use crate::ports::free_port;
 
 /// What a start or stop may take here, with the processor shared by all tests.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -113,11 +114,6 @@ fn until(mut condition: impl FnMut() -> bool) -> bool {
         std::thread::yield_now();
     }
     true
-}
-
-/// A port that was free a moment ago.
-fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
 }
 
 pub(crate) fn put(key: &str, value: impl Into<Bytes>) -> pb::PutRequest {

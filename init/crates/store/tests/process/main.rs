@@ -5,4 +5,6 @@
 mod crash;
 mod harness;
 mod lifecycle;
+#[path = "../support/ports.rs"]
+mod ports;
 mod space;
