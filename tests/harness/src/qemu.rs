@@ -224,6 +224,12 @@ impl Card {
             Self::Vmxnet3 => "vmxnet3",
         }
     }
+
+    /// Whether this host's QEMU has it.
+    pub fn is_offered(self) -> Result<bool, QemuError> {
+        let help = Command::new("qemu-system-x86_64").args(["-device", "help"]).output().map_err(QemuError::Start)?;
+        Ok(contains(&help.stdout, format!("name \"{}\"", self.device()).as_bytes()))
+    }
 }
 
 impl Disk {
