@@ -157,9 +157,13 @@ fn our_disk_is_taken_at_once() {
     let device = machine.add("vdb", 8 * GIB);
     gpt::write(&device, geometry(8 * GIB), &our_table(gpt::COMPLETE)).unwrap();
     machine.add("vda", 8 * GIB);
-    let start = Instant::now();
-    assert_eq!(decide(&machine.places, NO_BOOT).unwrap().1, Decision::Use("vdb".to_owned()));
-    assert!(start.elapsed() < SETTLE);
+    // Who waits takes so long each time; who does not may be kept waiting by a busy machine now and then.
+    let at_once = (0..20).any(|_| {
+        let start = Instant::now();
+        assert_eq!(decide(&machine.places, NO_BOOT).unwrap().1, Decision::Use("vdb".to_owned()));
+        start.elapsed() < SETTLE
+    });
+    assert!(at_once);
 }
 
 #[test]
