@@ -20,6 +20,10 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
+/// What is answered with many bytes.
+pub(crate) const BULK: &str = "/bulk";
+static BULK_BYTES: [u8; 1 << 20] = [0; 1 << 20];
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Mood {
     Ready,
@@ -128,7 +132,8 @@ async fn answer(
     mut mood: watch::Receiver<Mood>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     awake(&mut mood).await;
-    let mut response = Response::new(Full::from(name));
+    let bulk = request.uri().path() == BULK;
+    let mut response = Response::new(if bulk { Full::from(BULK_BYTES.as_slice()) } else { Full::from(name) });
     if request.uri().path() == "/readyz" && *mood.borrow() == Mood::NotReady {
         *response.status_mut() = StatusCode::INTERNAL_SERVER_ERROR;
         *response.body_mut() = Full::from("[+]ping ok\n[-]etcd failed: reason withheld\nreadyz check failed");
