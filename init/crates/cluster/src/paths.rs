@@ -63,7 +63,7 @@ impl Paths {
 
     /// Exists while a removed node forgets its cluster.
     pub fn leaving(&self) -> PathBuf {
-        self.cluster_state().join("leaving")
+        self.at(keelson_config::LEAVING_PATH)
     }
 
     pub fn store_data(&self) -> PathBuf {

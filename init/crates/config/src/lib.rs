@@ -59,3 +59,6 @@ pub const TOKEN_PATH: &str = "/run/keelson/config/token";
 pub const REGISTRY_CREDENTIALS_PATH: &str = "/run/keelson/config/registries.json";
 /// Where PID 1 writes the clock floor: seconds since the epoch, decimal. Nothing sets the clock below it.
 pub const CLOCK_FLOOR_PATH: &str = "/run/keelson/config/clock-floor";
+
+/// There from a node's removal from its cluster until it has forgotten it: DATA is made anew before it is mounted.
+pub const LEAVING_PATH: &str = "/state/cluster/leaving";

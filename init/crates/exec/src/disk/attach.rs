@@ -5,11 +5,12 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 
+use keelson_config::LEAVING_PATH;
 use keelson_job::{DATA, STATE, USER_IMAGES};
 use keelson_sys::mount::{self, MountFlags};
 use thiserror::Error;
 
-use super::make::DATA_LABEL;
+use super::make::{self, DATA_LABEL, MakeError};
 use super::signature::{self, Labelled};
 
 const E2FSCK: &str = "/usr/bin/e2fsck";
@@ -27,6 +28,8 @@ pub(crate) enum AttachError {
     RunCheck(#[source] io::Error),
     #[error("{} has errors that e2fsck does not correct by itself; it is left as it is: {output}", path.display())]
     Damaged { path: PathBuf, output: String },
+    #[error("cannot make DATA again on {}, as a node has to that was removed from its cluster", path.display())]
+    MakeAgain { path: PathBuf, source: MakeError },
     #[error("cannot mount {what} at {target}")]
     Mount { what: String, target: &'static str, source: io::Error },
 }
@@ -45,14 +48,21 @@ const EXT4_OPTIONS: &str = "errors=remount-ro";
 
 /// Returns what is worth a line on the console.
 pub(super) fn check_and_mount(state: &Path, state_label: &str, data: &Path) -> Result<Vec<String>, AttachError> {
-    let checks = [(state, state_label), (data, DATA_LABEL)].map(|(volume, label)| start_check(volume, label));
+    let [state_check, data_check] =
+        [(state, state_label), (data, DATA_LABEL)].map(|(volume, label)| start_check(volume, label));
     let mut notes = Vec::new();
-    for check in checks {
-        if let Some(check) = check? {
-            notes.extend(finish_check(check)?);
-        }
-    }
+    notes.extend(state_check?.map(finish_check).transpose()?.flatten());
     mount_at(state, STATE, "ext4", STATE_FLAGS, EXT4_OPTIONS)?;
+    if Path::new(LEAVING_PATH).exists() {
+        // Whatever it says: but nobody else may be at work there.
+        if let Ok(Some(mut check)) = data_check {
+            check.child.wait().map_err(AttachError::RunCheck)?;
+        }
+        make::make_data_again(data).map_err(|source| AttachError::MakeAgain { path: data.to_owned(), source })?;
+        notes.push("this node was removed from its cluster, and DATA was made anew".to_owned());
+    } else {
+        notes.extend(data_check?.map(finish_check).transpose()?.flatten());
+    }
     mount_at(data, DATA, "ext4", DATA_FLAGS, EXT4_OPTIONS)?;
     Ok(notes)
 }

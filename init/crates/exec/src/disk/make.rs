@@ -37,6 +37,10 @@ const STATE_SHARE: u64 = 8;
 const STATE_MINIMUM: u64 = 256 * MIB;
 const STATE_MAXIMUM: u64 = 8192 * MIB;
 
+/// Sized for a node's small, frequent commits.
+const STATE_JOURNAL_MIB: u32 = 32;
+const DATA_JOURNAL_MIB: u32 = 64;
+
 const MKFS: &str = "/usr/bin/mkfs.ext4";
 
 #[derive(Debug, Error)]
@@ -166,31 +170,40 @@ pub(super) fn appear(disk: &Disk, places: &Places, number: usize) -> Result<Path
 /// Both at once: a machine has a processor for each, and most of the time is their start.
 pub(super) fn make_file_systems(disk: &Disk, places: &Places, table: &Table) -> Result<(), MakeError> {
     let mut makers = Vec::new();
-    for (kind, label, journal_mib) in [(STATE_TYPE, STATE_LABEL, 32), (DATA_TYPE, DATA_LABEL, 64)] {
+    for (kind, label, journal_mib) in
+        [(STATE_TYPE, STATE_LABEL, STATE_JOURNAL_MIB), (DATA_TYPE, DATA_LABEL, DATA_JOURNAL_MIB)]
+    {
         let number = table.find(kind).map_or(0, |(number, _)| number);
         let volume = appear(disk, places, number)?;
-        let maker = start_mkfs(&volume, label, journal_mib).map_err(MakeError::RunMkfs)?;
+        let maker = start_mkfs(&volume, label, journal_mib, "nodiscard").map_err(MakeError::RunMkfs)?;
         makers.push((volume, maker));
     }
-    for (volume, maker) in makers {
-        let output = maker.wait_with_output().map_err(MakeError::RunMkfs)?;
-        if !output.status.success() {
-            let words = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
-            return Err(MakeError::Mkfs { path: volume, output: words });
-        }
-        flush(&volume)?;
-    }
-    Ok(())
+    makers.into_iter().try_for_each(|(volume, maker)| finish_mkfs(&volume, maker))
 }
 
-/// Inode tables are zeroed later by the kernel, blank space is not discarded: both would only take time. The journal is sized for
-/// a node's small, frequent commits.
-fn start_mkfs(volume: &Path, label: &str, journal_mib: u32) -> io::Result<Child> {
+/// Makes DATA in the place where it was, and lets the disk forget what was there, if it can. A cut in between leaves what made
+/// it necessary, so that the next boot does it again.
+pub(super) fn make_data_again(volume: &Path) -> Result<(), MakeError> {
+    let maker = start_mkfs(volume, DATA_LABEL, DATA_JOURNAL_MIB, "discard").map_err(MakeError::RunMkfs)?;
+    finish_mkfs(volume, maker)
+}
+
+fn finish_mkfs(volume: &Path, maker: Child) -> Result<(), MakeError> {
+    let output = maker.wait_with_output().map_err(MakeError::RunMkfs)?;
+    if !output.status.success() {
+        let words = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+        return Err(MakeError::Mkfs { path: volume.to_owned(), output: words });
+    }
+    flush(volume)
+}
+
+/// Inode tables are zeroed later by the kernel, and blank space is not discarded: both would only take time.
+fn start_mkfs(volume: &Path, label: &str, journal_mib: u32, discard: &str) -> io::Result<Child> {
     Command::new(MKFS)
         .args(["-q", "-F", "-b", "4096", "-m", "1", "-L", label])
         .args(["-J", &format!("size={journal_mib}")])
         .args(["-O", "extent,64bit,metadata_csum,has_journal,dir_index,flex_bg,huge_file,dir_nlink,extra_isize"])
-        .args(["-E", "nodiscard,lazy_itable_init=1,lazy_journal_init=0"])
+        .args(["-E", &format!("{discard},lazy_itable_init=1,lazy_journal_init=0")])
         .arg(volume)
         .stdin(Stdio::null())
         .stdout(Stdio::null())
