@@ -172,6 +172,9 @@ pub struct StoreMember {
     pub peer_urls: Vec<String>,
     /// Whether it takes part in decisions; otherwise it follows them.
     pub votes: bool,
+    /// Whether it leads the others now.
+    #[serde(default)]
+    pub leads: bool,
 }
 
 /// What a node has to know of its cluster.

@@ -15,6 +15,7 @@ pub mod boots;
 pub mod error;
 pub mod join;
 pub mod logs;
+pub mod membership;
 pub mod nodes;
 pub mod openapi;
 pub mod operators;
@@ -32,6 +33,7 @@ pub use join::{
     StoreMember, StoreMembers, TrustBundle, WrappedSecrets,
 };
 pub use logs::LogQuery;
+pub use membership::Membership;
 pub use nodes::{Denial, DrainStep, DrainingPod, Node, NodeList, NodeOrder, NodeOrdered, RemovalOrder};
 pub use operators::{
     Certificate, CertificateRequest, Challenge, KubeconfigMaterial, KubeconfigRequest, PublicAuthority,

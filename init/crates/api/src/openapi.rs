@@ -9,9 +9,9 @@ use serde_json::{Map, Value, json};
 
 use crate::{
     BootList, Certificate, CertificateRequest, Challenge, CreatedToken, Denial, DrainStep, ErrorBody, JoinRequest,
-    Joined, KubeconfigMaterial, KubeconfigRequest, NodeList, NodeOrder, NodeOrdered, NodeSettings, PowerAccepted,
-    PowerRequest, PublicAuthority, RemovalOrder, RenewRequest, Renewed, ServiceList, Status, StoreMembers, TokenEntry,
-    TokenList, TokenRequest,
+    Joined, KubeconfigMaterial, KubeconfigRequest, Membership, NodeList, NodeOrder, NodeOrdered, NodeSettings,
+    PowerAccepted, PowerRequest, PublicAuthority, RemovalOrder, RenewRequest, Renewed, ServiceList, Status,
+    StoreMembers, TokenEntry, TokenList, TokenRequest,
     logs::{LINES_DEFAULT, LINES_MAX},
     paths,
 };
@@ -108,6 +108,8 @@ pub const OPERATIONS: &[Operation] = &[
         json_of::<PublicAuthority>(),
     )
     .public(),
+    get(paths::MEMBERSHIP, "Whether this node has a cluster, for one that is to found one", json_of::<Membership>())
+        .public(),
     get(paths::CHALLENGE, "A nonce to prove an operator's key with", json_of::<Challenge>()).public(),
     post(
         paths::OPERATOR_CERTIFICATE,
@@ -312,13 +314,12 @@ mod tests {
     }
 
     #[test]
-    fn only_the_way_to_a_certificate_and_a_plain_no_are_public() {
+    fn only_the_way_to_a_certificate_whether_there_is_a_cluster_and_a_plain_no_are_public() {
         let public: Vec<_> =
             OPERATIONS.iter().filter(|operation| operation.access == Access::Public).map(|o| o.path).collect();
-        let certificates =
-            [paths::AUTHORITY, paths::CHALLENGE, paths::OPERATOR_CERTIFICATE, paths::JOIN, paths::NODE_CERTIFICATES];
+        let certificates = [paths::CHALLENGE, paths::OPERATOR_CERTIFICATE, paths::JOIN, paths::NODE_CERTIFICATES];
         let no = [paths::DENIALS];
-        assert_eq!(public, [&certificates[..], &no].concat());
+        assert_eq!(public, [&[paths::AUTHORITY, paths::MEMBERSHIP], &certificates[..], &no].concat());
     }
 
     #[test]

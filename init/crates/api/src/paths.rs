@@ -1,6 +1,8 @@
 //! The paths of the API.
 
 pub const AUTHORITY: &str = "/v1/ca";
+/// Whether a node has a cluster, for one that is about to found one.
+pub const MEMBERSHIP: &str = "/v1/membership";
 pub const CHALLENGE: &str = "/v1/operators/challenge";
 pub const OPERATOR_CERTIFICATE: &str = "/v1/operators/certificate";
 pub const KUBECONFIG: &str = "/v1/kubeconfig";

@@ -15,6 +15,7 @@ pub mod container_runtime;
 pub mod credentials;
 pub mod departed;
 pub mod features;
+pub mod founding;
 pub mod identity;
 pub mod images;
 pub mod join;

@@ -79,6 +79,8 @@ pub enum Decision {
     Member(Box<Membership>),
     /// A token was given, and this node is in no cluster yet.
     Join,
+    /// This node is to found a cluster unless one of these has one.
+    Ask(Vec<String>),
     /// In words for the operator: why this node is in no cluster.
     Waiting(String),
 }
@@ -91,8 +93,10 @@ pub fn decide(
     name: &str,
     clock: Clock,
 ) -> Result<Decision, MembershipError> {
-    if is_leaving(files, paths)? {
+    if files.read(&paths.leaving())?.is_some() {
         forget(files, paths)?;
+        // DATA was made anew before this process began.
+        files.remove(&paths.leaving())?;
     }
     if let Some(content) = files.read(&paths.identity())? {
         let identity = Identity::from_file(&content)?;
@@ -112,10 +116,10 @@ pub fn decide(
                 .to_owned(),
         )),
         Some(reason) => Ok(Decision::Waiting(reason)),
-        None => {
-            files.remove(&paths.token())?;
-            Ok(Decision::Member(Box::new(found(files, paths, name, clock)?)))
-        }
+        None => match &config.peers {
+            Peers::Named(peers) => Ok(Decision::Ask(peers.clone())),
+            _ => Ok(Decision::Member(Box::new(found(files, paths, name, clock)?))),
+        },
     }
 }
 
@@ -132,17 +136,12 @@ fn obstacle(config: &NodeConfig) -> Option<String> {
             "the node is a control plane, belongs to no cluster and was not told to found one; to found one set \
              keelson.bootstrap and keelson.peers=none; {joining}"
         )),
-        (Role::ControlPlane, true, Peers::DeclaredNone) => None,
+        (Role::ControlPlane, true, Peers::DeclaredNone | Peers::Named(_)) => None,
         (Role::ControlPlane, true, Peers::Unsaid) => Some(
             "keelson.bootstrap is set but nothing is said of peers: a reinstalled node cannot be told from a new one. \
-             If no cluster exists, set keelson.peers=none"
+             If no cluster exists, set keelson.peers=none, or keelson.peers to the other control planes, which are asked"
                 .to_owned(),
         ),
-        (Role::ControlPlane, true, Peers::Named(peers)) => Some(format!(
-            "keelson.bootstrap is set and the peers {} are named, but this release of Keelson cannot ask peers whether \
-             they have a cluster; to found a cluster of one node set keelson.peers=none",
-            peers.join(", ")
-        )),
     }
 }
 
@@ -193,13 +192,9 @@ fn control_plane(identity: Identity, held: ControlPlane) -> Membership {
     Membership { identity, trust, standing: Standing::ControlPlane(Arc::new(held)) }
 }
 
-fn is_leaving(files: &dyn Files, paths: &Paths) -> Result<bool, FilesError> {
-    Ok(files.read(&paths.leaving())?.is_some())
-}
-
 /// Forgets the cluster: first that the node is a member of it, then everything that it got there. The marker is there from
-/// before the first step until after the last, so that a cut in between leaves nothing that a later cluster would take up.
-/// The store's data is not a file of this process and goes with [`forget_store`].
+/// before the first step until the next boot has made DATA anew, so that a cut in between leaves nothing that a later cluster would
+/// take up. The store's data is not a file of this process and goes with [`forget_store`].
 pub fn forget(files: &dyn Files, paths: &Paths) -> Result<(), FilesError> {
     files.directory(&paths.cluster_state(), Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
     files.update(&paths.leaving(), b"", Mode::PRIVATE, Owner::ROOT)?;
@@ -208,8 +203,7 @@ pub fn forget(files: &dyn Files, paths: &Paths) -> Result<(), FilesError> {
     Authorities::forget(files, &paths.authorities())?;
     Secrets::forget(files, &paths.cluster_state())?;
     files.remove(&paths.store_members())?;
-    worker::forget(files, paths)?;
-    files.remove(&paths.leaving())
+    worker::forget(files, paths)
 }
 
 /// A node without an identity has no claim on what a store left there, and a member that comes anew must not find it.
@@ -229,7 +223,9 @@ pub fn forget_store(paths: &Paths) -> std::io::Result<()> {
     Ok(())
 }
 
-fn found(files: &dyn Files, paths: &Paths, name: &str, clock: Clock) -> Result<Membership, MembershipError> {
+/// Founds a cluster; nobody else may have one. A token that the node was given with the rest of its fleet is of no use to it.
+pub fn found(files: &dyn Files, paths: &Paths, name: &str, clock: Clock) -> Result<Membership, MembershipError> {
+    files.remove(&paths.token())?;
     let identity = Identity {
         node_uid: NodeUid::generate(),
         cluster_id: ClusterId::generate(),

@@ -14,7 +14,7 @@ use keelson_pki::{Authority, AuthorityKind, Clock, Pair};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
-use crate::identity::Identity;
+use crate::identity::{Identity, NodeUid};
 use crate::membership::Membership;
 use crate::paths::Paths;
 use crate::registry::Registry;
@@ -45,6 +45,9 @@ pub struct Node {
     /// What the cluster said of itself to a node that has joined it.
     told: watch::Sender<Option<Arc<ClusterConfig>>>,
     member: watch::Sender<Option<Arc<Member>>>,
+    /// Whether it is known that the node has no cluster, and that it was given no token to join one.
+    alone: watch::Sender<bool>,
+    instance: NodeUid,
 }
 
 impl Node {
@@ -58,6 +61,8 @@ impl Node {
             network: watch::Sender::new(NetworkState::default()),
             told: watch::Sender::new(None),
             member: watch::Sender::new(None),
+            alone: watch::Sender::new(false),
+            instance: NodeUid::generate(),
         }
     }
 
@@ -117,6 +122,25 @@ impl Node {
 
     pub fn set_member(&self, member: Arc<Member>) {
         self.member.send_replace(Some(member));
+    }
+
+    /// Tells one start of a node from all others.
+    pub fn instance(&self) -> &str {
+        self.instance.as_str()
+    }
+
+    pub fn set_alone(&self) {
+        self.alone.send_replace(true);
+    }
+
+    /// Returns once it is known whether the node has a cluster; one that is joining does not know yet.
+    pub async fn knows_its_cluster(&self) {
+        let mut alone = self.alone.subscribe();
+        tokio::select! {
+            _ = self.member() => {}
+            // The sender is a field of this very node.
+            _ = alone.wait_for(|alone| *alone) => {}
+        }
     }
 
     /// Asks PID 1 something over a connection of its own.

@@ -86,6 +86,8 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn commit(&self, change: Change) -> Answer<'_, bool>;
     /// The store's own members, as a quorum of them knows.
     fn members(&self) -> Answer<'_, Vec<StoreMember>>;
+    /// The id of the member that leads, as this node's own knows; none while there is none.
+    fn leader(&self) -> Answer<'_, Option<u64>>;
     /// What they are after the change.
     fn change_members(&self, change: MemberChange) -> Answer<'_, Vec<StoreMember>>;
 }
@@ -185,6 +187,10 @@ impl Registry {
 
     pub async fn members(&self) -> Result<Vec<StoreMember>, RegistryError> {
         self.backend.members().await
+    }
+
+    pub async fn leader(&self) -> Result<Option<u64>, RegistryError> {
+        self.backend.leader().await
     }
 
     pub async fn change_members(&self, change: MemberChange) -> Result<Vec<StoreMember>, RegistryError> {

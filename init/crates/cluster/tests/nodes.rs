@@ -24,5 +24,11 @@ mod cases;
 #[path = "nodes/control_planes.rs"]
 mod control_planes;
 #[cfg(test)]
+#[path = "nodes/founding.rs"]
+mod founding;
+#[cfg(test)]
+#[path = "nodes/growth.rs"]
+mod growth;
+#[cfg(test)]
 #[path = "nodes/power.rs"]
 mod power;

@@ -156,7 +156,7 @@ pub(crate) struct Remove {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Store {
-    /// Lists its members, and which of them vote
+    /// Lists its members: which of them leads, which vote, and which still learn
     Members(Format),
 }
 

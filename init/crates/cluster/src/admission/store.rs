@@ -57,11 +57,13 @@ impl Admission<'_> {
 
     async fn described(&self, members: &[StoreMember]) -> Result<StoreMembers, AdmissionError> {
         let view = self.registry.refresh().await?;
+        let leader = self.registry.leader().await?;
         let describe = |member: &StoreMember| keelson_api::StoreMember {
             name: member.name.clone(),
             node: node_of(&view, &member.name).map(str::to_owned),
             peer_urls: member.peer_urls.clone(),
             votes: member.votes,
+            leads: leader == Some(member.id),
         };
         Ok(StoreMembers { members: members.iter().map(describe).collect() })
     }

@@ -10,6 +10,7 @@ use std::{
 };
 
 use keelson_api::PORT;
+use keelson_pki::Pair;
 use tokio::{
     net::{TcpListener, UnixListener},
     sync::{Semaphore, watch},
@@ -23,7 +24,7 @@ use super::{
     sources::NodeSource,
     tls::{self, TlsError},
 };
-use crate::node::{Member, Node};
+use crate::node::Node;
 
 /// Connections over TLS at a time; operators and their scripts are few.
 const CONNECTIONS_MAX: usize = 128;
@@ -106,7 +107,7 @@ async fn serve_socket(context: Arc<Context>, path: &Path) -> ListenError {
         Ok(listener) => listener,
         Err(source) => return failed(source),
     };
-    // From here on this process answers: the port follows when there is a cluster, which may never be.
+    // From here on this process answers: the port follows when it is known whether there is a cluster.
     if let Err(source) = keelson_control::notify::ready() {
         return ListenError::Ready { source };
     }
@@ -129,15 +130,15 @@ async fn serve_socket(context: Arc<Context>, path: &Path) -> ListenError {
 }
 
 async fn serve_port(context: Arc<Context>, address: SocketAddr) -> ListenError {
-    let member = context.node.member().await;
+    // A member shows no certificate but its own, from its first moment on: who has pinned that takes another for an attack.
+    context.node.knows_its_cluster().await;
     let failed = |source| ListenError::Tcp { address, source };
     let listener = match bind(address).await {
         Ok(listener) => listener,
         Err(source) => return failed(source),
     };
-    let mut serving = member.api_serving();
-    let mut acceptor = match acceptor(&member, &mut serving) {
-        Ok(acceptor) => acceptor,
+    let mut shown = match Shown::of(&context.node) {
+        Ok(shown) => shown,
         Err(error) => return error.into(),
     };
     let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
@@ -147,13 +148,10 @@ async fn serve_port(context: Arc<Context>, address: SocketAddr) -> ListenError {
             tokio::time::sleep(RETRY_PAUSE).await;
             continue;
         };
-        if serving.has_changed().unwrap_or(false) {
-            acceptor = match self::acceptor(&member, &mut serving) {
-                Ok(acceptor) => acceptor,
-                Err(error) => return error.into(),
-            };
+        if let Err(error) = shown.refresh(&context.node) {
+            return error.into();
         }
-        let (context, acceptor) = (Arc::clone(&context), acceptor.clone());
+        let (context, acceptor) = (Arc::clone(&context), shown.acceptor.clone());
         tokio::spawn(async move {
             serve_tls(context, acceptor, stream, peer.ip()).await;
             drop(slot);
@@ -161,11 +159,35 @@ async fn serve_port(context: Arc<Context>, address: SocketAddr) -> ListenError {
     }
 }
 
-/// With the certificate as it is now.
-fn acceptor(member: &Member, serving: &mut watch::Receiver<Arc<keelson_pki::Pair>>) -> Result<TlsAcceptor, TlsError> {
-    let pair = Arc::clone(&serving.borrow_and_update());
-    let config = tls::server_config(&pair, &member.trust().api)?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
+/// The certificate that is shown: a member's own, and one that nobody can trust while there is no cluster.
+struct Shown {
+    acceptor: TlsAcceptor,
+    serving: Option<watch::Receiver<Arc<Pair>>>,
+}
+
+impl Shown {
+    fn of(node: &Node) -> Result<Self, TlsError> {
+        let (config, serving) = match node.member_now() {
+            Some(member) => {
+                let mut serving = member.api_serving();
+                let pair = Arc::clone(&serving.borrow_and_update());
+                (tls::server_config(&pair, &member.trust().api)?, Some(serving))
+            }
+            None => (tls::passing_config(node.name(), node.clock())?, None),
+        };
+        Ok(Self { acceptor: TlsAcceptor::from(Arc::new(config)), serving })
+    }
+
+    fn refresh(&mut self, node: &Node) -> Result<(), TlsError> {
+        let is_stale = match &self.serving {
+            Some(serving) => serving.has_changed().unwrap_or(false),
+            None => node.member_now().is_some(),
+        };
+        if is_stale {
+            *self = Self::of(node)?;
+        }
+        Ok(())
+    }
 }
 
 /// A kernel without IPv6 has no `[::]`; then all IPv4 addresses are meant.

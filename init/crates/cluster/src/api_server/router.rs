@@ -93,6 +93,7 @@ where
     };
     let (operation, parameter) = found?;
     match operation.path {
+        paths::MEMBERSHIP => Ok(respond::json(&views::membership(&context.node))),
         paths::AUTHORITY => Ok(respond::json(&operators::authority(&*context.member()?))),
         paths::TOKENS
         | paths::TOKEN

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use keelson_pki::Pair;
+use keelson_pki::{Authority, AuthorityError, AuthorityKind, Clock, Names, Pair, Profile, Subject};
 use rustls::{
     RootCertStore, ServerConfig,
     crypto::aws_lc_rs,
@@ -21,8 +21,17 @@ pub enum TlsError {
     Authority(#[source] rustls::Error),
     #[error("the verifier of clients")]
     Verifier(#[from] VerifierBuilderError),
+    #[error("a certificate for a node without a cluster")]
+    Passing(#[from] AuthorityError),
     #[error("the API's serving certificate cannot be used")]
     Serving(#[source] rustls::Error),
+}
+
+/// How a node serves that has no cluster: by an authority whose key is gone when this returns.
+pub fn passing_config(name: &str, clock: Clock) -> Result<ServerConfig, TlsError> {
+    let authority = Authority::create(AuthorityKind::Api, "none", clock)?;
+    let pair = authority.issue(&Profile::server(Subject::named(name), Names::loopback()), clock)?;
+    server_config(&pair, authority.certificate())
 }
 
 /// How the node serves with `serving`, which `authority` has signed. The authority is sent along, so that a client that

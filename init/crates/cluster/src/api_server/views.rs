@@ -2,7 +2,9 @@
 
 use std::{net::IpAddr, time::Duration};
 
-use keelson_api::{Boot, BootList, ErrorCode, NodeList, Service, ServiceList, ServiceState as Shown, Status, Versions};
+use keelson_api::{
+    Boot, BootList, ErrorCode, Membership, NodeList, Service, ServiceList, ServiceState as Shown, Status, Versions,
+};
 use keelson_control::{BootRecord, ClientError, ServiceState, ServiceStatus};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::timeout;
@@ -18,6 +20,14 @@ const NODES_DEADLINE: Duration = Duration::from_secs(15);
 
 /// The pins of the Go parts, of which one line names Kubernetes' version.
 const KUBERNETES_PINS: &str = include_str!("../../../../../image/kubernetes/go.mod");
+
+pub fn membership(node: &Node) -> Membership {
+    Membership {
+        member: node.member_now().is_some(),
+        founds: node.config.bootstrap,
+        instance: node.instance().to_owned(),
+    }
+}
 
 pub fn status(node: &Node) -> Status {
     let member = node.member_now();

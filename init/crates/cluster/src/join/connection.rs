@@ -165,7 +165,10 @@ async fn connect_any(
     }
 }
 
-async fn connect(endpoint: &str, config: &Arc<ClientConfig>) -> Result<(String, TlsStream<TcpStream>), String> {
+pub(crate) async fn connect(
+    endpoint: &str,
+    config: &Arc<ClientConfig>,
+) -> Result<(String, TlsStream<TcpStream>), String> {
     let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let name = ServerName::try_from(host).map_err(|_| format!("{endpoint} is neither a name nor an address"))?;
@@ -181,7 +184,7 @@ async fn connect(endpoint: &str, config: &Arc<ClientConfig>) -> Result<(String, 
     }
 }
 
-async fn exchange<T: DeserializeOwned>(
+pub(crate) async fn exchange<T: DeserializeOwned>(
     endpoint: &str,
     stream: TlsStream<TcpStream>,
     method: Method,

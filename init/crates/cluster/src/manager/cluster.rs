@@ -6,6 +6,7 @@ use std::time::Duration;
 use keelson_pki::Files;
 
 use super::{RETRY_PAUSE, show};
+use crate::founding::{self, FoundingError};
 use crate::join::{self, JoinError};
 use crate::membership::{self, Decision, Membership, MembershipError};
 use crate::node::Node;
@@ -21,8 +22,21 @@ enum FindError {
     Membership(#[from] MembershipError),
     #[error(transparent)]
     Join(#[from] JoinError),
+    #[error(transparent)]
+    Founding(#[from] FoundingError),
     #[error("the work was interrupted")]
     Interrupted,
+}
+
+impl FindError {
+    /// Whether somebody has to change something before another try can end otherwise.
+    fn is_final(&self) -> bool {
+        match self {
+            Self::Join(error) => !error.may_pass(),
+            Self::Founding(error) => !error.may_pass(),
+            Self::Membership(_) | Self::Interrupted => false,
+        }
+    }
 }
 
 enum Found {
@@ -37,10 +51,7 @@ pub(super) async fn find(node: &Arc<Node>, files: &Arc<dyn Files>) -> Membership
         let (reason, pause) = match try_to_find(node, files).await {
             Ok(Found::Member(membership)) => return *membership,
             Ok(Found::Waiting(reason)) => (reason, None),
-            Err(error) => {
-                let refused = matches!(&error, FindError::Join(error) if !error.may_pass());
-                (report::chain(&error), Some(if refused { REFUSED_PAUSE } else { RETRY_PAUSE }))
-            }
+            Err(error) => (report::chain(&error), Some(if error.is_final() { REFUSED_PAUSE } else { RETRY_PAUSE })),
         };
         if node.status.fails(ConditionKind::Member, reason.as_str()) {
             report::info(&reason);
@@ -58,7 +69,19 @@ async fn try_to_find(node: &Arc<Node>, files: &Arc<dyn Files>) -> Result<Found, 
     let decide = move || membership::decide(&*own_files, &shared.paths, &shared.config, shared.name(), shared.clock());
     match tokio::task::spawn_blocking(decide).await.map_err(|_| FindError::Interrupted)?? {
         Decision::Member(membership) => Ok(Found::Member(membership)),
-        Decision::Waiting(reason) => Ok(Found::Waiting(reason)),
+        Decision::Waiting(reason) => {
+            node.set_alone();
+            Ok(Found::Waiting(reason))
+        }
+        Decision::Ask(peers) => {
+            node.set_alone();
+            node.status.fails(ConditionKind::Member, "asking the peers whether they have a cluster");
+            founding::ask(node, &peers).await?;
+            let (shared, own_files) = (Arc::clone(node), Arc::clone(files));
+            let found = move || membership::found(&*own_files, &shared.paths, shared.name(), shared.clock());
+            let founded = tokio::task::spawn_blocking(found).await.map_err(|_| FindError::Interrupted)??;
+            Ok(Found::Member(Box::new(founded)))
+        }
         Decision::Join => {
             let mut network = node.network();
             if node.addresses().is_empty() {

@@ -140,7 +140,15 @@ fn everything_else_waits_and_says_what_is_missing() {
     assert!(reason(&config("worker", false, &json!("unsaid"))).contains("keelson.token"));
     assert!(reason(&config("control-plane", false, &json!("unsaid"))).contains("keelson.bootstrap"));
     assert!(reason(&config("control-plane", true, &json!("unsaid"))).contains("keelson.peers=none"));
-    assert!(reason(&config("control-plane", true, &json!({ "named": ["b", "c"] }))).contains("b, c"));
+}
+
+#[test]
+fn peers_that_are_named_are_to_be_asked_until_a_cluster_is_on_state() {
+    let (files, named) = (MemoryFiles::default(), config("control-plane", true, &json!({ "named": ["b", "c"] })));
+    let Decision::Ask(peers) = decide_with(&files, &named).unwrap() else { panic!("nobody is asked") };
+    assert_eq!(peers, ["b", "c"]);
+    let first = member(decide_with(&files, &founding()).unwrap());
+    assert_eq!(member(decide_with(&files, &named).unwrap()).identity, first.identity);
 }
 
 #[test]
@@ -166,8 +174,11 @@ fn a_founder_that_was_removed_founds_no_second_cluster_and_joins_with_a_token() 
     let files = MemoryFiles::default();
     member(decide_with(&files, &founding()).unwrap());
     forget(&files, &Paths::default()).unwrap();
+    // Until a boot has made DATA anew.
+    assert!(files.read(&Paths::default().leaving()).unwrap().is_some());
     let Decision::Waiting(reason) = decide_with(&files, &founding()).unwrap() else { panic!("it founded another") };
     assert!(reason.contains("was removed"), "{reason}");
+    assert!(files.read(&Paths::default().leaving()).unwrap().is_none());
     files.write(&Paths::default().token(), b"keelson1.", Mode::SECRET, Owner::ROOT).unwrap();
     assert!(matches!(decide_with(&files, &founding()).unwrap(), Decision::Join));
 }

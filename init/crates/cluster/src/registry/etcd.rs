@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::etcdserverpb::cluster_client::ClusterClient;
 use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
+use keelson_etcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use keelson_pki::{AuthorityError, AuthorityKind, Clock, Profile, Subject};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::ServerName;
@@ -223,6 +224,14 @@ impl Backend for Etcd {
             let mut cluster = self.cluster();
             let list = cluster.member_list(pb::MemberListRequest { linearizable: true });
             Ok(members_answer(list).await?.members.into_iter().map(member).collect())
+        })
+    }
+
+    fn leader(&self) -> Answer<'_, Option<u64>> {
+        Box::pin(async move {
+            let mut maintenance = MaintenanceClient::new(self.channel.clone());
+            let leader = answer(maintenance.status(pb::StatusRequest {})).await?.leader;
+            Ok(Some(leader).filter(|id| *id != 0))
         })
     }
 

@@ -97,6 +97,12 @@ impl Backend for Memory {
         Box::pin(async move { Ok(self.members.lock().unwrap().clone()) })
     }
 
+    fn leader(&self) -> Answer<'_, Option<u64>> {
+        Box::pin(
+            async move { Ok(self.members.lock().unwrap().iter().find(|member| member.votes).map(|member| member.id)) },
+        )
+    }
+
     fn change_members(&self, change: MemberChange) -> Answer<'_, Vec<StoreMember>> {
         Box::pin(async move { Ok(self.change(change)?) })
     }

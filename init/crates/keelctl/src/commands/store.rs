@@ -1,6 +1,6 @@
 //! `keelctl store`: the members of the store.
 
-use keelson_api::{StoreMembers, paths};
+use keelson_api::{StoreMember, StoreMembers, paths};
 
 use crate::{
     cli::Format,
@@ -12,11 +12,15 @@ use crate::{
 pub(super) async fn members(mut session: Session, format: Format) -> Result<(), Error> {
     let list: StoreMembers = session.get(paths::STORE_MEMBERS).await?;
     output::print(format, &list, || {
-        let mut table = Table::new(["NODE", "VOTES", "PEER", "UID"]);
+        let mut table = Table::new(["NODE", "ROLE", "PEER", "UID"]);
         for member in &list.members {
             let node = member.node.clone().unwrap_or_else(|| "-".to_owned());
-            let votes = if member.votes { "yes" } else { "no" };
-            table.row([node, votes.to_owned(), member.peer_urls.join(","), member.name.clone()]);
+            let role = match member {
+                StoreMember { leads: true, .. } => "leader",
+                StoreMember { votes: true, .. } => "voter",
+                _ => "learner",
+            };
+            table.row([node, role.to_owned(), member.peer_urls.join(","), member.name.clone()]);
         }
         table
     })
