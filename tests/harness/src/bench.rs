@@ -1,4 +1,4 @@
-//! `cargo vm bench boot`: how long a boot takes, where the time goes, and what runs then.
+//! `cargo vm bench`; here its boots: how long a boot takes, where the time goes, and what runs then.
 //!
 //! Each run is a new machine with an empty disk. Milestones are what the operator can see, from outside: lines on the
 //! console, answers of the API server. They are looked at every [`LOOK_INTERVAL`], so that is their precision.
@@ -21,6 +21,7 @@ use crate::wait;
 
 pub mod baseline;
 mod chart;
+pub mod cluster;
 mod milestones;
 
 use baseline::BaselineRun;
@@ -230,18 +231,22 @@ pub fn sizes(image: &Image) -> SizeFigures {
     image.sizes.into()
 }
 
+/// Writes the figures.
+pub fn write<T: Serialize>(figures: &T, json: &Path) -> Result<(), BenchError> {
+    write_file(json, &serde_json::to_vec_pretty(figures).map_err(BenchError::Encode)?)
+}
+
 /// Writes the figures, and a chart of the median run beside them with the extension `svg`.
-pub fn write(figures: &BootFigures, json: &Path) -> Result<(), BenchError> {
-    let file = |operation, path: &Path| {
-        let path = path.to_owned();
-        move |source| BenchError::File { operation, path, source }
-    };
-    let text = serde_json::to_vec_pretty(figures).map_err(BenchError::Encode)?;
-    std::fs::write(json, text).map_err(file("write", json))?;
+pub fn write_boots(figures: &BootFigures, json: &Path) -> Result<(), BenchError> {
+    write(figures, json)?;
     let runs: Vec<&Run> = figures.pairs.iter().map(|pair| &pair.keelson).collect();
     let Some(run) = median_run(runs) else { return Ok(()) };
-    let svg = json.with_extension("svg");
-    std::fs::write(&svg, boot_chart(run)).map_err(file("write", &svg))
+    write_file(&json.with_extension("svg"), boot_chart(run).as_bytes())
+}
+
+fn write_file(path: &Path, content: &[u8]) -> Result<(), BenchError> {
+    let failed = |source| BenchError::File { operation: "write", path: path.to_owned(), source };
+    std::fs::write(path, content).map_err(failed)
 }
 
 /// The run whose time to Ready is the median one.

@@ -114,6 +114,12 @@ pub struct Sizes {
     pub initramfs: u64,
 }
 
+/// Makes sure that the host has these Debian packages.
+pub fn packages(names: &[&str], request: &BuildRequest, progress: &mut dyn Progress) -> Result<(), BuildError> {
+    let mut steps = Steps::new(request.target.join("image/logs"), progress)?;
+    steps.step("host packages", |step| Ok(((), packages::ensure(names, request.install_packages, step)?)))
+}
+
 /// Builds etcd alone, for this host, or finds it in the cache.
 pub fn etcd(request: &BuildRequest, progress: &mut dyn Progress) -> Result<PathBuf, BuildError> {
     let mut steps = Steps::new(request.target.join("image/logs"), progress)?;

@@ -5,6 +5,9 @@ use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use serde_json::Value;
+
+use crate::kubectl::{array_at, text_at};
 use crate::machine::{self, Machine, MachineError};
 use crate::node::{Node, NodeError};
 use crate::qemu::{Disk, Hardware, Network, Ports, QemuError, Segment};
@@ -12,12 +15,19 @@ use crate::qemu::{Disk, Hardware, Network, Ports, QemuError, Segment};
 /// The first machine's number on the segment.
 pub const FIRST: u8 = 1;
 
+pub const CONTROL_PLANE: &str = "control-plane";
+pub const WORKER: &str = "worker";
+
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     #[error("machine {name:?} was made alone and has no link to others")]
     Alone { name: String },
     #[error("cannot write {path}", path = path.display())]
     Write { path: PathBuf, source: std::io::Error },
+    #[error("cannot list the machines in {path}", path = path.display())]
+    List { path: PathBuf, source: std::io::Error },
+    #[error("keelctl store members printed no JSON")]
+    Members(#[from] serde_json::Error),
     #[error(transparent)]
     Qemu(#[from] QemuError),
     #[error(transparent)]
@@ -42,15 +52,12 @@ fn place(hardware: &mut Hardware, segment: Segment, folder: &Path) -> Result<(),
     Ok(())
 }
 
-/// Makes a machine that joins the cluster of `first` with a token of its own, and is called like its folder. It has the
-/// hardware of `first`, and a blank disk.
-pub fn joiner(first: &Node, role: &str, number: u8, folder: &Path, disk_mib: u64) -> Result<Machine, ClusterError> {
-    let like = first.machine.hardware();
-    let Network::Segment { segment, .. } = like.network else {
-        return Err(ClusterError::Alone { name: first.machine.name().to_owned() });
-    };
-    let endpoint = format!("{}:6400", Segment { number: FIRST, ..segment }.address());
-    let token = first.keelctl(&["token", "create", "--role", role, "--endpoint", &endpoint])?;
+/// Makes a machine that joins the cluster of `member` with a token of its own, and is called like its folder. It has the
+/// hardware of `member`, and a blank disk. `member` is a control plane, and so it may be asked for the operator by another.
+pub fn joiner(member: &Node, role: &str, number: u8, folder: &Path, disk_mib: u64) -> Result<Machine, ClusterError> {
+    let like = member.machine.hardware();
+    let segment = segment(&member.machine)?;
+    let token = token(member, role)?;
     let segment = Segment { number, ..segment };
     let disk = folder.join("disk.raw");
     machine::create_disk(&disk, disk_mib)?;
@@ -59,13 +66,77 @@ pub fn joiner(first: &Node, role: &str, number: u8, folder: &Path, disk_mib: u64
         command_line: format!("keelson.role={role} keelson.name={name}"),
         smbios: vec![],
         // By a file: QEMU's arguments can be read by everybody on the host.
-        fw_cfg: vec![("opt/keelson/token".to_owned(), file(folder, "token", token.trim())?)],
+        fw_cfg: vec![("opt/keelson/token".to_owned(), file(folder, "token", &token)?)],
         disks: vec![Disk::from_file(&disk, "keelson")],
         network: Network::Segment { ports: Ports::free()?, segment },
         ..like.clone()
     };
     place(&mut hardware, segment, folder)?;
-    Ok(Machine::create(folder, hardware, first.machine.speed())?)
+    let key = std::fs::read_to_string(Node::operator_key(member.machine.folder()));
+    if let (CONTROL_PLANE, Ok(key)) = (role, key) {
+        file(folder, "operator.key", &key)?;
+    }
+    Ok(Machine::create(folder, hardware, member.machine.speed())?)
+}
+
+/// A machine that was removed, or whose disk is new, is given another token, and joins with it when it is turned on.
+pub fn join_again(machine: &mut Machine, member: &Node, role: &str) -> Result<(), ClusterError> {
+    let token = file(machine.folder(), "token", &token(member, role)?)?;
+    let name = machine.name().to_owned();
+    Ok(machine.change_hardware(|hardware| {
+        let Network::Segment { segment, .. } = hardware.network else { return };
+        hardware.command_line = format!("keelson.role={role} keelson.name={name} {}", segment.words());
+        hardware.fw_cfg.retain(|(item, _)| item != "opt/keelson/token");
+        hardware.fw_cfg.push(("opt/keelson/token".to_owned(), token));
+    })?)
+}
+
+fn token(member: &Node, role: &str) -> Result<String, ClusterError> {
+    let endpoint = format!("{}:6400", segment(&member.machine)?.address());
+    let token = member.keelctl(&["token", "create", "--role", role, "--endpoint", &endpoint])?;
+    Ok(token.trim().to_owned())
+}
+
+fn segment(machine: &Machine) -> Result<Segment, ClusterError> {
+    machine.segment().ok_or_else(|| ClusterError::Alone { name: machine.name().to_owned() })
+}
+
+/// A member of the store, as keelctl tells it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct StoreMember {
+    /// The node's name.
+    pub node: String,
+    pub votes: bool,
+    pub leads: bool,
+}
+
+/// The store's members as a control plane knows them, by their nodes' names.
+pub fn store_members(through: &Node) -> Result<Vec<StoreMember>, ClusterError> {
+    let list: Value = serde_json::from_str(&through.keelctl(&["store", "members", "-o", "json"])?)?;
+    let flag = |member: &Value, name: &str| member.get(name).and_then(Value::as_bool).unwrap_or_default();
+    let members = array_at(&list, "/members").iter();
+    let mut all: Vec<_> = members
+        .map(|member| StoreMember {
+            node: text_at(member, "/node").to_owned(),
+            votes: flag(member, "votes"),
+            leads: flag(member, "leads"),
+        })
+        .collect();
+    all.sort_by(|a, b| a.node.cmp(&b.node));
+    Ok(all)
+}
+
+/// Whether the machine was told to be a control plane.
+pub fn is_control_plane(machine: &Machine) -> bool {
+    machine.hardware().command_line.split_whitespace().any(|word| word == "keelson.role=control-plane")
+}
+
+/// The machines below `machines` that share a segment with `machine`, itself left out, by name.
+pub fn others(machine: &Machine, machines: &Path) -> Result<Vec<Machine>, ClusterError> {
+    let port = segment(machine)?.port;
+    let mut all = machine::all(machines).map_err(|source| ClusterError::List { path: machines.to_owned(), source })?;
+    all.retain(|other| other.name() != machine.name() && other.segment().is_some_and(|segment| segment.port == port));
+    Ok(all)
 }
 
 fn file(folder: &Path, name: &str, text: &str) -> Result<PathBuf, ClusterError> {

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::machine::Link;
+
 mod bench;
 mod cluster;
 mod down;
@@ -13,6 +15,7 @@ mod soak;
 mod up;
 
 pub use bench::BenchCommandError;
+pub use cluster::MemberError;
 pub use down::DownError;
 pub use image::ImageError;
 pub use show::ShowError;
@@ -43,8 +46,12 @@ enum Verb {
     Pause(Named),
     /// Let a paused machine go on
     Resume(Named),
-    /// Pull the cable between a machine and the others, or put it back
-    Link(Link),
+    /// Pull the cable between a machine and the others, make it slow, or put it back
+    Link(LinkOptions),
+    /// Make one more machine, which joins the cluster of the named one
+    Add(Add),
+    /// Remove a machine's node from its cluster, and delete the machine
+    Remove(Remove),
     /// Measure
     Bench(Bench),
     /// Run a campaign that is too long for the test suite
@@ -138,6 +145,8 @@ enum BenchWhat {
     Boot(bench::BenchBoot),
     /// The store beside etcd: operations a second, times, processor time, memory and bytes written
     Store(bench::BenchStore),
+    /// Joins, a leader's loss and a removal, and the node's proxy beside `HAProxy`
+    Cluster(bench::BenchCluster),
 }
 
 #[derive(Debug, Args)]
@@ -156,16 +165,38 @@ pub struct Down {
 }
 
 #[derive(Debug, Args)]
-pub struct Link {
+pub struct LinkOptions {
     #[command(flatten)]
     machine: Named,
-    state: LinkState,
+    state: Link,
+}
+
+#[derive(Debug, Args)]
+pub struct Add {
+    #[command(flatten)]
+    machine: Named,
+    /// What it becomes
+    #[arg(long, value_enum)]
+    role: Role,
+    /// Size of its disk in GiB
+    #[arg(long, default_value_t = 16)]
+    disk: u64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
-enum LinkState {
-    Up,
-    Down,
+enum Role {
+    ControlPlane,
+    Worker,
+}
+
+#[derive(Debug, Args)]
+pub struct Remove {
+    /// The machine's name
+    #[arg(long)]
+    name: String,
+    /// Without draining it: it may be off or out of reach
+    #[arg(long)]
+    force: bool,
 }
 
 #[derive(Debug, Args)]
@@ -190,6 +221,8 @@ pub enum CommandError {
     #[error(transparent)]
     Show(#[from] ShowError),
     #[error(transparent)]
+    Member(#[from] MemberError),
+    #[error(transparent)]
     Soak(#[from] SoakError),
 }
 
@@ -203,10 +236,13 @@ pub fn run(line: CommandLine) -> Result<u8, CommandError> {
         Verb::Down(options) => down::down(&options)?,
         Verb::Bench(Bench { what: BenchWhat::Boot(options) }) => bench::boot(&options)?,
         Verb::Bench(Bench { what: BenchWhat::Store(options) }) => bench::store(&options)?,
+        Verb::Bench(Bench { what: BenchWhat::Cluster(options) }) => bench::cluster(&options)?,
         Verb::Soak(options) => soak::soak(&options)?,
         Verb::Pause(named) => show::pause(&named.name, true)?,
         Verb::Resume(named) => show::pause(&named.name, false)?,
-        Verb::Link(Link { machine, state }) => show::set_link(&machine.name, state == LinkState::Up)?,
+        Verb::Link(LinkOptions { machine, state }) => show::set_link(&machine.name, state)?,
+        Verb::Add(options) => cluster::add(&options)?,
+        Verb::Remove(options) => cluster::remove(&options)?,
         Verb::Status => show::status()?,
         Verb::Console(options) => show::console(&options.name)?,
         Verb::Kubectl(passed) => return Ok(show::kubectl(&passed.machine.name, &passed.arguments)?),

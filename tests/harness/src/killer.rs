@@ -17,6 +17,7 @@ apiVersion: v1
 kind: Pod
 metadata: {name: killer}
 spec:
+  nodeName: NODE
   hostPID: true
   terminationGracePeriodSeconds: 1
   containers:
@@ -42,21 +43,29 @@ pub enum KillError {
 #[derive(Debug)]
 pub struct Killer<'a> {
     node: &'a Node,
+    /// Whose API server is asked.
+    through: &'a Node,
 }
 
 impl<'a> Killer<'a> {
-    /// Applies the pod and waits until it runs.
+    /// Applies the pod to `node` and waits until it runs.
     pub fn start(node: &'a Node) -> Result<Self, KillError> {
-        node.kubectl().apply(POD)?;
+        Self::start_through(node, node)
+    }
+
+    /// The same by way of another control plane, which is not disturbed by what is killed.
+    pub fn start_through(through: &'a Node, node: &'a Node) -> Result<Self, KillError> {
+        let kubectl = through.kubectl();
+        kubectl.apply(&POD.replace("NODE", node.machine.name()))?;
         wait::until("the killer pod to run", DEADLINE, || {
-            let pod = node.kubectl().json(&["get", "pod", "killer"]).map_err(|error| error.to_string())?;
+            let pod = kubectl.json(&["get", "pod", "killer"]).map_err(|error| error.to_string())?;
             if condition_holds(&pod, "Ready") { Ok(()) } else { Err(text_of(pod.get("status"))) }
         })?;
-        Ok(Self { node })
+        Ok(Self { node, through })
     }
 
     pub fn end(self) -> Result<(), KillError> {
-        self.node.kubectl().run(&["delete", "pod", "killer", "--wait=false"])?;
+        self.through.kubectl().run(&["delete", "pod", "killer", "--wait=false"])?;
         Ok(())
     }
 
@@ -68,7 +77,7 @@ impl<'a> Killer<'a> {
             other => other.to_owned(),
         };
         let before = restarts(&find(&services(self.node)?, service));
-        let kubectl = self.node.kubectl();
+        let kubectl = self.through.kubectl();
         let kill = || kubectl.run(&["exec", "killer", "--", "/workload", "kill", &program]);
         let killed = Instant::now();
         let mut said = kill();

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_json::json;
 
 use crate::console::{Console, Silence};
-use crate::qemu::{self, Folder, Hardware, Network, Ports, QemuError, Speed};
+use crate::qemu::{self, Folder, Hardware, Network, Ports, QemuError, Segment, Speed};
 use crate::qmp::{self, QmpError};
 use crate::wait;
 
@@ -39,6 +39,18 @@ pub enum MachineError {
     #[error("machine {name:?} did not end")]
     StillRunning { name: String, source: Box<Silence> },
 }
+
+/// What is done to the cable between a machine and the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Link {
+    Up,
+    Down,
+    /// What is sent and received is held back and let go every 200 ms
+    Slow,
+}
+
+const SLOW_INTERVAL: Duration = Duration::from_millis(200);
+const SLOW_LINK: &str = "slow-link";
 
 /// What `machine.json` holds.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -103,6 +115,14 @@ impl Machine {
     pub fn change_hardware(&mut self, change: impl FnOnce(&mut Hardware)) -> Result<(), MachineError> {
         change(&mut self.description.hardware);
         self.save()
+    }
+
+    /// The machine's place among machines that share a segment.
+    pub fn segment(&self) -> Option<Segment> {
+        match self.description.hardware.network {
+            Network::Segment { segment, .. } => Some(segment),
+            Network::User(_) | Network::Silent => None,
+        }
     }
 
     pub fn speed(&self) -> Speed {
@@ -190,9 +210,21 @@ impl Machine {
         self.qmp("inject-nmi", &json!({})).map(drop)
     }
 
-    /// Pulls the cable of the segment, or puts it back.
-    pub fn set_segment_link(&self, up: bool) -> Result<(), MachineError> {
-        self.qmp("set_link", &json!({"name": qemu::SEGMENT_LINK, "up": up})).map(drop)
+    /// Pulls the cable of the segment, puts it back, or makes it slow.
+    pub fn set_segment_link(&self, link: Link) -> Result<(), MachineError> {
+        self.qmp("set_link", &json!({"name": qemu::SEGMENT_LINK, "up": link != Link::Down}))?;
+        let slow = self.qmp("qom-list", &json!({"path": format!("/objects/{SLOW_LINK}")})).is_ok();
+        match (link, slow) {
+            (Link::Slow, false) => {
+                let interval = SLOW_INTERVAL.as_micros();
+                let filter = json!({
+                    "qom-type": "filter-buffer", "id": SLOW_LINK, "netdev": qemu::SEGMENT, "interval": interval,
+                });
+                self.qmp("object-add", &filter).map(drop)
+            }
+            (Link::Up, true) => self.qmp("object-del", &json!({ "id": SLOW_LINK })).map(drop),
+            _ => Ok(()),
+        }
     }
 
     /// Stops the machine's processors, or lets them go on.

@@ -9,10 +9,12 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::Duration;
 
+use serde_json::Value;
+
 use crate::build::Image;
 use crate::console::Silence;
 use crate::dns;
-use crate::kubectl::{Kubectl, KubectlError, array_at, condition_holds};
+use crate::kubectl::{Kubectl, KubectlError, array_at, condition_holds, text_at};
 use crate::machine::{Machine, MachineError};
 use crate::wait::{self, Timeout};
 
@@ -82,6 +84,10 @@ pub struct Node {
 impl Node {
     pub fn new(machine: Machine, tools: Tools) -> Self {
         Self { machine, tools }
+    }
+
+    pub fn tools(&self) -> &Tools {
+        &self.tools
     }
 
     pub fn operator_key(folder: &Path) -> PathBuf {
@@ -168,10 +174,11 @@ impl Node {
             self.fetch_kubeconfig().map_err(|error| error.to_string())?;
         }
         let nodes = self.kubectl().json(&["get", "nodes"]).map_err(|error| error.to_string())?;
-        match array_at(&nodes, "/items") {
-            [] => Err("the API server answers; no node is registered yet".to_owned()),
-            all if all.iter().all(|node| condition_holds(node, "Ready")) => Ok(()),
-            _ => Err("the node is registered and not Ready yet".to_owned()),
+        let own = |node: &&Value| text_at(node, "/metadata/name") == self.machine.name();
+        match array_at(&nodes, "/items").iter().find(own) {
+            None => Err("the API server answers; the node is not registered yet".to_owned()),
+            Some(node) if condition_holds(node, "Ready") => Ok(()),
+            Some(_) => Err("the node is registered and not Ready yet".to_owned()),
         }
     }
 

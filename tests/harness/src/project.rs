@@ -46,7 +46,7 @@ impl Project {
     }
 
     pub fn machine_folder(&self, name: &str) -> Result<PathBuf, ProjectError> {
-        let allowed = |c: char| c.is_ascii_alphanumeric() || c == '-';
+        let allowed = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '-';
         if name.is_empty() || name.len() > 32 || !name.chars().all(allowed) {
             return Err(ProjectError::MachineName { name: name.to_owned() });
         }
@@ -66,6 +66,11 @@ impl Project {
             .and_then(|()| std::os::unix::fs::symlink(&image.kubectl, &link))
             .map_err(|source| BuildError::File { operation: "link", path: link, source })?;
         Ok(image)
+    }
+
+    /// Makes sure that the host has these Debian packages.
+    pub fn packages(&self, names: &[&str], progress: &mut dyn Progress) -> Result<(), BuildError> {
+        build::packages(names, &self.request()?, progress)
     }
 
     /// What is to be built, and where.

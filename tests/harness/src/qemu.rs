@@ -266,6 +266,8 @@ pub struct Segment {
 
 /// The group of all segments: of the range for such purposes (RFC 2365, section 6.1).
 const SEGMENT_GROUP: Ipv4Addr = Ipv4Addr::new(239, 255, 64, 1);
+/// The segment's end in QEMU.
+pub const SEGMENT: &str = "segment";
 /// The device that QMP's `set_link` takes up and down.
 pub const SEGMENT_LINK: &str = "segment-link";
 
@@ -394,8 +396,8 @@ fn arguments(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> 
     option("-device", format!("{},netdev=net{mac}", hardware.card.device()));
     if let Network::Segment { segment, .. } = hardware.network {
         let group = SocketAddr::from((SEGMENT_GROUP, segment.port));
-        option("-netdev", format!("socket,id=segment,mcast={group},localaddr=127.0.0.1"));
-        option("-device", format!("virtio-net-pci,id={SEGMENT_LINK},netdev=segment,mac={}", segment.mac(1)));
+        option("-netdev", format!("socket,id={SEGMENT},mcast={group},localaddr=127.0.0.1"));
+        option("-device", format!("virtio-net-pci,id={SEGMENT_LINK},netdev={SEGMENT},mac={}", segment.mac(1)));
     }
     // The log file has all that the console printed, whether or not somebody is attached to the socket.
     let (socket, log) = (folder.console_socket(), folder.console_log());

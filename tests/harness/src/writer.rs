@@ -2,15 +2,16 @@
 //!
 //! It goes through `kubectl proxy`, so that the requests themselves are plain HTTP.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
-use crate::kubectl::Kubectl;
+use crate::kubectl::{Kubectl, KubectlError, array_at, text_at};
 use crate::proxy::{Proxy, ProxyError};
 
 /// A write without an answer for so long has failed, as far as its client can tell.
@@ -20,32 +21,55 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 pub struct Writer {
     proxy: Proxy,
     stop: Arc<AtomicBool>,
-    acknowledged: Arc<Mutex<Vec<String>>>,
+    written: Arc<Mutex<Written>>,
     thread: Option<JoinHandle<()>>,
 }
 
-impl Writer {
-    /// Every object that was written carries it.
-    pub const LABEL: &str = "written-by=writer";
+/// What became of the writes.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// The names of all acknowledged objects.
+    pub acknowledged: Vec<String>,
+    /// What was said instead of an acknowledgement.
+    pub failures: Vec<String>,
+    /// Between two acknowledgements, or the start and the first.
+    pub longest_gap: Duration,
+}
 
-    pub fn start(kubectl: &Kubectl) -> Result<Self, ProxyError> {
+impl Written {
+    /// The acknowledged objects that are not there.
+    pub fn lost(&self, kubectl: &Kubectl) -> Result<Vec<&String>, KubectlError> {
+        let found = kubectl.json(&["get", "configmaps", "-l", LABEL])?;
+        let names: HashSet<_> =
+            array_at(&found, "/items").iter().map(|object| text_at(object, "/metadata/name")).collect();
+        Ok(self.acknowledged.iter().filter(|name| !names.contains(name.as_str())).collect())
+    }
+}
+
+/// Every object that was written carries it.
+const LABEL: &str = "written-by=writer";
+
+impl Writer {
+    /// The objects' names begin with `prefix`.
+    pub fn start(kubectl: &Kubectl, prefix: &'static str) -> Result<Self, ProxyError> {
         let proxy = Proxy::start(kubectl)?;
         let address = proxy.address();
-        let mut writer = Self { proxy, stop: Arc::default(), acknowledged: Arc::default(), thread: None };
-        let (stop, acknowledged) = (Arc::clone(&writer.stop), Arc::clone(&writer.acknowledged));
-        writer.thread = Some(std::thread::spawn(move || write_until_stopped(address, &stop, &acknowledged)));
+        let mut writer = Self { proxy, stop: Arc::default(), written: Arc::default(), thread: None };
+        let (stop, written) = (Arc::clone(&writer.stop), Arc::clone(&writer.written));
+        writer.thread = Some(std::thread::spawn(move || write_until_stopped(address, prefix, &stop, &written)));
         Ok(writer)
     }
 
     /// How many writes were acknowledged so far.
     pub fn acknowledged(&self) -> usize {
-        self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.written.lock().unwrap_or_else(PoisonError::into_inner).acknowledged.len()
     }
 
-    /// Ends the writing and returns the names of all acknowledged objects.
-    pub fn stop(mut self) -> Vec<String> {
+    /// Ends the writing and tells what became of it. The write that is under way is not waited for.
+    pub fn stop(mut self) -> Written {
+        let written = std::mem::take(&mut *self.written.lock().unwrap_or_else(PoisonError::into_inner));
         self.end();
-        std::mem::take(&mut *self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner))
+        written
     }
 
     fn end(&mut self) {
@@ -63,13 +87,14 @@ impl Drop for Writer {
     }
 }
 
-fn write_until_stopped(address: SocketAddr, stop: &AtomicBool, acknowledged: &Mutex<Vec<String>>) {
+fn write_until_stopped(address: SocketAddr, prefix: &str, stop: &AtomicBool, written: &Mutex<Written>) {
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER_DEADLINE)).build().into();
     let url = format!("http://{address}/api/v1/namespaces/default/configmaps");
     let mut number = 0;
+    let mut last = Instant::now();
     while !stop.load(Ordering::Relaxed) {
         number += 1;
-        let name = format!("written-{number}");
+        let name = format!("{prefix}-{number}");
         let object = json!({
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -77,9 +102,15 @@ fn write_until_stopped(address: SocketAddr, stop: &AtomicBool, acknowledged: &Mu
             "data": {"number": number.to_string()},
         });
         let answer = agent.post(&url).header("content-type", "application/json").send(object.to_string());
+        let mut written = written.lock().unwrap_or_else(PoisonError::into_inner);
         // ureq answers Ok for 2xx only; anything else promised nothing.
-        if answer.is_ok() {
-            acknowledged.lock().unwrap_or_else(PoisonError::into_inner).push(name);
+        match answer {
+            Ok(_) => {
+                written.acknowledged.push(name);
+                written.longest_gap = written.longest_gap.max(last.elapsed());
+                last = Instant::now();
+            }
+            Err(error) => written.failures.push(format!("{name}: {error}")),
         }
     }
 }

@@ -86,7 +86,7 @@ fn create_machine(build: &Build, folder: &Path) -> Result<Machine, Failed> {
 
 fn boots() -> Outcome {
     let build = build()?;
-    let folder = build.machine_folder("single-node")?;
+    let folder = build.machine_folder("first")?;
     let mut machine = create_machine(build, &folder)?;
     let started = Instant::now();
     machine.start()?;
@@ -264,6 +264,7 @@ fn serves_and_is_removed(node: &Node, machine: &Machine, started: Instant) -> Ou
     ensure(!nodes.contains("second"), || format!("after the removal there are {nodes}"))?;
     let deadline = node.machine.speed().scale(MINUTES);
     machine.console().wait_for("was removed from cluster", 0, deadline)?;
+    machine.console().wait_for("DATA was made anew", 0, deadline)?;
     wait_for_dns_on(node, &["first"])
 }
 
@@ -360,7 +361,7 @@ fn back_with_everything(node: &Node, before: &[String], started: Instant) -> Out
 fn power_cut() -> Outcome {
     with_node(|node| {
         let before = objects(node)?;
-        let writer = Writer::start(&node.kubectl())?;
+        let writer = Writer::start(&node.kubectl(), "written")?;
         wait::until("fifty acknowledged writes", MINUTES, || match writer.acknowledged() {
             50.. => Ok(()),
             fewer => Err(format!("{fewer} are acknowledged")),
@@ -373,21 +374,14 @@ fn power_cut() -> Outcome {
             disk.cut().ok_or_else(|| "all is flushed".to_owned())
         })?;
         node.machine.cut_power()?;
-        let acknowledged = writer.stop();
-        println!("power cut with seed {seed:#x}: {cut:?}; {} writes were acknowledged", acknowledged.len());
+        let written = writer.stop();
+        println!("power cut with seed {seed:#x}: {cut:?}; {} writes were acknowledged", written.acknowledged.len());
         disk.restore_power();
         let started = Instant::now();
         node.machine.start()?;
         node.pin_api()?;
         back_with_everything(node, &before, started)?;
-        let found = node.kubectl().json(&["get", "configmaps", "-l", Writer::LABEL])?;
-        let names: Vec<&str> = found["items"]
-            .as_array()
-            .into_iter()
-            .flatten()
-            .filter_map(|object| object["metadata"]["name"].as_str())
-            .collect();
-        let lost: Vec<&String> = acknowledged.iter().filter(|name| !names.contains(&name.as_str())).collect();
+        let lost = written.lost(&node.kubectl())?;
         ensure(lost.is_empty(), || format!("{} acknowledged writes are lost: {lost:?}", lost.len()))
     })
 }

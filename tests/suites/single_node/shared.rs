@@ -8,7 +8,7 @@ use keelson_vm::node::{Node, Tools};
 use keelson_vm::project::{self, Project};
 use keelson_vm::qemu::Speed;
 use keelson_vm::report::Report;
-use libtest_mimic::{Arguments, Failed, Trial};
+use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
 pub(crate) type Outcome = Result<(), Failed>;
 
@@ -66,11 +66,16 @@ pub(crate) fn with_node(test: impl FnOnce(&mut Node) -> Outcome) -> Outcome {
     })
 }
 
-/// Runs a suite and ends the process with its outcome.
-pub(crate) fn run(mut arguments: Arguments, trials: Vec<Trial>) {
+/// Runs the trials one after the other.
+pub(crate) fn conclude(mut arguments: Arguments, trials: Vec<Trial>) -> Conclusion {
     // The order is part of the plan, and two machines at once would starve each other.
     arguments.test_threads = Some(1);
-    let conclusion = libtest_mimic::run(&arguments, trials);
+    libtest_mimic::run(&arguments, trials)
+}
+
+/// Runs a suite of the shared machine and ends the process with its outcome.
+pub(crate) fn run(arguments: Arguments, trials: Vec<Trial>) {
+    let conclusion = conclude(arguments, trials);
     // Whatever was run and whatever failed, no machine outlives the suite.
     if let Some(node) = shared_node().as_mut() {
         let _ = node.machine.cut_power();

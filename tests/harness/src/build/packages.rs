@@ -42,6 +42,9 @@ pub const RUN: &[&str] = &["qemu-system-x86", "ovmf", "e2fsprogs", "cpio", "busy
 /// For disk images on top: qemu-img, and mtools to read the EFI system partition in tests.
 pub const DISK_IMAGE: &[&str] = &["qemu-utils", "mtools"];
 
+/// For the proxy's benchmark.
+pub const PROXY_BENCH: &[&str] = &["haproxy"];
+
 /// For Secure Boot's keys and signatures.
 pub const SIGNING: &[&str] = &["openssl", "sbsigntool"];
 

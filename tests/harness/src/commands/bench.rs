@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use clap::Args;
 
 use crate::bench::baseline::Baseline;
+use crate::bench::cluster::{ClusterBenchError, ClusterFigures, Ground};
 use crate::bench::{self, BenchError, BootFigures, Pair};
-use crate::build::Image;
+use crate::build::{Image, packages};
 use crate::machine::{Machine, MachineError};
 use crate::node::{Node, Tools};
 use crate::project::{self, Project, ProjectError};
@@ -41,6 +42,16 @@ pub(super) struct BenchStore {
     only: Option<String>,
 }
 
+#[derive(Debug, Args)]
+pub(super) struct BenchCluster {
+    /// File for the figures
+    #[arg(long, default_value = "cluster.json", value_name = "FILE")]
+    json: PathBuf,
+    /// Only the proxy, which needs no machine
+    #[arg(long)]
+    proxy_only: bool,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum BenchCommandError {
     #[error(transparent)]
@@ -51,6 +62,10 @@ pub enum BenchCommandError {
     Start { program: PathBuf, source: std::io::Error },
     #[error("the load ended with {0}")]
     Load(std::process::ExitStatus),
+    #[error(transparent)]
+    Cluster(#[from] ClusterBenchError),
+    #[error("the proxy's benchmark wrote no figures to {path}", path = path.display())]
+    NoFigures { path: PathBuf },
     #[error("cannot empty {path}", path = path.display())]
     Folder { path: PathBuf, source: std::io::Error },
 }
@@ -93,7 +108,7 @@ pub(super) fn boot(options: &BenchBoot) -> Result<(), BenchCommandError> {
         ));
         figures.add(pair);
         // What was measured is not lost when a later run fails.
-        bench::write(&figures, &options.json)?;
+        bench::write_boots(&figures, &options.json)?;
     }
     report.line(&format!("the figures are in {}", options.json.display()));
     Ok(())
@@ -119,6 +134,47 @@ pub(super) fn store(options: &BenchStore) -> Result<(), BenchCommandError> {
     }
     report.line(&format!("the figures are in {}", options.json.display()));
     Ok(())
+}
+
+pub(super) fn cluster(options: &BenchCluster) -> Result<(), BenchCommandError> {
+    let mut report = Report::default();
+    let project = Project::of_this_build();
+    project.packages(packages::PROXY_BENCH, &mut report).map_err(UpError::from)?;
+    let folder = project.target().join("bench");
+    project::create_folder(&folder)?;
+    let host = bench::host("none", project.checkout());
+    let mut figures = ClusterFigures { host, proxy: proxy(&project, &folder)?, machines: None };
+    bench::write(&figures, &options.json)?;
+    if !options.proxy_only {
+        let image = project.image(&mut report).map_err(UpError::from)?;
+        let tools = Tools::new(project.keelctl()?, &image);
+        let speed = Speed::measure(&image.kernel, &image.initramfs, &folder).map_err(UpError::from)?;
+        let folder = folder.join("cluster");
+        empty(&folder)?;
+        let first = folder.join("first");
+        project::create_folder(&first)?;
+        let founder = new_hardware(&super::Up::defaults(), &first, &image, &tools)?;
+        let ground = Ground { folder: &folder, founder, tools, speed };
+        figures.host = bench::host(&format!("{:?}", speed.accelerator), project.checkout());
+        figures.machines = Some(bench::cluster::measure(&ground, |line| report.line(line))?);
+        bench::write(&figures, &options.json)?;
+    }
+    report.line(&format!("the figures are in {}", options.json.display()));
+    Ok(())
+}
+
+/// The proxy's own benchmark, optimised.
+fn proxy(project: &Project, folder: &Path) -> Result<serde_json::Value, BenchCommandError> {
+    let path = folder.join("proxy.json");
+    let mut command = std::process::Command::new("cargo");
+    command.current_dir(project.checkout()).args(["bench", "--quiet", "--package", "keelson-proxy"]);
+    command.args(["--bench", "beside_haproxy", "--"]).arg(&path).env("CARGO_TARGET_DIR", project.target());
+    let status = command.status().map_err(|source| BenchCommandError::Start { program: "cargo".into(), source })?;
+    if !status.success() {
+        return Err(BenchCommandError::Load(status));
+    }
+    let text = std::fs::read(&path).ok().and_then(|text| serde_json::from_slice(&text).ok());
+    text.ok_or(BenchCommandError::NoFigures { path })
 }
 
 /// A new machine each time: its first boot makes disk, identity and keys.

@@ -7,9 +7,8 @@ use std::process::Command;
 
 use nix::sys::termios::{self, SetArg, Termios};
 
-use crate::machine::{self, Machine, MachineError};
+use crate::machine::{self, Link, Machine, MachineError};
 use crate::project::{Project, ProjectError};
-use crate::qemu::Network;
 
 /// Ctrl-], as telnet has it.
 const LEAVE: u8 = 0x1d;
@@ -53,12 +52,12 @@ pub(super) fn pause(name: &str, paused: bool) -> Result<(), ShowError> {
     Ok(running(name)?.pause(paused)?)
 }
 
-pub(super) fn set_link(name: &str, up: bool) -> Result<(), ShowError> {
+pub(super) fn set_link(name: &str, link: Link) -> Result<(), ShowError> {
     let machine = running(name)?;
-    if !matches!(machine.hardware().network, Network::Segment { .. }) {
+    if machine.segment().is_none() {
         return Err(ShowError::Alone { name: name.to_owned() });
     }
-    Ok(machine.set_segment_link(up)?)
+    Ok(machine.set_segment_link(link)?)
 }
 
 fn running(name: &str) -> Result<Machine, ShowError> {

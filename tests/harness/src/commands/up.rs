@@ -70,6 +70,10 @@ pub(super) fn up(options: &Up) -> Result<(), UpError> {
     };
     let images = image_disk(&folder, &options.images)?;
     turn_on(&mut machine, &image, images, &report)?;
+    // The first alone may be too few to decide anything.
+    if machine.segment().is_some() {
+        cluster::turn_on_others(&machine, &image, &project, &report)?;
+    }
     let node = Node::new(machine, tools);
     wait_until_up(&node, &report)?;
     if cluster::is_wanted(options) {
@@ -106,7 +110,9 @@ pub(super) fn new_hardware(options: &Up, folder: &Path, image: &Image, tools: &T
     let disk = folder.join("disk.raw");
     machine::create_disk(&disk, options.disk << 10)?;
     let operator_key = tools.generate_key(&Node::operator_key(folder))?;
-    let mut command_line = "keelson.role=control-plane keelson.bootstrap keelson.peers=none".to_owned();
+    let name = folder.file_name().unwrap_or_default().to_string_lossy();
+    let mut command_line =
+        format!("keelson.role=control-plane keelson.bootstrap keelson.peers=none keelson.name={name}");
     if !options.append.is_empty() {
         command_line = format!("{command_line} {}", options.append);
     }

@@ -1,0 +1,129 @@
+//! The machines of this suite, by name.
+
+use std::collections::BTreeMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use keelson_vm::cluster::{self, CONTROL_PLANE};
+use keelson_vm::commands::image_disk;
+use keelson_vm::kubectl::{self, condition_holds};
+use keelson_vm::machine::{Machine, create_disk};
+use keelson_vm::node::Node;
+use keelson_vm::qemu::{Card, Disk, Hardware, Network, Ports};
+use keelson_vm::wait;
+use libtest_mimic::Failed;
+
+use crate::shared::{Outcome, build};
+
+/// For things that take seconds on an idle emulated node; there are four on two processors.
+pub(crate) const MINUTES: Duration = Duration::from_mins(8);
+
+pub(crate) type Nodes = BTreeMap<&'static str, Node>;
+
+static NODES: Mutex<Nodes> = Mutex::new(Nodes::new());
+
+/// Runs `test` with all machines that were made so far.
+pub(crate) fn with_nodes(test: impl FnOnce(&mut Nodes) -> Outcome) -> Outcome {
+    let mut nodes = NODES.lock().unwrap_or_else(PoisonError::into_inner);
+    test(&mut nodes).map_err(|failed| {
+        let mut message = failed.message().unwrap_or_default().to_owned();
+        for node in nodes.values() {
+            message += &format!("\n{}'s console's last lines:\n{}", node.machine.name(), node.machine.console().tail());
+        }
+        Failed::from(message)
+    })
+}
+
+/// Whatever was run and whatever failed, no machine outlives the suite.
+pub(crate) fn cut_power() {
+    for node in NODES.lock().unwrap_or_else(PoisonError::into_inner).values_mut() {
+        let _ = node.machine.cut_power();
+    }
+}
+
+pub(crate) fn node<'a>(nodes: &'a Nodes, name: &str) -> Result<&'a Node, Failed> {
+    nodes.get(name).ok_or_else(|| format!("machine {name} was not made").into())
+}
+
+pub(crate) fn node_mut<'a>(nodes: &'a mut Nodes, name: &str) -> Result<&'a mut Node, Failed> {
+    nodes.get_mut(name).ok_or_else(|| format!("machine {name} was not made").into())
+}
+
+/// A machine that founds the cluster.
+pub(crate) fn founder(name: &'static str) -> Result<Node, Failed> {
+    let build = build()?;
+    let folder = build.machine_folder(name)?;
+    let disk = folder.join("disk.raw");
+    create_disk(&disk, 16 << 10)?;
+    let mut disks = vec![Disk::from_file(&disk, "keelson")];
+    disks.extend(image_disk(&folder, std::slice::from_ref(&build.image.workload))?);
+    let mut hardware = Hardware {
+        processors: 2,
+        memory_mib: 3072,
+        kernel: build.image.kernel.clone(),
+        initramfs: build.image.initramfs.clone(),
+        command_line: format!("keelson.role=control-plane keelson.bootstrap keelson.peers=none keelson.name={name}"),
+        smbios: vec![build.tools.generate_key(&Node::operator_key(&folder))?],
+        fw_cfg: vec![],
+        disks,
+        network: Network::User(Ports::free()?),
+        card: Card::default(),
+        firmware: None,
+    };
+    cluster::found(&mut hardware, &folder)?;
+    Ok(Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone()))
+}
+
+/// A machine that joins, with the tests' images on a second disk.
+pub(crate) fn joiner(member: &Node, role: &str, number: u8, name: &'static str) -> Result<Node, Failed> {
+    let build = build()?;
+    let folder = build.machine_folder(name)?;
+    let mut machine = cluster::joiner(member, role, number, &folder, 16 << 10)?;
+    machine.change_hardware(|hardware| {
+        hardware.processors = 1;
+        hardware.memory_mib = if role == CONTROL_PLANE { 2560 } else { 1536 };
+        hardware.disks.extend(member.machine.hardware().disks.get(1).cloned());
+    })?;
+    Ok(Node::new(machine, build.tools.clone()))
+}
+
+/// Lets keelctl and kubectl reach a control plane by itself.
+pub(crate) fn open(node: &Node) -> Outcome {
+    node.pin_api()?;
+    Ok(node.fetch_kubeconfig()?)
+}
+
+/// Waits until exactly these, named in order, vote, and one of them leads. Returns who.
+pub(crate) fn wait_voters(through: &Node, wanted: &[&str]) -> Result<String, Failed> {
+    let awaited = format!("{} to vote, and one to lead", wanted.join(" and "));
+    Ok(wait::until(&awaited, through.machine.speed().scale(MINUTES), || {
+        let members = cluster::store_members(through).map_err(|error| error.to_string())?;
+        let voters: Vec<_> = members.iter().filter(|member| member.votes).map(|member| member.node.as_str()).collect();
+        let leader = members.iter().find(|member| member.leads).map(|member| member.node.clone());
+        match leader {
+            Some(leader) if voters == wanted => Ok(leader),
+            _ => Err(format!("{members:?}")),
+        }
+    })?)
+}
+
+/// Whether Kubernetes calls the node Ready.
+pub(crate) fn is_ready(through: &Node, name: &str) -> Result<bool, Failed> {
+    Ok(condition_holds(&through.kubectl().json(&["get", "node", name])?, "Ready"))
+}
+
+/// Waits until exactly these nodes are there, named in order, and all are Ready.
+pub(crate) fn wait_all_ready(through: &Node, wanted: &[&str]) -> Outcome {
+    let awaited = format!("{} to be Ready", wanted.join(", "));
+    wait::until(&awaited, through.machine.speed().scale(MINUTES), || {
+        let list = through.kubectl().json(&["get", "nodes"]).map_err(|error| error.to_string())?;
+        let mut states: Vec<_> = kubectl::array_at(&list, "/items")
+            .iter()
+            .map(|node| (kubectl::text_at(node, "/metadata/name"), condition_holds(node, "Ready")))
+            .collect();
+        states.sort_unstable();
+        let names: Vec<_> = states.iter().map(|state| state.0).collect();
+        if names == wanted && states.iter().all(|state| state.1) { Ok(()) } else { Err(format!("{states:?}")) }
+    })?;
+    Ok(())
+}
