@@ -26,6 +26,8 @@ pub enum ClusterError {
     Write { path: PathBuf, source: std::io::Error },
     #[error("cannot list the machines in {path}", path = path.display())]
     List { path: PathBuf, source: std::io::Error },
+    #[error("no other control plane of the cluster of machine {name:?} is running")]
+    NobodyOn { name: String },
     #[error("keelctl store members printed no JSON")]
     Members(#[from] serde_json::Error),
     #[error(transparent)]

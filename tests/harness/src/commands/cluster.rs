@@ -24,8 +24,6 @@ pub enum MemberError {
     Off { name: String },
     #[error("all numbers for another {role} beside {name:?} are taken")]
     Full { name: String, role: &'static str },
-    #[error("no other control plane of the cluster of {name:?} is running, so nobody can remove it")]
-    NobodyLeft { name: String },
     #[error("cannot delete {path}", path = path.display())]
     Delete { path: PathBuf, source: std::io::Error },
 }
@@ -115,6 +113,19 @@ fn welcome(member: &Node, machine: Machine, role: &str, report: &Report) -> Resu
     Ok(())
 }
 
+/// Waits for a worker that was turned on again, by the word of a control plane that is on.
+pub(super) fn welcome_worker(
+    worker: Machine,
+    tools: &Tools,
+    project: &Project,
+    report: &Report,
+) -> Result<(), UpError> {
+    let mut others = cluster::others(&worker, &project.machines())?.into_iter();
+    let plane = others.find(|other| other.is_running() && cluster::is_control_plane(other));
+    let plane = plane.ok_or_else(|| ClusterError::NobodyOn { name: worker.name().to_owned() })?;
+    welcome(&Node::new(plane, tools.clone()), worker, WORKER, report)
+}
+
 pub(super) fn add(options: &Add) -> Result<(), MemberError> {
     let mut report = Report::default();
     let project = Project::of_this_build();
@@ -148,7 +159,7 @@ pub(super) fn remove(options: &Remove) -> Result<(), MemberError> {
     let name = machine.name().to_owned();
     let mut others = cluster::others(&machine, &project.machines())?.into_iter();
     let answers = |other: &Machine| other.is_running() && cluster::is_control_plane(other);
-    let other = others.find(answers).ok_or_else(|| MemberError::NobodyLeft { name: name.clone() })?;
+    let other = others.find(answers).ok_or_else(|| ClusterError::NobodyOn { name: name.clone() })?;
     let image_kubectl = project.built_kubectl().unwrap_or_default();
     let other = Node::new(other, Tools { keelctl: project.keelctl()?, kubectl: image_kubectl });
     let force = if options.force { &["--force"][..] } else { &[] };

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::build::{BuildError, Image};
-use crate::cluster::ClusterError;
+use crate::cluster::{ClusterError, FIRST, is_control_plane};
 use crate::machine::{self, Machine, MachineError};
 use crate::node::{Node, NodeError, Tools};
 use crate::project::{self, Project, ProjectError};
@@ -70,9 +70,11 @@ pub(super) fn up(options: &Up) -> Result<(), UpError> {
     };
     let images = image_disk(&folder, &options.images)?;
     turn_on(&mut machine, &image, images, &report)?;
-    // The first alone may be too few to decide anything.
-    if machine.segment().is_some() {
+    if machine.segment().is_some_and(|place| place.number == FIRST) {
+        // It alone may be too few to decide anything.
         cluster::turn_on_others(&machine, &image, &project, &report)?;
+    } else if machine.segment().is_some() && !is_control_plane(&machine) {
+        return cluster::welcome_worker(machine, &tools, &project, &report);
     }
     let node = Node::new(machine, tools);
     wait_until_up(&node, &report)?;
@@ -134,6 +136,8 @@ pub(super) fn new_hardware(options: &Up, folder: &Path, image: &Image, tools: &T
 pub(super) fn wait_until_up(node: &Node, report: &Report) -> Result<(), UpError> {
     node.pin_api()?;
     report.line("the cluster manager answers");
+    // Its certificate is good for a day; that of an earlier run may not be any more.
+    let _ = std::fs::remove_file(node.kubeconfig());
     let mut last = String::new();
     node.wait_ready(|seen| {
         if seen != last {
