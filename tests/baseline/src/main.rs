@@ -82,7 +82,7 @@ fn write_all(folder: &Path, config: &NodeConfig, address: IpAddr, name: &str) ->
     let membership = match membership::decide(&files, &paths, config, name, clock)? {
         Decision::Member(membership) => membership,
         Decision::Waiting(reason) => return Err(BaselineError::NotFounded(reason).into()),
-        Decision::Join => return Err(BaselineError::NotAControlPlane.into()),
+        Decision::Join | Decision::Ask(_) => return Err(BaselineError::NotAControlPlane.into()),
     };
     let held = membership.control_plane().ok_or(BaselineError::NotAControlPlane)?;
     let circumstances =
