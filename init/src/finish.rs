@@ -4,6 +4,9 @@
 //! a thread that may hang in PID 1's stead, with a limit, and what does not answer is named and abandoned. Behind that stands
 //! the enforcer's thread (`shutdown`), whose deadline is drawn near as soon as the services have ended, and behind that the
 //! watchdog, if there is one: it is never disarmed, and fed between the steps but in none of them.
+//!
+//! Nobody reads signals any more, so ctrl-alt-del is the kernel's to obey: who presses it now has waited long enough, and gets a
+//! restart at once, without a sync, even where every thread of this process hangs.
 
 use std::path::{Path, PathBuf};
 use std::thread;
@@ -50,6 +53,9 @@ impl From<Action> for power::End {
 
 /// Ends the machine. Services have stopped, or could not be stopped.
 pub(crate) fn end(console: &mut Console, boot: &mut Boot, verdict: &Verdict) -> ! {
+    if let Err(error) = power::ctrl_alt_del_restarts() {
+        console.warn(SUBJECT, format_args!("ctrl-alt-del does nothing from here on: {error}"));
+    }
     console.info(SUBJECT, format_args!("{}: {}", verdict.action.words(), verdict.reason));
     if let Some(enforcer) = &boot.enforcer {
         enforcer.hasten(verdict.action.into(), clock::since_boot());

@@ -5,7 +5,7 @@ use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -30,6 +30,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("without_any_copy_of_the_partition_table_it_holds", both_tables),
         trial("a_damaged_superblock_of_state_holds_and_nothing_is_made_anew", state_superblock),
         trial("a_disk_that_answers_nothing_does_not_stop_the_shutdown", frozen_disk),
+        trial("ctrl_alt_del_restarts_a_machine_that_is_stuck_in_its_end", stuck_end),
     ]
 }
 
@@ -235,15 +236,23 @@ fn state_superblock() -> Outcome {
     })
 }
 
-/// Served by the harness, so that it can stop answering.
+/// The machine's disk, served by the harness so that it can stop answering.
+fn served_disk(node: &mut Node, file: &Path) -> Result<&'static PowerCutDisk, Failed> {
+    static DISK: OnceLock<PowerCutDisk> = OnceLock::new();
+    if let Some(disk) = DISK.get() {
+        return Ok(disk);
+    }
+    let served = PowerCutDisk::serve(file, &node.machine.folder().join("disk.sock"))?;
+    let served = DISK.get_or_init(|| served);
+    node.machine.change_hardware(|hardware| {
+        hardware.disks.iter_mut().for_each(|disk| disk.file = served.qemu_file());
+    })?;
+    Ok(served)
+}
+
 fn frozen_disk() -> Outcome {
     with_disk(|node, file| {
-        static DISK: OnceLock<PowerCutDisk> = OnceLock::new();
-        let served = PowerCutDisk::serve(file, &node.machine.folder().join("disk.sock"))?;
-        let served = DISK.get_or_init(|| served);
-        node.machine.change_hardware(|hardware| {
-            hardware.disks.iter_mut().for_each(|disk| disk.file = served.qemu_file());
-        })?;
+        let served = served_disk(node, file)?;
         ensure_up(node)?;
         let number = present(node)?;
         let mark = node.machine.console().mark();
@@ -271,4 +280,40 @@ fn frozen_disk() -> Outcome {
         ensure_up(node)?;
         boots(node, number + 1).map(drop)
     })
+}
+
+/// It was to be off, and the disk that answers nothing has all that is left to do hang. That the kernel obeys shows by the machine's
+/// coming back.
+fn stuck_end() -> Outcome {
+    with_disk(|node, file| {
+        let served = served_disk(node, file)?;
+        ensure_up(node)?;
+        let number = present(node)?;
+        let mark = node.machine.console().mark();
+        served.freeze()?;
+        node.machine.press_power_button()?;
+        let pressed = node
+            .machine
+            .console()
+            .wait_for("power off: power button", mark, SHUTDOWN_DEADLINE)
+            .map_err(Failed::from)
+            .and_then(|_| Ok(node.machine.press_keys(&CTRL_ALT_DEL)?))
+            .and_then(|()| wait_until_the_disk_is_reset(node));
+        served.restore_power();
+        pressed?;
+        node.machine.console().wait_for("Linux version", mark, SHUTDOWN_DEADLINE)?;
+        ensure_up(node)?;
+        boots(node, number + 1).map(drop)
+    })
+}
+
+/// The kernel resets the disk on its way down, and QEMU answers nobody until the disk has answered.
+fn wait_until_the_disk_is_reset(node: &Node) -> Outcome {
+    let asleep = wait::until("QEMU to wait for the disk", SHUTDOWN_DEADLINE, || {
+        match node.machine.qmp("query-status", &serde_json::json!({})) {
+            Ok(_) => Err("QEMU answers".to_owned()),
+            Err(_) => Ok(()),
+        }
+    });
+    asleep.map_err(|timeout| node.machine.console().explain(timeout).into())
 }

@@ -27,3 +27,9 @@ pub fn end(how: End) -> io::Error {
 pub fn ctrl_alt_del_signals() -> io::Result<()> {
     Ok(reboot(RebootCommand::CadOff)?)
 }
+
+/// Makes ctrl-alt-del restart the machine at once, by the kernel's own hand: for when nobody in userspace may be left who
+/// could.
+pub fn ctrl_alt_del_restarts() -> io::Result<()> {
+    Ok(reboot(RebootCommand::CadOn)?)
+}
