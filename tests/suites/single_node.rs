@@ -2,8 +2,8 @@
 //!
 //! The tests run one after the other, in this order, and share one machine: a boot takes minutes under
 //! emulation. Its disk forgets what was not flushed (see `keelson_vm::nbd`), so that the power cut is a real one.
-//! There are four boots: the first, a worker's, one by `keelctl reboot`, one after the power cut. Pods that mean harm are left out
-//! unless they are asked for by name.
+//! There are four boots: the first, a worker's, one by `keelctl reboot`, one after the power cut. Pods that mean harm, and a month
+//! that the machine is off, are left out unless they are asked for by name.
 
 #![forbid(unsafe_code)]
 #![expect(
@@ -25,10 +25,14 @@ use libtest_mimic::Arguments;
 
 fn main() {
     let arguments = Arguments::from_args();
+    let by_name = arguments.filter.is_some() || arguments.list;
     let mut trials = lifecycle::trials();
-    if arguments.filter.is_some() || arguments.list {
+    if by_name {
         trials.extend(hostile_pods::trials());
     }
     trials.extend(lifecycle::ends());
+    if by_name {
+        trials.extend(lifecycle::afterlife());
+    }
     shared::run(arguments, trials);
 }

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 
 use crate::firmware::Firmware;
 use crate::wait;
@@ -52,6 +53,14 @@ impl Accelerator {
         match self {
             Self::Kvm => ["-accel", "kvm", "-cpu", "host"],
             Self::Tcg => ["-accel", "tcg,thread=multi", "-cpu", "max"],
+        }
+    }
+
+    /// The same for a guest that is to believe its hardware clock: KVM's own would tell it the host's time.
+    fn arguments_by_hardware_clock(self) -> [&'static str; 4] {
+        match self {
+            Self::Kvm => ["-accel", "kvm", "-cpu", "host,kvmclock=off"],
+            Self::Tcg => self.arguments(),
         }
     }
 }
@@ -163,6 +172,10 @@ pub struct Hardware {
     /// Boots from the first disk by UEFI, instead of the kernel and the initramfs.
     #[serde(default)]
     pub firmware: Option<Firmware>,
+    /// The hardware clock goes before the host's by so many days. A node that has run so has the date on its disk, and never
+    /// believes an earlier one.
+    #[serde(default)]
+    pub days_ahead: Option<u32>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -353,7 +366,11 @@ pub fn start(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> 
 
 fn arguments(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> Vec<String> {
     let mut words: Vec<String> = ["-nodefaults", "-display", "none"].map(str::to_owned).into();
-    words.extend(accelerator.arguments().map(str::to_owned));
+    let processor = match hardware.days_ahead {
+        None => accelerator.arguments(),
+        Some(_) => accelerator.arguments_by_hardware_clock(),
+    };
+    words.extend(processor.map(str::to_owned));
     let mut option = |name: &str, value: String| words.extend([name.to_owned(), value]);
     option("-smp", hardware.processors.to_string());
     option("-m", hardware.memory_mib.to_string());
@@ -365,6 +382,9 @@ fn arguments(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> 
             option("-append", format!("console=ttyS0 loglevel=6 panic=10 {}", hardware.command_line));
         }
         Some(firmware) => firmware.options().into_iter().for_each(|(name, value)| option(name, value)),
+    }
+    if let Some(days) = hardware.days_ahead {
+        option("-rtc", format!("base={}", rtc_date(OffsetDateTime::now_utc() + time::Duration::days(days.into()))));
     }
     for value in &hardware.smbios {
         option("-smbios", format!("type=11,value={}", comma_doubled(value)));
@@ -410,6 +430,13 @@ fn arguments(hardware: &Hardware, accelerator: Accelerator, folder: &Folder) -> 
     words
 }
 
+/// A date as `-rtc base=` takes it, in UTC.
+fn rtc_date(date: OffsetDateTime) -> String {
+    let (year, month, day) = date.to_calendar_date();
+    let (hour, minute, second) = date.to_hms();
+    format!("{year:04}-{:02}-{day:02}T{hour:02}:{minute:02}:{second:02}", u8::from(month))
+}
+
 /// QEMU ends a value at a comma, and takes two for one.
 pub(crate) fn comma_doubled(value: &str) -> String {
     value.replace(',', ",,")
@@ -424,9 +451,8 @@ mod tests {
         assert_eq!(comma_doubled("a=1,b=2"), "a=1,,b=2");
     }
 
-    #[test]
-    fn forwards_both_ports_to_loopback_only() {
-        let hardware = Hardware {
+    fn hardware() -> Hardware {
+        Hardware {
             processors: 2,
             memory_mib: 2048,
             kernel: "bzImage".into(),
@@ -438,10 +464,27 @@ mod tests {
             network: Network::User(Ports { kubernetes: 1000, cluster: 1001 }),
             card: Card::default(),
             firmware: None,
-        };
-        let words = arguments(&hardware, Accelerator::Tcg, &Folder("folder".into()));
+            days_ahead: None,
+        }
+    }
+
+    #[test]
+    fn forwards_both_ports_to_loopback_only() {
+        let words = arguments(&hardware(), Accelerator::Tcg, &Folder("folder".into()));
         let network = words.iter().find(|word| word.starts_with("user,")).unwrap();
         assert_eq!(network, "user,id=net,hostfwd=tcp:127.0.0.1:1000-:6443,hostfwd=tcp:127.0.0.1:1001-:6400");
         assert!(words.contains(&"console=ttyS0 loglevel=6 panic=10 keelson.role=control-plane".to_owned()));
+    }
+    #[test]
+    fn a_clock_that_is_ahead_is_the_hardware_clock() {
+        let date = OffsetDateTime::from_unix_timestamp(1_798_761_845).unwrap();
+        assert_eq!(rtc_date(date), "2027-01-01T00:04:05");
+        let ahead = Hardware { days_ahead: Some(35), ..hardware() };
+        let words = arguments(&ahead, Accelerator::Kvm, &Folder("folder".into()));
+        assert!(words.contains(&"host,kvmclock=off".to_owned()));
+        let at = words.iter().position(|word| word == "-rtc").unwrap();
+        assert!(words[at + 1].starts_with("base=2"), "{}", words[at + 1]);
+        let words = arguments(&hardware(), Accelerator::Kvm, &Folder("folder".into()));
+        assert!(!words.contains(&"-rtc".to_owned()) && words.contains(&"host".to_owned()));
     }
 }

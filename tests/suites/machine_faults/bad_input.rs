@@ -55,6 +55,7 @@ fn expect_on_console(
         network: Network::User(Ports::free()?),
         card: Card::default(),
         firmware: None,
+        days_ahead: None,
     };
     change(&mut hardware, &folder)?;
     let mut machine = Machine::create(&folder, hardware, build.speed)?;

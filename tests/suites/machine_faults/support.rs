@@ -54,6 +54,7 @@ pub(crate) fn hardware(build: &Build, folder: &Path, disk: &Path) -> Result<Hard
         network: Network::User(Ports::free()?),
         card: Card::default(),
         firmware: None,
+        days_ahead: None,
     })
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use keelson_vm::cluster;
 use keelson_vm::commands::image_disk;
 use keelson_vm::killer::{self, Killer};
-use keelson_vm::kubectl::{self, condition_holds};
+use keelson_vm::kubectl::{self, Kubectl, condition_holds};
 use keelson_vm::machine::{Machine, create_disk};
 use keelson_vm::nbd::PowerCutDisk;
 use keelson_vm::node::{Forward, Node};
@@ -47,6 +47,11 @@ pub(crate) fn ends() -> Vec<Trial> {
     vec![trial("the_power_button_shuts_down_in_order", power_button)]
 }
 
+/// What its disk remembers: behind the end. A boot more, so by name only.
+pub(crate) fn afterlife() -> Vec<Trial> {
+    vec![trial("a_month_switched_off_needs_nobody", month_off)]
+}
+
 /// The disk of the shared machine is served for as long as the suite runs.
 fn power_cut_disk(folder: &Path) -> Result<&'static PowerCutDisk, Failed> {
     static DISK: std::sync::OnceLock<PowerCutDisk> = std::sync::OnceLock::new();
@@ -79,6 +84,7 @@ fn create_machine(build: &Build, folder: &Path) -> Result<Machine, Failed> {
         network: Network::User(Ports::free()?),
         card: Card::default(),
         firmware: None,
+        days_ahead: None,
     };
     cluster::found(&mut hardware, folder)?;
     Ok(Machine::create(folder, hardware, build.speed)?)
@@ -387,12 +393,52 @@ fn power_cut() -> Outcome {
 }
 
 fn power_button() -> Outcome {
+    with_node(power_off)
+}
+
+fn power_off(node: &mut Node) -> Outcome {
+    let pressed = Instant::now();
+    node.machine.press_power_button()?;
+    let deadline = node.machine.speed().scale(SHUTDOWN_DEADLINE);
+    node.machine.wait_until_off(deadline)?;
+    println!("off after {:.1} s", pressed.elapsed().as_secs_f64());
+    Ok(())
+}
+
+/// Beyond every leaf's life, which is a week.
+const DAYS_OFF: u32 = 35;
+
+/// Every certificate but the authorities' has run out, the operator's two among them. From here on the disk knows the later date,
+/// and this host would take certificates that begin then for ones of the future: the machine is not started again.
+fn month_off() -> Outcome {
+    if shared_node().is_none() {
+        boots()?;
+    }
     with_node(|node| {
-        let pressed = Instant::now();
-        node.machine.press_power_button()?;
-        let deadline = node.machine.speed().scale(SHUTDOWN_DEADLINE);
-        node.machine.wait_until_off(deadline)?;
-        println!("off after {:.1} s", pressed.elapsed().as_secs_f64());
-        Ok(())
+        if !node.machine.is_running() {
+            node.machine.start()?;
+            node.pin_api()?;
+        }
+        node.wait_ready(|_| ())?;
+        node.kubectl().apply(WEB)?;
+        wait_for_web(node)?;
+        let before = objects(node)?;
+        power_off(node)?;
+        let expired = node.machine.folder().join("kubeconfig-of-last-month");
+        std::fs::rename(node.kubeconfig(), &expired)?;
+        node.machine.change_hardware(|hardware| hardware.days_ahead = Some(DAYS_OFF))?;
+        let started = Instant::now();
+        node.machine.start()?;
+        node.pin_api()?;
+        // Its certificate is refused, so keelctl proves the operator's key once more.
+        wait::until("keelctl to be let in", MINUTES, || {
+            node.keelctl(&["status"]).map(drop).map_err(|error| error.to_string())
+        })?;
+        back_with_everything(node, &before, started)?;
+        let refused = Kubectl { kubeconfig: expired, ..node.kubectl() }.run(&["get", "nodes"]);
+        ensure(refused.is_err(), || format!("a certificate of last month is taken: {refused:?}"))?;
+        let answer = run_job(node, "a-month-later", &["get", "http://web.default.svc.cluster.local/env"])?;
+        ensure(answer.trim() == "from a config map", || format!("a month later it answered {answer:?}"))?;
+        power_off(node)
     })
 }

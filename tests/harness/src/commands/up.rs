@@ -130,6 +130,7 @@ pub(super) fn new_hardware(options: &Up, folder: &Path, image: &Image, tools: &T
         network: Network::User(Ports::free()?),
         card: Card::default(),
         firmware: None,
+        days_ahead: None,
     })
 }
 
