@@ -31,6 +31,7 @@ mod secret;
 #[cfg(feature = "sources")]
 pub mod smbios;
 mod source;
+pub mod virtual_address;
 mod wish;
 #[cfg(feature = "sources")]
 pub mod words;

@@ -38,6 +38,7 @@ fn both(a: RawConfig, b: RawConfig) -> RawConfig {
         cluster_domain: first(a.cluster_domain, b.cluster_domain),
         dns_address: first(a.dns_address, b.dns_address),
         extra_sans: first(a.extra_sans, b.extra_sans),
+        virtual_address: first(a.virtual_address, b.virtual_address),
         labels: first(a.labels, b.labels),
         taints: first(a.taints, b.taints),
         extra_arguments: first(a.extra_arguments, b.extra_arguments),

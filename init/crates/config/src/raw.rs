@@ -112,6 +112,7 @@ pub struct RawConfig {
     pub cluster_domain: Option<Said<String>>,
     pub dns_address: Option<Said<String>>,
     pub extra_sans: Option<Said<Vec<String>>>,
+    pub virtual_address: Option<Said<String>>,
     pub labels: Option<Said<BTreeMap<String, String>>>,
     pub taints: Option<Said<Vec<RawTaint>>>,
     pub extra_arguments: Option<Said<BTreeMap<String, BTreeMap<String, String>>>>,

@@ -16,6 +16,7 @@ mod cluster;
 mod network;
 mod node;
 pub(crate) mod syntax;
+mod virtual_address;
 
 use check::Checker;
 

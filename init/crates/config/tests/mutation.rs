@@ -35,6 +35,7 @@ spec:
     serviceCIDR: 10.2.0.0/16
     dnsAddress: 10.2.0.53
     extraSANs: [a.example, 10.0.0.9]
+    virtualAddress: 10.0.0.10
     extraArguments: {kubelet: {v: "2"}}
     oidc: {issuerURL: "https://a", clientID: b}
   registries:

@@ -24,7 +24,7 @@ use crate::say::{failed, say};
 use crate::sntp::{self, Servers};
 use crate::state::{self, Seen};
 use crate::waiting::{Awaited, Waiting};
-use crate::{cut, files, pods, resolver};
+use crate::{cut, files, pods, resolver, virtual_address};
 
 /// DHCP answers on their way to the loop; more at once is a flood, which the socket's buffer then bounds.
 const PACKETS_QUEUED: usize = 64;
@@ -41,6 +41,7 @@ pub struct Paths {
     /// What keelson-cluster asks for.
     pub pod_routes: PathBuf,
     pub departed: PathBuf,
+    pub virtual_address: PathBuf,
 }
 
 impl Default for Paths {
@@ -51,6 +52,7 @@ impl Default for Paths {
             run: "/run/keelson/network".into(),
             pod_routes: keelson_config::pod_routes::POD_ROUTES_PATH.into(),
             departed: keelson_config::departed::DEPARTED_PATH.into(),
+            virtual_address: keelson_config::virtual_address::VIRTUAL_ADDRESS_PATH.into(),
         }
     }
 }
@@ -87,6 +89,7 @@ pub async fn run(paths: Paths) -> Result<(), DaemonError> {
     tokio::spawn(sntp::run(servers_seen, time, sntp::clock::SystemClock, paths.clock_floor.clone(), None));
     tokio::spawn(pods::run(paths.pod_routes.clone()));
     tokio::spawn(cut::run(paths.departed.clone()));
+    tokio::spawn(virtual_address::run(paths.virtual_address.clone()));
     let (packets, incoming) = mpsc::channel(PACKETS_QUEUED);
     let context = Context { kernel, packets, hostname: hostname(), directory: paths.run.clone() };
     let mut daemon = Daemon {

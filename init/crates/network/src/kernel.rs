@@ -166,16 +166,7 @@ impl Kernel {
 
     /// Removing an address that is gone already is no failure.
     pub async fn delete_address(&self, link: u32, net: IpNet) -> Result<(), KernelError> {
-        let mut message = AddressMessage::default();
-        message.header.index = link;
-        message.header.prefix_len = net.prefix_len();
-        message.header.family = match net {
-            IpNet::V4(_) => AddressFamily::Inet,
-            IpNet::V6(_) => AddressFamily::Inet6,
-        };
-        message.attributes.push(AddressAttribute::Local(net.addr()));
-        let outcome = self.handle.address().del(message).execute().await;
-        gone_is_fine(outcome.map_err(to(&format!("remove the address {net}"))))
+        delete_address(&self.handle, link, net).await
     }
 
     pub async fn add_route(&self, route: &Route) -> Result<(), KernelError> {
@@ -199,6 +190,19 @@ pub(crate) fn to(operation: &str) -> impl Fn(rtnetlink::Error) -> KernelError {
             other => io::Error::other(other),
         },
     }
+}
+
+pub(crate) async fn delete_address(handle: &Handle, link: u32, net: IpNet) -> Result<(), KernelError> {
+    let mut message = AddressMessage::default();
+    message.header.index = link;
+    message.header.prefix_len = net.prefix_len();
+    message.header.family = match net {
+        IpNet::V4(_) => AddressFamily::Inet,
+        IpNet::V6(_) => AddressFamily::Inet6,
+    };
+    message.attributes.push(AddressAttribute::Local(net.addr()));
+    let outcome = handle.address().del(message).execute().await;
+    gone_is_fine(outcome.map_err(to(&format!("remove the address {net}"))))
 }
 
 fn gone_is_fine(outcome: Result<(), KernelError>) -> Result<(), KernelError> {

@@ -16,8 +16,8 @@
 //!   intervals, and the loop goes on.
 //! - The clock is never set below the floor, and its being unsynchronised holds nothing up.
 //!
-//! The ways to other nodes' pods are made beside all that, from what keelson-cluster asks for ([`pods`]), and so are connections of removed
-//! nodes cut ([`cut`]). IPv6 addresses and default
+//! The ways to other nodes' pods are made beside all that, from what keelson-cluster asks for ([`pods`]); so are connections of removed
+//! nodes cut ([`cut`]), and so does the cluster's virtual address come to this node and go ([`virtual_address`]). IPv6 addresses and default
 //! routes from router advertisements are the kernel's work ([`advertisements`] asks it for them on the links that are configured by
 //! DHCP), resolvers from there are heard of it, and where routers ask for DHCPv6 it is done ([`dhcp6`]).
 #![forbid(unsafe_code)]
@@ -38,4 +38,5 @@ pub mod resolver;
 pub mod say;
 pub mod sntp;
 pub mod state;
+pub mod virtual_address;
 pub mod waiting;

@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use keelson_config::MacAddress;
 use netlink_packet_route::AddressFamily;
-use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage};
+use netlink_packet_route::address::{
+    AddressAttribute, AddressFlags, AddressHeaderFlags, AddressMessage, AddressProtocol,
+};
 use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, Inet6IfaceFlags, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage,
 };
@@ -36,7 +38,12 @@ pub struct Address {
     pub net: IpNet,
     /// Not to be used yet, or any more, for something new.
     pub unusable: bool,
+    /// The cluster's, which this node has for the time being ([`crate::virtual_address`]).
+    pub is_virtual: bool,
 }
+
+/// What marks it in the kernel, so that it is found again (rtnetlink(7), `IFA_PROTO`): `K`.
+pub const VIRTUAL: AddressProtocol = AddressProtocol::Other(75);
 
 impl Link {
     /// Hardware, or what a hypervisor shows as such; what pods and bridges are made of is none of it.
@@ -125,7 +132,8 @@ impl Links {
         });
         let address = local.or(any).filter(|_| family_known)?;
         let net = IpNet::new(address, message.header.prefix_len).ok()?;
-        Some((link, Address { net, unusable: unusable(message) }))
+        let is_virtual = message.attributes.contains(&AddressAttribute::Protocol(VIRTUAL));
+        Some((link, Address { net, unusable: unusable(message), is_virtual }))
     }
 }
 

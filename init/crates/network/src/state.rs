@@ -10,7 +10,7 @@ use keelson_config::{AddressMethod, NodeConfig};
 use crate::advertisements::Advertised;
 use crate::dhcp::{Client, Lease};
 use crate::dhcp6::Information;
-use crate::links::{Link, is_global};
+use crate::links::{Address, Link, is_global};
 use crate::plan::Plan;
 use crate::port::PortV6;
 use crate::resolver;
@@ -73,8 +73,8 @@ impl<'a> Seen<'a> {
     /// Addresses that others can reach the node by, on a link that works.
     fn usable(&self) -> impl Iterator<Item = IpAddr> + 'a {
         let link = self.link;
-        let usable = |address: &&crate::links::Address| !address.unusable && is_global(address.net.addr());
-        link.addresses.iter().filter(usable).map(|address| address.net.addr())
+        let own = |address: &&Address| !address.unusable && !address.is_virtual && is_global(address.net.addr());
+        link.addresses.iter().filter(own).map(|address| address.net.addr())
     }
 }
 

@@ -19,6 +19,8 @@ mod router;
 mod server;
 #[path = "namespaces/server6.rs"]
 mod server6;
+#[path = "namespaces/virtual_address.rs"]
+mod virtual_address;
 #[path = "namespaces/world.rs"]
 mod world;
 

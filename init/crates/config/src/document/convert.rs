@@ -35,6 +35,7 @@ pub(super) fn raw(spec: spec::Spec, origin: &Origin) -> RawConfig {
         cluster_domain: at.said("spec.cluster.domain", cluster.domain),
         dns_address: at.said("spec.cluster.dnsAddress", cluster.dns_address),
         extra_sans: at.said("spec.cluster.extraSANs", cluster.extra_sans),
+        virtual_address: at.said("spec.cluster.virtualAddress", cluster.virtual_address),
         extra_arguments: at.said("spec.cluster.extraArguments", cluster.extra_arguments),
         oidc: at.said("spec.cluster.oidc", cluster.oidc.map(oidc)),
         registry_mirrors: at.said(

@@ -170,6 +170,8 @@ pub struct Cluster {
     /// Names and addresses that the API server's certificate carries in addition.
     #[serde(rename = "extraSANs")]
     pub extra_sans: Option<Vec<String>>,
+    /// An address of the nodes' network that belongs to no node: a control plane whose API server is well has it.
+    pub virtual_address: Option<String>,
     /// Flags by component (kube-apiserver, kube-controller-manager, kube-scheduler, kubelet, kube-proxy), without dashes.
     pub extra_arguments: Option<BTreeMap<String, BTreeMap<String, String>>>,
     pub oidc: Option<Oidc>,

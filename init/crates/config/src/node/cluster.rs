@@ -17,6 +17,8 @@ pub struct ClusterConfig {
     pub dns_address: IpAddr,
     /// Names and addresses that the API server's certificate carries in addition.
     pub extra_sans: Vec<String>,
+    /// Of the nodes' network and no node's own: a control plane whose API server is well has it.
+    pub virtual_address: Option<IpAddr>,
     /// Flags by component, without the leading dashes.
     pub extra_arguments: BTreeMap<Component, BTreeMap<String, String>>,
     pub oidc: Option<Oidc>,
@@ -30,6 +32,7 @@ impl Default for ClusterConfig {
             cluster_domain: "cluster.local".to_owned(),
             dns_address: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
             extra_sans: Vec::new(),
+            virtual_address: None,
             extra_arguments: BTreeMap::new(),
             oidc: None,
         }

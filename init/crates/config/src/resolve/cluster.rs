@@ -9,7 +9,7 @@ use crate::error::shown;
 use crate::node::{ClusterConfig, Component, HttpProxy, Oidc, RegistryMirror, Taint, TaintEffect};
 use crate::raw::{RawConfig, RawTaint, Said};
 use crate::resolve::check::Checker;
-use crate::resolve::syntax;
+use crate::resolve::{syntax, virtual_address};
 use crate::source::Source;
 
 /// A node gets a /24 (IPv4) or /64 (IPv6) of the pod network, and the controller manager bounds the number of nodes
@@ -53,6 +53,7 @@ pub(super) fn cluster(check: &mut Checker, raw: &RawConfig) -> ClusterConfig {
         extra_sans: check.each(raw.extra_sans.as_ref(), "extraSANs", syntax::HOST, |text| {
             syntax::is_host(text.strip_prefix("*.").unwrap_or(text)).then(|| text.to_owned())
         }),
+        virtual_address: virtual_address::parse(check, raw, pod_cidr, service_cidr),
         extra_arguments: extra_arguments(check, raw.extra_arguments.as_ref()),
         oidc: oidc(check, raw.oidc.as_ref()),
     }

@@ -217,6 +217,7 @@ pub(super) fn sources(raw: &RawConfig) -> BTreeMap<String, Source> {
         ("cluster.cluster_domain", of(raw.cluster_domain.as_ref())),
         ("cluster.dns_address", of(raw.dns_address.as_ref())),
         ("cluster.extra_sans", of(raw.extra_sans.as_ref())),
+        ("cluster.virtual_address", of(raw.virtual_address.as_ref())),
         ("cluster.extra_arguments", of(raw.extra_arguments.as_ref())),
         ("cluster.oidc", of(raw.oidc.as_ref())),
     ];

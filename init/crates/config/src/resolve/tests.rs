@@ -151,6 +151,38 @@ fn names_source_field_fault_and_what_is_allowed() {
 }
 
 #[test]
+fn the_virtual_address_is_one_that_a_machine_can_have_and_no_node_has() {
+    for address in ["192.0.2.10", "2001:db8::10"] {
+        let node =
+            accepted(&document(&format!("{{role: control-plane, cluster: {{virtualAddress: '{address}'}}}}"))).node;
+        assert_eq!(node.cluster.virtual_address, Some(address.parse().unwrap()));
+        assert!(node.sources["cluster.virtual_address"].to_string().contains("spec.cluster.virtualAddress"));
+    }
+    for (address, complaint) in [
+        ("10.244.3.4", "10.244.3.4 is inside the pod network 10.244.0.0/16"),
+        ("10.96.0.77", "10.96.0.77 is inside the service network 10.96.0.0/16"),
+        ("10.0.0.5", "10.0.0.5 is configured on a link of this node"),
+        ("0.0.0.0", "\"0.0.0.0\" is not valid"),
+        ("'::'", "\"::\" is not valid"),
+        ("127.0.0.7", "\"127.0.0.7\" is not valid"),
+        ("'::1'", "\"::1\" is not valid"),
+        ("224.0.0.1", "\"224.0.0.1\" is not valid"),
+        ("'ff02::1'", "\"ff02::1\" is not valid"),
+        ("255.255.255.255", "\"255.255.255.255\" is not valid"),
+        ("'fe80::7'", "\"fe80::7\" is not valid"),
+        ("'::ffff:10.0.0.9'", "\"::ffff:10.0.0.9\" is not valid"),
+        ("api.example", "\"api.example\" is not valid"),
+    ] {
+        let spec = format!(
+            "{{role: control-plane, cluster: {{virtualAddress: {address}}}, \
+             network: {{links: [{{link: eth0, addresses: [10.0.0.5/24]}}]}}}}"
+        );
+        let message = refused(&document(&spec), &Remembered::default());
+        assert!(message.contains("spec.cluster.virtualAddress") && message.contains(complaint), "{message}");
+    }
+}
+
+#[test]
 fn all_faults_are_reported_at_once() {
     let mut inputs = document("{rolle: x, network: {nodeSubnets: [a, 10.0.0.0/8, b]}}");
     inputs.command_line = b"keelson.role=x keelson.name=- keelson.bogus=1".to_vec();

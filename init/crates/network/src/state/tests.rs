@@ -25,7 +25,10 @@ fn link(index: u32, addresses: &[&str]) -> Link {
         layer: LinkLayerType::Ether,
         kind: None,
         controller: None,
-        addresses: addresses.iter().map(|net| Address { net: net.parse().unwrap(), unusable: false }).collect(),
+        addresses: addresses
+            .iter()
+            .map(|net| Address { net: net.parse().unwrap(), unusable: false, is_virtual: false })
+            .collect(),
         routers: RouterFlags::default(),
     }
 }
@@ -80,6 +83,13 @@ fn the_family_of_the_pods_comes_first_and_each_once() {
     assert_eq!(addresses(&published(&config("", "{}"), &links, &NetworkState::default())), ["10.1.0.5", "fd00::5"]);
     let v6 = config("", "{cluster: {podCIDR: 'fd01::/56', serviceCIDR: 'fd02::/112'}}");
     assert_eq!(addresses(&published(&v6, &links, &NetworkState::default())), ["fd00::5", "10.1.0.5"]);
+}
+
+#[test]
+fn the_clusters_address_is_not_the_nodes() {
+    let mut link = link(1, &["10.1.0.100/32", "10.1.0.5/24"]);
+    link.addresses[0].is_virtual = true;
+    assert_eq!(addresses(&published(&config("", "{}"), &[link], &NetworkState::default())), ["10.1.0.5"]);
 }
 
 #[test]

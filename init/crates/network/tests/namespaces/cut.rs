@@ -2,23 +2,11 @@
 
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::os::fd::AsFd as _;
 use std::time::{Duration, Instant};
 
-use nix::sched::{CloneFlags, setns};
 use socket2::{Domain, Socket, Type};
 
-use crate::world::{World, is_root};
-
-/// Runs in the namespace; what it makes there stays there.
-fn in_namespace<T: Send + 'static>(namespace: &str, make: impl FnOnce() -> T + Send + 'static) -> T {
-    let file = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
-    let enter = move || {
-        setns(file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
-        make()
-    };
-    std::thread::spawn(enter).join().unwrap()
-}
+use crate::world::{World, in_namespace, is_root};
 
 /// Both ends of a connection from `from` to the node's listener.
 fn connection(world: &World, listener: &TcpListener, from: &str) -> (TcpStream, TcpStream) {

@@ -1,6 +1,7 @@
 //! Two network namespaces with a cable between them: the node's, where the real program runs as it does on a node
 //! (uid 64003 and its capabilities), and the network's. Everything is removed when the world is dropped.
 
+use std::os::fd::AsFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
@@ -10,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use keelson_config::network_state::NetworkState;
 use keelson_config::{Inputs, Remembered, resolve};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -216,8 +218,18 @@ impl Drop for World {
     }
 }
 
+/// Runs in the namespace; what it makes there stays there.
+pub(crate) fn in_namespace<T: Send + 'static>(namespace: &str, make: impl FnOnce() -> T + Send + 'static) -> T {
+    let file = std::fs::File::open(format!("/run/netns/{namespace}")).unwrap();
+    let enter = move || {
+        setns(file.as_fd(), CloneFlags::CLONE_NEWNET).unwrap();
+        make()
+    };
+    std::thread::spawn(enter).join().unwrap()
+}
+
 /// Runs a command of one line and returns what it printed.
-fn sh(command: &str) -> String {
+pub(crate) fn sh(command: &str) -> String {
     let mut words = command.split_whitespace();
     let output = Command::new(words.next().unwrap()).args(words).output().unwrap();
     assert!(output.status.success(), "{command}: {}", String::from_utf8_lossy(&output.stderr));
