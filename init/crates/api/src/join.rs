@@ -190,6 +190,9 @@ pub struct NodeSettings {
     pub service_cidr: String,
     pub cluster_domain: String,
     pub dns_address: String,
+    /// The API servers' address that goes from one control plane to another, if there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_address: Option<String>,
     pub control_planes: Vec<MemberAddresses>,
     /// All members, control planes included, with the addresses that they were verified at: where their pods are.
     #[serde(default)]

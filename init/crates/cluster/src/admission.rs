@@ -65,6 +65,8 @@ pub enum AdmissionError {
     NameInUse { name: String },
     #[error("the address {address} belongs to the node {owner}; remove that first with keelctl node remove {owner}")]
     AddressInUse { address: IpAddr, owner: String },
+    #[error("the address {0} is the cluster's virtual address, which no node may have as its own")]
+    VirtualAddress(IpAddr),
     #[error(
         "the node knows itself by {known}, but it connects from {peer}: nodes must reach each other without address \
          translation"
@@ -171,6 +173,7 @@ impl Admission<'_> {
             service_cidr: self.cluster.service_cidr.to_string(),
             cluster_domain: self.cluster.cluster_domain.clone(),
             dns_address: self.cluster.dns_address.to_string(),
+            virtual_address: self.cluster.virtual_address.map(|address| address.to_string()),
             control_planes: self.control_planes().await?,
             members: self.members(|_| true).await?,
         })

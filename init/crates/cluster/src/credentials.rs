@@ -89,13 +89,17 @@ impl Circumstances<'_> {
             .with_dns(service)
             .with_dns([format!("kubernetes.default.svc.{domain}")])
             .with_addresses(self.cluster.service_cidr.hosts().next())
+            .with_addresses(self.cluster.virtual_address)
             .with_either(self.cluster.extra_sans.iter().cloned())
     }
 
-    /// The certificate of this process' own API. Names that the operator adds are the control planes'.
+    /// The certificate of this process' own API. Names that the operator adds are the control planes', and so is the virtual address.
     pub fn api_profile(&self) -> Profile {
         let names = match self.identity.role {
-            Role::ControlPlane => self.node_names().with_either(self.cluster.extra_sans.iter().cloned()),
+            Role::ControlPlane => self
+                .node_names()
+                .with_addresses(self.cluster.virtual_address)
+                .with_either(self.cluster.extra_sans.iter().cloned()),
             Role::Worker => self.node_names(),
         };
         let organization = match self.identity.role {

@@ -41,6 +41,7 @@ pub mod store;
 pub mod supervision;
 pub mod trust;
 pub mod unix_socket;
+pub mod virtual_address;
 pub mod watch_file;
 pub mod worker;
 

@@ -31,7 +31,7 @@ use crate::unix_socket::Admitted;
 use crate::worker::{Worker, WorkerError};
 use crate::{
     accounts, api_server, boot_mark, container_runtime, departed, features, images, login, network, probes, proxy_feed,
-    report, signer, supervision, worker,
+    report, signer, supervision, virtual_address, worker,
 };
 
 mod cluster;
@@ -115,6 +115,7 @@ pub async fn run_with(paths: Paths, files: Arc<dyn Files>) -> Result<(), StartEr
     manager.become_member().await;
     manager.start_following();
     let ready = watch::Sender::new(false);
+    manager.contend(ready.subscribe());
     tokio::spawn(features::run(
         Arc::clone(&manager.node),
         Arc::clone(&manager.files),
@@ -263,6 +264,19 @@ impl Manager {
             ));
             tokio::spawn(departed::keep(Arc::clone(&self.node), Arc::clone(&self.files), Arc::clone(registry)));
             tokio::spawn(async move { kept.keep(|error| report::error(error)).await });
+        }
+    }
+
+    /// For the cluster's virtual address, as long as the node is a control plane of it.
+    fn contend(&self, ready: watch::Receiver<bool>) {
+        if let Some(registry) = &self.registry {
+            tokio::spawn(virtual_address::keep(
+                Arc::clone(&self.node),
+                Arc::clone(&self.files),
+                Arc::clone(registry),
+                self.membership.identity.clone(),
+                ready,
+            ));
         }
     }
 

@@ -147,6 +147,11 @@ impl Paths {
         self.at(keelson_config::departed::DEPARTED_PATH)
     }
 
+    /// Until when keelson-network keeps the cluster's virtual address on this node.
+    pub fn virtual_address(&self) -> PathBuf {
+        self.at(keelson_config::virtual_address::VIRTUAL_ADDRESS_PATH)
+    }
+
     /// What PID 1 shows on the console whenever it changes.
     pub fn console(&self) -> PathBuf {
         self.own().join("console")

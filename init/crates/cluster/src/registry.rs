@@ -10,6 +10,7 @@
 //! | `addresses/ADDRESS` | the name of the node that has it: what makes an address belong to one node |
 //! | `tokens/ID` | [`TokenRecord`] |
 //! | `removed/UID` | [`RemovedRecord`] |
+//! | `virtual-addresses/ADDRESS` | [`VirtualAddressRecord`], for as long as its lease lasts |
 //!
 //! Values are JSON with `version`, which a reader that does not know it refuses.
 
@@ -20,8 +21,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
@@ -33,7 +34,7 @@ pub mod records;
 pub(crate) mod memory;
 
 pub use members::{MemberChange, MemberError, Removal, StoreMember};
-pub use records::{NodeRecord, RemovedRecord, TokenRecord};
+pub use records::{NodeRecord, RemovedRecord, TokenRecord, VirtualAddressRecord};
 
 const PREFIX: &str = "/keelson/v1/";
 /// How soon a change that another control plane made is seen. A list of this size a second costs less than keeping a
@@ -56,6 +57,11 @@ pub enum RegistryError {
     Members(#[from] MemberError),
 }
 
+/// A lease of the store's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct LeaseId(pub i64);
+
 /// A key's revision; 0 is one that does not exist.
 pub type Revision = i64;
 
@@ -73,6 +79,8 @@ pub struct Change {
     pub expected: Vec<(String, Revision)>,
     /// What is written; `None` deletes.
     pub writes: Vec<(String, Option<Vec<u8>>)>,
+    /// What is written goes when it ends.
+    pub lease: Option<LeaseId>,
 }
 
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, RegistryError>> + Send + 'a>>;
@@ -84,6 +92,12 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn list(&self, prefix: String) -> Answer<'_, Vec<Entry>>;
     /// False if something was not as expected.
     fn commit(&self, change: Change) -> Answer<'_, bool>;
+    /// A lease that lasts for so many seconds from no earlier than this call, or longer.
+    fn grant(&self, seconds: u32) -> Answer<'_, LeaseId>;
+    /// Has the lease last for its seconds from no earlier than this call; false if it has ended.
+    fn keep_alive(&self, lease: LeaseId) -> Answer<'_, bool>;
+    /// Ends the lease, if it has not ended.
+    fn revoke(&self, lease: LeaseId) -> Answer<'_, ()>;
     /// The store's own members, as a quorum of them knows.
     fn members(&self) -> Answer<'_, Vec<StoreMember>>;
     /// The id of the member that leads, as this node's own knows; none while there is none.
@@ -128,6 +142,11 @@ impl Change {
     pub fn delete<R: Record>(mut self, id: &str) -> Self {
         self.writes.push((key(R::KIND, id), None));
         self
+    }
+
+    #[must_use]
+    pub fn for_as_long_as(self, lease: LeaseId) -> Self {
+        Self { lease: Some(lease), ..self }
     }
 
     /// Takes an address for a node; somebody else's keeps the change from happening.
@@ -183,6 +202,18 @@ impl Registry {
 
     pub async fn commit(&self, change: Change) -> Result<bool, RegistryError> {
         self.backend.commit(change).await
+    }
+
+    pub async fn grant(&self, seconds: u32) -> Result<LeaseId, RegistryError> {
+        self.backend.grant(seconds).await
+    }
+
+    pub async fn keep_alive(&self, lease: LeaseId) -> Result<bool, RegistryError> {
+        self.backend.keep_alive(lease).await
+    }
+
+    pub async fn revoke(&self, lease: LeaseId) -> Result<(), RegistryError> {
+        self.backend.revoke(lease).await
     }
 
     pub async fn members(&self) -> Result<Vec<StoreMember>, RegistryError> {

@@ -246,6 +246,10 @@ pub fn joined_configuration(own: &NodeConfig, settings: &NodeSettings) -> Result
     config.cluster.service_cidr = parsed("serviceCIDR", &settings.service_cidr)?;
     config.cluster.dns_address = parsed("dnsAddress", &settings.dns_address)?;
     config.cluster.cluster_domain.clone_from(&settings.cluster_domain);
+    // A cluster that was founded without one can be given one on each control plane.
+    if let Some(address) = &settings.virtual_address {
+        config.cluster.virtual_address = Some(parsed("virtualAddress", address)?);
+    }
     Ok(config)
 }
 

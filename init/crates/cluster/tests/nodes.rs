@@ -14,6 +14,9 @@ mod init;
 #[path = "nodes/process.rs"]
 mod process;
 #[cfg(test)]
+#[path = "nodes/stand_in.rs"]
+mod stand_in;
+#[cfg(test)]
 #[path = "nodes/world.rs"]
 mod world;
 
@@ -32,3 +35,6 @@ mod growth;
 #[cfg(test)]
 #[path = "nodes/power.rs"]
 mod power;
+#[cfg(test)]
+#[path = "nodes/virtual_address.rs"]
+mod virtual_address;

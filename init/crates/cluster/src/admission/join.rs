@@ -51,6 +51,9 @@ impl Admission<'_> {
         if !request.addresses.iter().any(|address| address.parse() == Ok(peer)) {
             return Err(AdmissionError::Translated { known: request.addresses.join(", "), peer });
         }
+        if self.cluster.virtual_address == Some(peer) {
+            return Err(AdmissionError::VirtualAddress(peer));
+        }
         Ok(())
     }
 

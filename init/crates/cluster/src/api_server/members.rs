@@ -164,7 +164,7 @@ pub(super) fn refusal(error: &AdmissionError) -> Refusal {
         E::NoStore { .. } => (ErrorCode::Invalid, None),
         E::Quorum { .. } => (ErrorCode::Conflict, Some("name")),
         E::NameInUse { .. } => (ErrorCode::NameInUse, Some("name")),
-        E::AddressInUse { .. } => (ErrorCode::AddressInUse, Some("addresses")),
+        E::AddressInUse { .. } | E::VirtualAddress(_) => (ErrorCode::AddressInUse, Some("addresses")),
         E::Translated { .. } => (ErrorCode::Invalid, Some("addresses")),
         E::Request { identity, .. } => (ErrorCode::Invalid, Some(*identity)),
         E::Field { field, .. } => (ErrorCode::Invalid, Some(*field)),

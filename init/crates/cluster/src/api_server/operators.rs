@@ -76,7 +76,8 @@ pub fn kubeconfig(
 ) -> Result<KubeconfigMaterial, Refusal> {
     let clients = member.authority(AuthorityKind::KubernetesClient).ok_or_else(|| not_a_control_plane(member))?;
     let issued = issue(clients, operator, &request.csr, context.node.clock())?;
-    let address = context.node.addresses().first().copied();
+    // The one that stays when this node does not.
+    let address = context.node.cluster().virtual_address.or_else(|| context.node.addresses().first().copied());
     let server = address.map(api_server_url).ok_or_else(|| {
         Refusal::new(ErrorCode::Unavailable, "the node has no address yet at which Kubernetes' API could be reached")
     })?;

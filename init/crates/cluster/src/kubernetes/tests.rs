@@ -236,6 +236,7 @@ fn kubelet_is_hardened() {
 fn the_api_servers_certificate_has_every_name_it_is_reached_by() {
     let mut fixture = Fixture::new();
     fixture.config.cluster.extra_sans = vec!["api.example".to_owned(), "192.0.2.7".to_owned()];
+    fixture.config.cluster.virtual_address = Some("192.0.2.10".parse().unwrap());
     fixture.config.cluster.cluster_domain = "example.org".to_owned();
     fixture.configure_at(&["10.0.2.15".parse().unwrap(), "fd00::15".parse().unwrap()]);
     let pair =
@@ -250,6 +251,7 @@ fn the_api_servers_certificate_has_every_name_it_is_reached_by() {
         "10.96.0.1",
         "api.example",
         "192.0.2.7",
+        "192.0.2.10",
         "\"a\"",
         "kubernetes.default.svc\"",
         "kubernetes.default.svc.example.org",

@@ -12,6 +12,7 @@ use hyper_util::rt::TokioIo;
 use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::etcdserverpb::cluster_client::ClusterClient;
 use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
+use keelson_etcd_api::etcdserverpb::lease_client::LeaseClient;
 use keelson_etcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use keelson_pki::{AuthorityError, AuthorityKind, Clock, Profile, Subject};
 use rustls::{ClientConfig, RootCertStore};
@@ -24,7 +25,8 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{
-    Answer, Backend, Change, Entry, MemberChange, MemberError, RECORDS_MAX, RegistryError, Removal, StoreMember,
+    Answer, Backend, Change, Entry, LeaseId, MemberChange, MemberError, RECORDS_MAX, RegistryError, Removal,
+    StoreMember,
 };
 use crate::membership::ControlPlane;
 
@@ -92,6 +94,22 @@ impl Etcd {
                 members_answer(cluster.member_remove(pb::MemberRemoveRequest { id, try_only, force })).await?.members
             }
         })
+    }
+
+    fn leases(&self) -> LeaseClient<Channel> {
+        LeaseClient::new(self.channel.clone())
+    }
+
+    /// The API has a stream for it, of which one question and its answer are needed. The TTL of a lease that has ended is none.
+    async fn renew(&self, lease: LeaseId) -> Result<bool, RegistryError> {
+        let mut leases = self.leases();
+        let question = tokio_stream::once(pb::LeaseKeepAliveRequest { id: lease.0 });
+        let call = async move {
+            let mut answers = leases.lease_keep_alive(question).await?.into_inner();
+            let first = answers.message().await?;
+            first.map(tonic::Response::new).ok_or_else(|| tonic::Status::unavailable("the answer did not come"))
+        };
+        Ok(answer(call).await?.ttl > 0)
     }
 
     fn client(&self) -> KvClient<Channel> {
@@ -171,6 +189,7 @@ fn range_end(prefix: &str) -> Vec<u8> {
 }
 
 fn request(change: Change) -> pb::TxnRequest {
+    let lease = change.lease.map_or(0, |lease| lease.0);
     let compare = |(key, revision): (String, i64)| pb::Compare {
         result: pb::compare::CompareResult::Equal.into(),
         target: pb::compare::CompareTarget::Mod.into(),
@@ -178,12 +197,15 @@ fn request(change: Change) -> pb::TxnRequest {
         target_union: Some(pb::compare::TargetUnion::ModRevision(revision)),
         ..Default::default()
     };
-    let operation = |(key, value): (String, Option<Vec<u8>>)| {
+    let operation = move |(key, value): (String, Option<Vec<u8>>)| {
         let key = key.into_bytes().into();
         let request = match value {
-            Some(value) => {
-                pb::request_op::Request::RequestPut(pb::PutRequest { key, value: value.into(), ..Default::default() })
-            }
+            Some(value) => pb::request_op::Request::RequestPut(pb::PutRequest {
+                key,
+                value: value.into(),
+                lease,
+                ..Default::default()
+            }),
             None => pb::request_op::Request::RequestDeleteRange(pb::DeleteRangeRequest { key, ..Default::default() }),
         };
         pb::RequestOp { request: Some(request) }
@@ -217,6 +239,32 @@ impl Backend for Etcd {
 
     fn commit(&self, change: Change) -> Answer<'_, bool> {
         Box::pin(async move { Ok(answer(self.client().txn(request(change))).await?.succeeded) })
+    }
+
+    fn grant(&self, seconds: u32) -> Answer<'_, LeaseId> {
+        Box::pin(async move {
+            let mut leases = self.leases();
+            // The store chooses the id.
+            let request = pb::LeaseGrantRequest { ttl: seconds.into(), id: 0 };
+            Ok(LeaseId(answer(leases.lease_grant(request)).await?.id))
+        })
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> Answer<'_, bool> {
+        Box::pin(self.renew(lease))
+    }
+
+    fn revoke(&self, lease: LeaseId) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mut leases = self.leases();
+            let call = async move {
+                match leases.lease_revoke(pb::LeaseRevokeRequest { id: lease.0 }).await {
+                    Err(status) if status.code() == tonic::Code::NotFound => Ok(tonic::Response::new(())),
+                    outcome => outcome.map(|_| tonic::Response::new(())),
+                }
+            };
+            answer(call).await
+        })
     }
 
     fn members(&self) -> Answer<'_, Vec<StoreMember>> {
@@ -256,12 +304,15 @@ mod tests {
         let change = Change {
             expected: vec![("a".to_owned(), 0), ("b".to_owned(), 7)],
             writes: vec![("a".to_owned(), Some(b"1".to_vec())), ("b".to_owned(), None)],
+            lease: Some(LeaseId(42)),
         };
         let request = request(change);
         let revisions: Vec<_> = request.compare.iter().map(|compare| compare.target_union.clone()).collect();
         let expected = [0, 7].map(|revision| Some(pb::compare::TargetUnion::ModRevision(revision)));
         assert_eq!(revisions, expected);
-        assert!(matches!(request.success[0].request, Some(pb::request_op::Request::RequestPut(_))));
+        assert!(
+            matches!(&request.success[0].request, Some(pb::request_op::Request::RequestPut(put)) if put.lease == 42)
+        );
         assert!(matches!(request.success[1].request, Some(pb::request_op::Request::RequestDeleteRange(_))));
     }
 }

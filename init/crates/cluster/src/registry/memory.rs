@@ -2,8 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::time::Duration;
 
-use super::{Answer, Backend, Change, Entry, MemberChange, MemberError, Removal, Revision, StoreMember};
+use super::{
+    Answer, Backend, Change, Entry, LeaseId, MemberChange, MemberError, RegistryError, Removal, Revision, StoreMember,
+};
 
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
@@ -11,9 +14,49 @@ pub(crate) struct Memory {
     members: Mutex<Vec<StoreMember>>,
     /// Members that do not answer.
     pub(crate) silent: Mutex<Vec<u64>>,
+    leases: Mutex<Leases>,
+}
+
+/// The clock is the test's.
+#[derive(Debug, Default)]
+struct Leases {
+    now: Duration,
+    granted: i64,
+    present: BTreeMap<LeaseId, Lease>,
+}
+
+#[derive(Debug)]
+struct Lease {
+    life: Duration,
+    end: Duration,
+    keys: Vec<String>,
 }
 
 impl Memory {
+    pub(crate) fn now(&self) -> Duration {
+        self.leases.lock().unwrap().now
+    }
+
+    /// Moves the clock, which ends leases.
+    pub(crate) fn advance(&self, time: Duration) {
+        let mut leases = self.leases.lock().unwrap();
+        leases.now += time;
+        let now = leases.now;
+        let ended: Vec<_> = leases.present.iter().filter(|(_, lease)| lease.end <= now).map(|(id, _)| *id).collect();
+        for id in ended {
+            self.end_lease(&mut leases, id);
+        }
+    }
+
+    fn end_lease(&self, leases: &mut Leases, id: LeaseId) {
+        let Some(lease) = leases.present.remove(&id) else { return };
+        let mut content = self.content.lock().unwrap();
+        content.0 += 1;
+        for key in lease.keys {
+            content.1.remove(&key);
+        }
+    }
+
     /// The store's rules: added ones learn, two learners become voters beside one, who stays must have a quorum.
     fn change(&self, change: MemberChange) -> Result<Vec<StoreMember>, MemberError> {
         let mut members = self.members.lock().unwrap();
@@ -76,20 +119,57 @@ impl Backend for Memory {
 
     fn commit(&self, change: Change) -> Answer<'_, bool> {
         Box::pin(async move {
+            let mut leases = self.leases.lock().unwrap();
             let mut content = self.content.lock().unwrap();
             let at = |key: &String| content.1.get(key).map_or(0, |entry| entry.revision);
             if change.expected.iter().any(|(key, revision)| at(key) != *revision) {
                 return Ok(false);
             }
+            let lease = change.lease.map(|id| leases.present.get_mut(&id).ok_or(id)).transpose();
+            let mut lease = lease.map_err(|id| RegistryError::Unavailable(format!("there is no {id:?}").into()))?;
             content.0 += 1;
             let revision = content.0;
             for (key, value) in change.writes {
                 match value {
-                    Some(value) => drop(content.1.insert(key.clone(), Entry { key, revision, value })),
+                    Some(value) => {
+                        if let Some(lease) = &mut lease {
+                            lease.keys.push(key.clone());
+                        }
+                        drop(content.1.insert(key.clone(), Entry { key, revision, value }));
+                    }
                     None => drop(content.1.remove(&key)),
                 }
             }
             Ok(true)
+        })
+    }
+
+    fn grant(&self, seconds: u32) -> Answer<'_, LeaseId> {
+        Box::pin(async move {
+            let mut leases = self.leases.lock().unwrap();
+            leases.granted += 1;
+            let (id, life) = (LeaseId(leases.granted), Duration::from_secs(seconds.into()));
+            let end = leases.now + life;
+            leases.present.insert(id, Lease { life, end, keys: Vec::new() });
+            Ok(id)
+        })
+    }
+
+    fn keep_alive(&self, lease: LeaseId) -> Answer<'_, bool> {
+        Box::pin(async move {
+            let mut leases = self.leases.lock().unwrap();
+            let now = leases.now;
+            let Some(lease) = leases.present.get_mut(&lease) else { return Ok(false) };
+            lease.end = now + lease.life;
+            Ok(true)
+        })
+    }
+
+    fn revoke(&self, lease: LeaseId) -> Answer<'_, ()> {
+        Box::pin(async move {
+            let mut leases = self.leases.lock().unwrap();
+            self.end_lease(&mut leases, lease);
+            Ok(())
         })
     }
 

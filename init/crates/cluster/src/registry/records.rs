@@ -3,7 +3,7 @@
 use keelson_config::Role;
 use serde::{Deserialize, Serialize};
 
-use super::Record;
+use super::{LeaseId, Record};
 
 pub(super) const ADDRESSES: &str = "addresses";
 
@@ -100,6 +100,18 @@ impl RemovedRecord {
     }
 }
 
+/// Who has the cluster's virtual address: it goes with its lease.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualAddressRecord {
+    pub version: u32,
+    pub address: String,
+    /// The control plane's name and UID.
+    pub name: String,
+    pub uid: String,
+    pub lease: LeaseId,
+}
+
 macro_rules! record {
     ($type:ty, $kind:literal, $id:ident) => {
         impl Record for $type {
@@ -119,6 +131,7 @@ macro_rules! record {
 record!(NodeRecord, "nodes", name);
 record!(TokenRecord, "tokens", id);
 record!(RemovedRecord, "removed", uid);
+record!(VirtualAddressRecord, "virtual-addresses", address);
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -27,7 +27,7 @@ fn make_master(plane: &Node) {
     std::fs::write(plane.root.join(MASTER), pair.to_file()).unwrap();
 }
 
-async fn wait_for_voters(at: &Node, names: &[&str]) {
+pub(super) async fn wait_for_voters(at: &Node, names: &[&str]) {
     wait_until(&format!("{names:?} vote"), async || {
         let members = store_members(at).await;
         let mut voters: Vec<_> =

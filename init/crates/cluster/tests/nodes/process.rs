@@ -19,7 +19,7 @@ use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::cut::Cut;
-use super::init;
+use super::{init, stand_in};
 
 /// The node's root directory.
 pub(super) const ROOT: &str = "KEELSON_TEST_NODE";
@@ -60,6 +60,9 @@ fn a_process_of_a_node() {
         };
         let proxy = keelson_proxy::server::Server::bind(settings).await.unwrap();
         tokio::spawn(proxy.serve());
+        if variable(KUBERNETES).is_none() {
+            tokio::spawn(stand_in::serve(root.clone()));
+        }
         let cut = std::env::var(CUT).ok().map(|count| Cut::after(count.parse().unwrap(), root.join("state")));
         match cut {
             Some(files) => manager::run_with(Paths::below(&root), Arc::new(files)).await.unwrap(),

@@ -1,5 +1,6 @@
 //! Namespaces on a bridge, one for each node, and what a test does with a node. Everything goes with the value.
 
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,12 +10,13 @@ use bytes::Bytes;
 use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
-use keelson_config::network_state::NetworkState;
+use ipnet::IpNet;
+use keelson_config::network_state::{LinkState, NetworkState};
 use keelson_config::{Inputs, Remembered};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use super::process;
+use super::{process, stand_in};
 
 /// An API server on a machine that builds at the same time.
 pub(super) const DEADLINE: Duration = Duration::from_mins(5);
@@ -111,7 +113,21 @@ impl World {
         let floor = time::OffsetDateTime::now_utc().unix_timestamp() - 86_400;
         let floor_file = root.join(keelson_config::CLOCK_FLOOR_PATH.trim_start_matches('/'));
         std::fs::write(floor_file, format!("{floor}\n")).unwrap();
-        let network = NetworkState { node_addresses: vec![[10, 99, 0, last].into()], ..NetworkState::default() };
+        let address = IpAddr::from([10, 99, 0, last]);
+        let link = LinkState {
+            name: "eth0".to_owned(),
+            index: 2,
+            mac: None,
+            mtu: 1500,
+            carrier: true,
+            addresses: vec![IpNet::new(address, 24).unwrap()],
+            gateway: None,
+            nameservers: Vec::new(),
+            search: Vec::new(),
+            ntp_servers: Vec::new(),
+            lease: None,
+        };
+        let network = NetworkState { node_addresses: vec![address], links: vec![link], ..NetworkState::default() };
         std::fs::write(root.join("run/keelson/network/state.json"), serde_json::to_vec(&network).unwrap()).unwrap();
         let node = Node {
             name: name.to_owned(),
@@ -202,8 +218,8 @@ impl Node {
 
     /// What is below `/run` is new at each boot.
     fn start(&mut self, mut command: Command) {
-        for file in ["run/keelson/init.sock", "run/keelson/store/config.json", "run/keelson/cluster/apiserver-ready"] {
-            let _ = std::fs::remove_file(self.root.join(file));
+        for file in ["init.sock", "store/config.json", "cluster/apiserver-ready", "cluster/virtual-address.json"] {
+            let _ = std::fs::remove_file(self.root.join("run/keelson").join(file));
         }
         let log = std::fs::File::create(self.root.join("node.log")).unwrap();
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
@@ -221,6 +237,20 @@ impl Node {
             }
         }
         let _ = process.wait();
+    }
+
+    /// Whether the API server that stands in for the real one is well.
+    pub(super) fn set_well(&self, well: bool) {
+        let file = self.root.join(stand_in::WELL);
+        if well { std::fs::write(file, "").unwrap() } else { std::fs::remove_file(file).unwrap() }
+    }
+
+    /// As if its document said it.
+    pub(super) fn give_virtual_address(&self, address: IpAddr) {
+        let file = self.root.join("run/keelson/config/node.json");
+        let mut node: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        node["cluster"]["virtual_address"] = json!(address);
+        std::fs::write(file, node.to_string()).unwrap();
     }
 
     pub(super) fn give_token(&self, token: &str) {
