@@ -256,7 +256,8 @@ async fn a_request_made_again_after_a_power_cut_is_the_same_node_and_counts_once
 
 #[tokio::test]
 async fn a_name_in_use_is_refused_and_its_owner_is_unharmed() {
-    let cluster = Cluster::new();
+    let mut cluster = Cluster::new();
+    cluster.settings.virtual_address = Some(Machine::new("nobody", 100).address);
     cluster.record_own().await;
     let token = cluster.token(|request| request.uses = 5).await;
     let first = Machine::new("w1", 7);
@@ -270,6 +271,9 @@ async fn a_name_in_use_is_refused_and_its_owner_is_unharmed() {
     assert!(matches!(&error, AdmissionError::AddressInUse { owner, .. } if owner == "w1"), "{error:?}");
     let error = cluster.join(&Machine::new("w2", 1), &token).await.expect_err("the control plane's address");
     assert!(matches!(error, AdmissionError::AddressInUse { .. }), "{error:?}");
+    let error = cluster.join(&Machine::new("w2", 100), &token).await.expect_err("the virtual address");
+    assert!(matches!(error, AdmissionError::VirtualAddress(_)), "{error:?}");
+    assert_eq!(joined.settings.virtual_address.as_deref(), Some("192.0.2.100"));
     let error = cluster.join(&Machine::new("kubernetes", 9), &token).await.expect_err("the API server's name");
     assert!(matches!(error, AdmissionError::Name { .. }), "{error:?}");
     assert_eq!(cluster.records().await, before);

@@ -102,6 +102,11 @@ async fn a_proven_key_yields_a_certificate_that_opens_the_api_and_kubernetes() {
     let answer = answer.expect("an answer").json();
     assert_eq!(names(answer["certificate"].as_str().expect("a certificate")), own);
     assert_eq!(answer["server"], "https://192.0.2.10:6443");
+    let mut cluster = (*fixture.node.cluster()).clone();
+    cluster.virtual_address = Some("2001:db8::10".parse().expect("an address"));
+    fixture.node.set_cluster(cluster);
+    let through = ask(&fixture, Some(identity(&certificate, &key)), "POST", paths::KUBECONFIG, &body).await;
+    assert_eq!(through.expect("an answer").json()["server"], "https://[2001:db8::10]:6443", "the one that stays");
     assert!(answer["cluster"].as_str().is_some_and(|name| name.starts_with("keelson-")));
     assert!(answer["certificateAuthority"].as_str().is_some_and(|pem| pem.contains("BEGIN CERTIFICATE")));
 }

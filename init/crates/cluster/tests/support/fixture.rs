@@ -19,7 +19,8 @@ use keelson_cluster::{
     api_server::{self, Answer as NodeAnswer, Endpoints, NodeSource, NodeSourceError},
     membership::{self, Decision},
     registry::{
-        Answer, Backend, Change, Entry, MemberChange, MemberError, NodeRecord, Registry, Removal, Revision, StoreMember,
+        Answer, Backend, Change, Entry, LeaseId, MemberChange, MemberError, NodeRecord, Registry, RegistryError,
+        Removal, Revision, StoreMember,
     },
 };
 use keelson_config::{Inputs, Remembered, Role, network_state::NetworkState};
@@ -40,6 +41,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use time::{Duration, OffsetDateTime};
 
 #[path = "../../src/registry/memory.rs"]
+#[expect(dead_code, reason = "no test of this program moves the clock of leases")]
 mod memory;
 
 /// The boot that the fake /proc tells of.
