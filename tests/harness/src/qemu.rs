@@ -4,7 +4,7 @@
 //! command line and in SMBIOS strings, as it would from a hypervisor's template.
 
 use std::fs::File;
-use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::net::{Ipv4Addr, SocketAddr};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -318,13 +318,10 @@ pub struct Ports {
 }
 
 impl Ports {
-    /// Two ports that are free now. The listeners are closed together, so the two differ.
+    /// Two ports that are free now, and that a machine finds free again when it is turned on the next time.
     pub fn free() -> Result<Self, QemuError> {
-        let bind = || TcpListener::bind(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))).map_err(QemuError::Port);
-        let (first, second) = (bind()?, bind()?);
-        let port =
-            |listener: &TcpListener| listener.local_addr().map(|address| address.port()).map_err(QemuError::Port);
-        Ok(Self { kubernetes: port(&first)?, cluster: port(&second)? })
+        let port = || keelson_ports::free_port().map_err(QemuError::Port);
+        Ok(Self { kubernetes: port()?, cluster: port()? })
     }
 }
 

@@ -69,6 +69,7 @@ pub(crate) fn founder(name: &'static str) -> Result<Node, Failed> {
         network: Network::User(Ports::free()?),
         card: Card::default(),
         firmware: None,
+        days_ahead: None,
     };
     cluster::found(&mut hardware, &folder)?;
     Ok(Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone()))
