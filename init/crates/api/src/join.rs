@@ -193,10 +193,18 @@ pub struct NodeSettings {
     /// The API servers' address that goes from one control plane to another, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_address: Option<String>,
+    /// Whether the node's pods are on the cluster's own network, or on one that the operator brings.
+    #[serde(default = "own_network")]
+    pub pod_network: bool,
     pub control_planes: Vec<MemberAddresses>,
     /// All members, control planes included, with the addresses that they were verified at: where their pods are.
     #[serde(default)]
     pub members: Vec<MemberAddresses>,
+}
+
+/// What control planes of an older release do not say.
+const fn own_network() -> bool {
+    true
 }
 
 /// Authorities, PEM.

@@ -13,6 +13,8 @@
 
 pub mod boots;
 pub mod error;
+pub mod events;
+pub mod features;
 pub mod join;
 pub mod logs;
 pub mod membership;
@@ -28,6 +30,8 @@ pub mod token;
 
 pub use boots::{Boot, BootList};
 pub use error::{ErrorBody, ErrorCode};
+pub use events::{Event, EventKind, EventList, EventQuery};
+pub use features::{Feature, FeatureChange, FeatureList, FeatureSetting, FeatureState};
 pub use join::{
     ControlPlaneRequest, Identities, JoinRequest, Joined, MemberAddresses, NodeSettings, RenewRequest, Renewed,
     StoreMember, StoreMembers, TrustBundle, WrappedSecrets,
@@ -36,7 +40,8 @@ pub use logs::LogQuery;
 pub use membership::Membership;
 pub use nodes::{Denial, DrainStep, DrainingPod, Node, NodeList, NodeOrder, NodeOrdered, RemovalOrder};
 pub use operators::{
-    Certificate, CertificateRequest, Challenge, KubeconfigMaterial, KubeconfigRequest, PublicAuthority,
+    Certificate, CertificateRequest, Challenge, KubeconfigMaterial, KubeconfigRequest, OperatorEntry, OperatorList,
+    OperatorRequest, PublicAuthority,
 };
 pub use power::{PowerAccepted, PowerRequest};
 pub use services::{Service, ServiceList, ServiceState, Usage};

@@ -8,10 +8,11 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    BootList, Certificate, CertificateRequest, Challenge, CreatedToken, Denial, DrainStep, ErrorBody, JoinRequest,
-    Joined, KubeconfigMaterial, KubeconfigRequest, Membership, NodeList, NodeOrder, NodeOrdered, NodeSettings,
-    PowerAccepted, PowerRequest, PublicAuthority, RemovalOrder, RenewRequest, Renewed, ServiceList, Status,
-    StoreMembers, TokenEntry, TokenList, TokenRequest,
+    BootList, Certificate, CertificateRequest, Challenge, CreatedToken, Denial, DrainStep, ErrorBody, EventList,
+    Feature, FeatureChange, FeatureList, JoinRequest, Joined, KubeconfigMaterial, KubeconfigRequest, Membership,
+    NodeList, NodeOrder, NodeOrdered, NodeSettings, OperatorEntry, OperatorList, OperatorRequest, PowerAccepted,
+    PowerRequest, PublicAuthority, RemovalOrder, RenewRequest, Renewed, ServiceList, Status, StoreMembers, TokenEntry,
+    TokenList, TokenRequest,
     logs::{LINES_DEFAULT, LINES_MAX},
     paths,
 };
@@ -84,6 +85,10 @@ const fn post(
     Operation { method: Method::Post, path, access: Access::Operator, summary, request: Some(request), answer }
 }
 
+const fn delete(path: &'static str, summary: &'static str, answer: Content) -> Operation {
+    Operation { method: Method::Delete, ..get(path, summary, answer) }
+}
+
 const fn node_order(path: &'static str, summary: &'static str, answer: Content) -> Operation {
     post(path, summary, schema_of::<NodeOrder>, answer)
 }
@@ -118,6 +123,18 @@ pub const OPERATIONS: &[Operation] = &[
         json_of::<Certificate>(),
     )
     .public(),
+    get(paths::OPERATORS, "Whose keys obtain certificates", json_of::<OperatorList>()),
+    post(
+        paths::OPERATORS,
+        "Lets the holder of a key obtain certificates",
+        schema_of::<OperatorRequest>,
+        json_of::<OperatorEntry>(),
+    ),
+    delete(
+        paths::OPERATOR,
+        "Removes an operator with all keys, or one key: it obtains no certificate any more",
+        json_of::<OperatorList>(),
+    ),
     get(paths::STATUS, "What this node says of itself, and why it is not ready", json_of::<Status>()),
     get(paths::NODES, "The cluster's nodes, as Kubernetes knows them", json_of::<NodeList>()),
     node_order(paths::NODE_CORDON, "Keeps new pods away from a node", json_of::<NodeOrdered>()),
@@ -130,6 +147,14 @@ pub const OPERATIONS: &[Operation] = &[
         json_of::<NodeOrdered>(),
     ),
     get(paths::STORE_MEMBERS, "The members of the store, and which of them vote", json_of::<StoreMembers>()),
+    get(paths::FEATURES, "What the cluster has beside its components, and how it stands", json_of::<FeatureList>()),
+    post(
+        paths::FEATURE,
+        "Enables, disables or sets a feature; what is so already changes nothing",
+        schema_of::<FeatureChange>,
+        json_of::<Feature>(),
+    ),
+    get(paths::EVENTS, "What happened to the cluster, the oldest first", json_of::<EventList>()),
     get(paths::SERVICES, "The services that PID 1 supervises on this node", json_of::<ServiceList>()),
     get(paths::SERVICE_LOGS, "A service's log on this node", Content::Text),
     get(paths::BOOTS, "This node's boots, newest first", json_of::<BootList>()),
@@ -143,14 +168,11 @@ pub const OPERATIONS: &[Operation] = &[
     ),
     get(paths::TOKENS, "Join tokens, without their secrets", json_of::<TokenList>()),
     post(paths::TOKENS, "Makes a join token", schema_of::<TokenRequest>, json_of::<CreatedToken>()),
-    Operation {
-        method: Method::Delete,
-        path: paths::TOKEN,
-        access: Access::Operator,
-        summary: "Revokes a join token, also one that was made offline and is not known yet",
-        request: None,
-        answer: json_of::<TokenEntry>(),
-    },
+    delete(
+        paths::TOKEN,
+        "Revokes a join token, also one that was made offline and is not known yet",
+        json_of::<TokenEntry>(),
+    ),
     post(
         paths::JOIN,
         "Makes the caller a member of the cluster, for a join token",
@@ -251,6 +273,7 @@ fn describe(operation: &Operation, error: &Value, generator: &mut SchemaGenerato
         }
         match operation.path {
             paths::SERVICE_LOGS => drop(fields.insert("parameters".to_owned(), log_parameters())),
+            paths::EVENTS => drop(fields.insert("parameters".to_owned(), event_parameters())),
             paths::TOKEN => drop(fields.insert("parameters".to_owned(), json!([path_parameter("id")]))),
             path if path.contains("{name}") => {
                 fields.insert("parameters".to_owned(), json!([path_parameter("name")]));
@@ -269,6 +292,14 @@ fn log_parameters() -> Value {
           "schema": { "type": "integer", "minimum": 0, "maximum": LINES_MAX, "default": LINES_DEFAULT } },
         { "name": "follow", "in": "query", "description": "Whether to go on with lines as they come",
           "schema": { "type": "boolean", "default": false } },
+    ])
+}
+
+/// The fields of [`crate::EventQuery`].
+fn event_parameters() -> Value {
+    json!([
+        { "name": "after", "in": "query", "description": "Only what has a later revision",
+          "schema": { "type": "integer" } },
     ])
 }
 
@@ -336,6 +367,8 @@ mod tests {
             "RenewRequest",
             "NodeOrder",
             "RemovalOrder",
+            "OperatorRequest",
+            "FeatureChange",
         ] {
             assert_eq!(additional(request), Some(Value::Bool(false)), "{request}");
         }

@@ -1,12 +1,16 @@
-//! The operator's credentials: from a key pair named in the node's configuration to a certificate for a day.
+//! The operators of a cluster, and their credentials: from a key pair to a certificate for a day.
 //!
 //! 1. `GET /v1/ca` gives the API's authority; the client compares its fingerprint with the one it was told (the node's
 //!    console shows it) and trusts nothing before that.
 //! 2. `GET /v1/operators/challenge` gives a nonce that lives for a minute and can be used once.
 //! 3. The client signs [`crate::proof::message`] with the operator's key and sends it with a request for a certificate.
-//! 4. The node compares the key with those in its configuration and answers with a client certificate for 24 hours.
+//! 4. The node compares the key with those of the cluster's records and of its own configuration, and answers with a client
+//!    certificate for 24 hours.
 //!
 //! The first three are the only endpoints that answer without a client certificate.
+//!
+//! Keys that a control plane is configured with come into the records when it starts. One that an operator has removed stays
+//! removed, whatever any configuration says, until an operator adds it again.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -72,4 +76,34 @@ pub struct KubeconfigMaterial {
     pub cluster: String,
     /// When the certificate stops to be valid.
     pub expires: String,
+}
+
+/// Whose keys obtain certificates.
+#[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorList {
+    pub operators: Vec<OperatorEntry>,
+}
+
+/// One key; an operator may have several.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorEntry {
+    /// Follows from the key.
+    pub id: String,
+    /// The operator's, as certificates say it.
+    pub name: String,
+    /// Base64 of the DER `SubjectPublicKeyInfo`.
+    pub public_key: String,
+    pub added: String,
+    /// Who has added it.
+    pub added_by: String,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct OperatorRequest {
+    pub name: String,
+    /// Base64 of the DER `SubjectPublicKeyInfo`, ECDSA P-256.
+    pub public_key: String,
 }

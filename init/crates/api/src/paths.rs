@@ -5,6 +5,9 @@ pub const AUTHORITY: &str = "/v1/ca";
 pub const MEMBERSHIP: &str = "/v1/membership";
 pub const CHALLENGE: &str = "/v1/operators/challenge";
 pub const OPERATOR_CERTIFICATE: &str = "/v1/operators/certificate";
+pub const OPERATORS: &str = "/v1/operators";
+/// The name of the operator, or the id of one key, stands in the braces.
+pub const OPERATOR: &str = "/v1/operators/{name}";
 pub const KUBECONFIG: &str = "/v1/kubeconfig";
 pub const STATUS: &str = "/v1/status";
 pub const NODES: &str = "/v1/nodes";
@@ -28,6 +31,10 @@ pub const NODE_CERTIFICATES: &str = "/v1/node/certificates";
 pub const NODE_STORE_MEMBER: &str = "/v1/node/store-member";
 /// The members of the store, for operators.
 pub const STORE_MEMBERS: &str = "/v1/store/members";
+pub const FEATURES: &str = "/v1/features";
+/// The name of the feature stands in the braces.
+pub const FEATURE: &str = "/v1/features/{name}";
+pub const EVENTS: &str = "/v1/events";
 /// Where kube-apiserver asks about identities that were removed.
 pub const DENIALS: &str = "/v1/denials";
 pub const OPENAPI: &str = "/v1/openapi.json";
@@ -40,6 +47,16 @@ pub fn service_logs(name: &str) -> String {
 /// The path of one token.
 pub fn token(id: &str) -> String {
     TOKEN.replace("{id}", id)
+}
+
+/// The path of one operator.
+pub fn operator(name: &str) -> String {
+    OPERATOR.replace("{name}", name)
+}
+
+/// The path of one feature.
+pub fn feature(name: &str) -> String {
+    FEATURE.replace("{name}", name)
 }
 
 /// The path of what is done with one node: one of those above.

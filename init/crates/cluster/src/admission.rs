@@ -1,4 +1,5 @@
-//! Who may become a node of this cluster, and what each node gets: decided by a control plane, from the records.
+//! Who may become a node of this cluster, what each node gets, and what operators change in the records: decided by a
+//! control plane, from the records.
 //!
 //! Nothing but keys is taken from a request. The name must be free or the token must be bound to it, the address is the one
 //! that the node connects from, rights follow from the role, and every change of the records is one transaction, so that of
@@ -6,31 +7,36 @@
 //! result, because a node may lose power after any of them.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::token::TokenError;
-use keelson_api::{Identities, MemberAddresses, NodeSettings, TokenRole};
+use keelson_api::{EventKind, Identities, MemberAddresses, NodeSettings, TokenRole};
 use keelson_config::{ClusterConfig, OperatorKey, Role};
 use keelson_pki::{AuthorityError, Clock, KeyError, pair::certificate_pem};
 
 use crate::credentials::Circumstances;
+use crate::features::settings::FeatureName;
 use crate::identity::{Identity, NodeUid};
 use crate::membership::ControlPlane;
-use crate::registry::{MemberError, NodeRecord, Registry, RegistryError};
+use crate::registry::{EventRecord, MemberError, NodeRecord, Registry, RegistryError, View};
 use crate::shared_secrets::SharedSecretsError;
 use crate::trust::Trust;
 
+mod features;
 mod join;
 mod names;
+mod operators;
 mod removal;
 mod renew;
 mod store;
 mod tokens;
 
 pub use removal::{Gone, settle};
+pub(crate) use tokens::timestamp;
 
 #[cfg(test)]
 mod tests;
@@ -82,12 +88,24 @@ pub enum AdmissionError {
     NoProof,
     #[error("{field}: {problem}")]
     Field { field: &'static str, problem: String },
+    #[error("{name}: {problem}")]
+    Setting { name: String, problem: String },
+    #[error("there is no feature {name}; there are: {there}")]
+    NoFeature { name: String, there: String },
     #[error("there are {count} join tokens; revoke some")]
     TooManyTokens { count: usize },
     #[error("there is no such token")]
     NoToken,
     #[error("there is no node {name} in the cluster")]
     NoNode { name: String },
+    #[error("there is no operator and no operator's key {name}; keelctl operator list shows those that there are")]
+    NoOperator { name: String },
+    #[error("without {name} nobody could operate the cluster: add another operator first")]
+    LastOperator { name: String },
+    #[error("the key belongs to the operator {name} already")]
+    KeyInUse { name: String },
+    #[error("there are records of {count} operators' keys, and no room for more")]
+    TooManyOperators { count: usize },
     #[error("{name} is the only control plane: the cluster would be lost with it")]
     LastControlPlane { name: String },
     #[error(
@@ -121,7 +139,7 @@ pub struct Admission<'a> {
     pub trust: &'a Trust,
     pub identity: &'a Identity,
     pub cluster: &'a ClusterConfig,
-    /// Who may make tokens offline.
+    /// Who may make tokens offline; only asked about where a token is judged.
     pub operators: &'a [OperatorKey],
     /// This control plane's own.
     pub addresses: &'a [IpAddr],
@@ -131,6 +149,11 @@ pub struct Admission<'a> {
 impl Admission<'_> {
     fn now(&self) -> i64 {
         self.clock.now.max(self.clock.floor).unix_timestamp()
+    }
+
+    /// What is told of a change, in the change itself.
+    fn event(&self, kind: EventKind, actor: &str, message: String) -> EventRecord {
+        EventRecord::new(&self.identity.name, actor, kind, self.now(), message)
     }
 
     /// Certifies a node's requests under what its record says.
@@ -174,6 +197,7 @@ impl Admission<'_> {
             cluster_domain: self.cluster.cluster_domain.clone(),
             dns_address: self.cluster.dns_address.to_string(),
             virtual_address: self.cluster.virtual_address.map(|address| address.to_string()),
+            pod_network: FeatureName::Network.record(&*self.view().await?).enabled,
             control_planes: self.control_planes().await?,
             members: self.members(|_| true).await?,
         })
@@ -185,10 +209,7 @@ impl Admission<'_> {
 
     /// Those of the records, and this control plane, whose record may be on its way.
     async fn members(&self, chosen: impl Fn(Role) -> bool) -> Result<Vec<MemberAddresses>, AdmissionError> {
-        let view = match self.registry.view_now() {
-            Some(view) => view,
-            None => self.registry.refresh().await?,
-        };
+        let view = self.view().await?;
         let records = view.nodes.values().filter(|node| chosen(node.role));
         let mut members: Vec<_> = records
             .map(|node| MemberAddresses { name: node.name.clone(), addresses: node.addresses.clone() })
@@ -198,6 +219,13 @@ impl Admission<'_> {
             members.push(MemberAddresses { name: self.identity.name.clone(), addresses });
         }
         Ok(members)
+    }
+
+    async fn view(&self) -> Result<Arc<View>, AdmissionError> {
+        match self.registry.view_now() {
+            Some(view) => Ok(view),
+            None => Ok(self.registry.refresh().await?),
+        }
     }
 
     /// What a node with a certificate is told; `uid` is the certificate's.

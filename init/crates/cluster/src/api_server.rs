@@ -18,6 +18,8 @@ pub mod caller;
 pub mod challenge;
 pub mod connection;
 pub mod departures;
+pub mod events;
+pub mod features;
 pub mod limiter;
 pub mod logs;
 pub mod members;

@@ -242,4 +242,4 @@ fn refusal(method: Method, path: &str, status: StatusCode, answer: &[u8]) -> Cli
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

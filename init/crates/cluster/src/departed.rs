@@ -105,6 +105,7 @@ mod tests {
             nodes: [("d".to_owned(), record("d", "192.0.2.3"))].into(),
             removed: [removed("a", "192.0.2.1", 1000), removed("b", "192.0.2.2", 900), removed("c", "192.0.2.3", 1000)]
                 .into(),
+            ..View::default()
         };
         let named = departed(&view, 1059);
         assert_eq!((named.addresses, named.ports), (vec!["192.0.2.1".parse().unwrap()], vec![6443]));

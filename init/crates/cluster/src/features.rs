@@ -1,6 +1,7 @@
 //! What a cluster needs beside its components: each a reconciler that states what should be, says how it stands, and
-//! changes nothing that is so already.
+//! changes nothing that is so already. What an operator can be without is a feature ([`settings`]).
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,8 +23,10 @@ pub mod node_object;
 pub mod pod_network;
 pub mod roles;
 pub mod routes;
+pub mod settings;
 
 use leases::Lead;
+use settings::Dns;
 
 /// Before another try.
 const RETRY_PAUSE: Duration = Duration::from_secs(1);
@@ -57,6 +60,14 @@ pub async fn run(
         features.keep_dns(images),
         features.release_leases(ended_controllers)
     );
+}
+
+/// How the cluster's DNS stands.
+enum Settled {
+    Done(String),
+    /// There is to be more, once there is a node for it.
+    LookAgain(String),
+    NoImage,
 }
 
 struct Features {
@@ -186,51 +197,65 @@ impl Features {
             self.api_server().await;
             self.access_applied().await;
             let image = images.borrow_and_update().iter().find(|name| name.starts_with(DNS_IMAGE)).cloned();
-            let upstream = network.borrow_and_update().nameservers.clone();
-            let nodes = known_count(&mut views).await;
-            let pause = match image {
-                None => {
+            let nameservers = network.borrow_and_update().nameservers.clone();
+            let (nodes, said) = known(&mut views).await;
+            let pause = match self.settle_dns(image, &nameservers, nodes, &said).await {
+                Ok(Settled::Done(how)) => {
+                    self.node.status.holds(ConditionKind::DnsApplied, how);
+                    RESYNC
+                }
+                Ok(Settled::LookAgain(how)) => {
+                    self.node.status.holds(ConditionKind::DnsApplied, how);
+                    LOOK_AGAIN
+                }
+                Ok(Settled::NoImage) => {
                     self.node.status.fails(ConditionKind::DnsApplied, "the image of CoreDNS is not imported yet");
                     RESYNC
                 }
-                Some(image) => match self.apply_dns(image, upstream.clone(), nodes).await {
-                    Ok((how, is_settled)) => {
-                        self.node.status.holds(ConditionKind::DnsApplied, how);
-                        if is_settled { RESYNC } else { LOOK_AGAIN }
-                    }
-                    Err(error) => {
-                        self.tell(ConditionKind::DnsApplied, &error);
-                        RETRY_PAUSE
-                    }
-                },
+                Err(error) => {
+                    self.tell(ConditionKind::DnsApplied, &error);
+                    RETRY_PAUSE
+                }
             };
             tokio::select! {
                 _ = images.changed() => {}
-                () = nameservers_changed(&mut network, &upstream) => {}
-                () = count_changed(&mut views, nodes) => {}
+                () = nameservers_changed(&mut network, &nameservers) => {}
+                () = known_changed(&mut views, nodes, &said) => {}
                 () = tokio::time::sleep(pause) => {}
             }
         }
     }
 
-    /// Says how it stands, and whether that is all for now. Of several control planes the one with the lead states it; the only node has
-    /// nobody to wait for.
-    async fn apply_dns(
+    /// Of several control planes the one with the lead sees to it; the only node has nobody to wait for.
+    async fn settle_dns(
         &self,
-        image: String,
-        upstream: Vec<std::net::IpAddr>,
+        image: Option<String>,
+        nameservers: &[IpAddr],
         nodes: usize,
-    ) -> Result<(String, bool), KubernetesApiError> {
+        said: &Dns,
+    ) -> Result<Settled, KubernetesApiError> {
         let client = self.api.client()?;
         if nodes > 1
             && let Lead::Elsewhere(holder) = leases::lead(&client, &hostname()).await?
         {
-            return Ok((format!("left to the control plane that leads, {holder}"), true));
+            return Ok(Settled::Done(format!("left to the control plane that leads, {holder}")));
         }
-        let (replicas, is_settled) = dns::replicas(&client, nodes).await?;
+        if !said.enabled {
+            if dns::remove(&client).await? {
+                report::info("the cluster's DNS is removed");
+            }
+            return Ok(Settled::Done("DNS is disabled".to_owned()));
+        }
+        let Some(image) = image else { return Ok(Settled::NoImage) };
+        let (replicas, is_settled) = match said.replicas {
+            Some(replicas) => (replicas, true),
+            None => dns::replicas(&client, nodes).await?,
+        };
+        let upstream = said.upstream.clone().unwrap_or_else(|| nameservers.to_vec());
         let wanted = dns::Wanted { image, upstream, replicas };
         dns::apply(&client, &self.node.cluster(), &wanted).await?;
-        Ok((format!("{} is deployed", wanted.image), is_settled))
+        let how = format!("{} is deployed", wanted.image);
+        Ok(if is_settled { Settled::Done(how) } else { Settled::LookAgain(how) })
     }
 
     async fn access_applied(&self) {
@@ -268,23 +293,31 @@ fn hostname() -> String {
     rustix::system::uname().nodename().to_string_lossy().into_owned()
 }
 
-/// How many nodes the cluster has, as soon as the registry says.
-async fn known_count(views: &mut watch::Receiver<Option<Arc<View>>>) -> usize {
-    match views.wait_for(Option::is_some).await.map(|view| view.as_ref().map(|view| view.nodes.len())) {
-        Ok(Some(nodes)) => nodes,
+/// How many nodes the cluster has, and what was said of its DNS, as soon as the registry says.
+async fn known(views: &mut watch::Receiver<Option<Arc<View>>>) -> (usize, Dns) {
+    match views.wait_for(Option::is_some).await.map(|view| view.as_ref().map(|view| known_of(view))) {
+        Ok(Some(known)) => known,
         _ => std::future::pending().await,
     }
 }
 
-async fn count_changed(views: &mut watch::Receiver<Option<Arc<View>>>, known: usize) {
-    if views.wait_for(|view| view.as_ref().is_some_and(|view| view.nodes.len() != known)).await.is_err() {
+fn known_of(view: &View) -> (usize, Dns) {
+    (view.nodes.len(), Dns::of(view))
+}
+
+async fn known_changed(views: &mut watch::Receiver<Option<Arc<View>>>, nodes: usize, said: &Dns) {
+    let is_news = |view: &View| {
+        let (count, dns) = known_of(view);
+        count != nodes || dns != *said
+    };
+    if views.wait_for(|view| view.as_deref().is_some_and(is_news)).await.is_err() {
         std::future::pending::<()>().await;
     }
 }
 
 async fn nameservers_changed(
     network: &mut watch::Receiver<keelson_config::network_state::NetworkState>,
-    known: &[std::net::IpAddr],
+    known: &[IpAddr],
 ) {
     if network.wait_for(|state| state.nameservers != known).await.is_err() {
         std::future::pending::<()>().await;

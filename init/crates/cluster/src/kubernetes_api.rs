@@ -14,7 +14,7 @@ use time::Duration;
 use crate::api_server::{Answer, NodeSource, NodeSourceError};
 use crate::client::{Client, ClientError};
 use crate::credentials::{CLUSTER_MANAGERS_GROUP, manager_name};
-use crate::features::departure;
+use crate::features::{departure, dns};
 use crate::node::{Member, Node};
 use crate::report;
 
@@ -138,6 +138,13 @@ impl NodeSource for KubernetesApi {
         Box::pin(async move {
             let client = self.for_operators()?;
             answer(departure::drain(&client, name).await)
+        })
+    }
+
+    fn dns(&self) -> Answer<'_, Option<(u64, u64)>> {
+        Box::pin(async move {
+            let client = self.for_operators()?;
+            answer(dns::deployed(&client).await)
         })
     }
 

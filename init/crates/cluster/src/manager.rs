@@ -30,8 +30,8 @@ use crate::store::{self, StoreError};
 use crate::unix_socket::Admitted;
 use crate::worker::{Worker, WorkerError};
 use crate::{
-    accounts, api_server, boot_mark, container_runtime, departed, features, images, login, network, probes, proxy_feed,
-    report, signer, supervision, virtual_address, worker,
+    accounts, api_server, boot_mark, container_runtime, departed, events, features, images, login, network, operators,
+    probes, proxy_feed, report, signer, supervision, virtual_address, worker,
 };
 
 mod cluster;
@@ -263,6 +263,9 @@ impl Manager {
                 Arc::clone(&self.membership),
             ));
             tokio::spawn(departed::keep(Arc::clone(&self.node), Arc::clone(&self.files), Arc::clone(registry)));
+            tokio::spawn(operators::keep(Arc::clone(&self.node), Arc::clone(&self.files), Arc::clone(registry)));
+            let told = Arc::clone(registry);
+            tokio::spawn(async move { events::keep(&told).await });
             tokio::spawn(async move { kept.keep(|error| report::error(error)).await });
         }
     }

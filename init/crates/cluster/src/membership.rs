@@ -203,6 +203,7 @@ pub fn forget(files: &dyn Files, paths: &Paths) -> Result<(), FilesError> {
     Authorities::forget(files, &paths.authorities())?;
     Secrets::forget(files, &paths.cluster_state())?;
     files.remove(&paths.store_members())?;
+    files.remove(&paths.operators())?;
     worker::forget(files, paths)
 }
 

@@ -56,6 +56,11 @@ impl Paths {
         self.cluster_state().join("store-members.json")
     }
 
+    /// Whose keys obtain certificates while the records cannot be read.
+    pub fn operators(&self) -> PathBuf {
+        self.cluster_state().join("operators.json")
+    }
+
     /// There since this disk's node was removed from a cluster: it founds no other by words that founded that one.
     pub fn left(&self) -> PathBuf {
         self.cluster_state().join("left")

@@ -13,17 +13,20 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use hyper::Method;
-use keelson_api::{ErrorBody, ErrorCode, NodeOrder, NodeSettings, StoreMembers, paths};
+use keelson_api::{ErrorBody, ErrorCode, EventKind, NodeOrder, NodeSettings, StoreMembers, paths};
 use keelson_pki::{AuthorityError, Files, Pair};
 use tokio::time::timeout;
 
 use crate::admission;
 use crate::credentials::Circumstances;
+use crate::events;
 use crate::identity::Identity;
 use crate::join::connection::{Planes, PlanesError};
 use crate::membership::{ControlPlane, Membership};
 use crate::node::Node;
-use crate::registry::{Change, MemberChange, NodeRecord, Registry, RegistryError, RemovedRecord, StoreMember};
+use crate::registry::{
+    Change, EventRecord, MemberChange, NodeRecord, Registry, RegistryError, RemovedRecord, Revision, StoreMember,
+};
 use crate::report;
 use crate::secrets::SecretsError;
 use crate::store::peer_url;
@@ -129,8 +132,9 @@ pub async fn keep(node: Arc<Node>, files: Arc<dyn Files>, registry: Arc<Registry
     let mut network = node.network();
     let mut views = registry.view();
     let mut complaint = report::Complaint::default();
+    let mut members = None;
     loop {
-        match settle(&node, &files, &registry, &membership.identity, held).await {
+        match settle(&node, &files, &registry, &membership.identity, held, &mut members).await {
             Ok(()) => complaint.passed(),
             // The registry's own keeper says when the store does not answer.
             Err(PlaceError::Registry(RegistryError::Unavailable(_))) => {}
@@ -150,6 +154,7 @@ async fn settle(
     registry: &Registry,
     identity: &Identity,
     held: &ControlPlane,
+    known: &mut Option<Vec<StoreMember>>,
 ) -> Result<(), PlaceError> {
     let addresses = node.addresses();
     let Some(preferred) = addresses.first().copied() else { return Ok(()) };
@@ -166,6 +171,11 @@ async fn settle(
         members = registry.change_members(change).await?;
     }
     save_peers(files, node, Peers::of(&members)).await?;
+    let now = node.clock().now.unix_timestamp();
+    if let Some(before) = known {
+        events::tell_members(registry, &identity.name, before, &members, now).await?;
+    }
+    *known = Some(members);
     Ok(())
 }
 
@@ -200,9 +210,23 @@ pub async fn record_own(
         }
         change = change.take_address(address, revision, &identity.name);
     }
+    if let Some(event) = told_of_own(identity, &record, revision, &wanted) {
+        change = change.put(&event)?;
+    }
     record.addresses = wanted;
     record.signing_key = signing_key;
     Ok(registry.commit(change.put(&record)?).await?)
+}
+
+fn told_of_own(identity: &Identity, record: &NodeRecord, revision: Revision, wanted: &[String]) -> Option<EventRecord> {
+    let name = &identity.name;
+    let (kind, message) = match revision {
+        0 => (EventKind::NodeJoined, format!("{name} founded the cluster")),
+        _ if record.addresses != wanted => (EventKind::NodeMoved, format!("{name} is at {} now", wanted.join(", "))),
+        _ => return None,
+    };
+    let now = time::OffsetDateTime::now_utc().unix_timestamp();
+    Some(EventRecord::new(name, name, kind, now, message).about(name))
 }
 
 fn new_record(identity: &Identity) -> NodeRecord {

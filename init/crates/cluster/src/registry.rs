@@ -1,4 +1,5 @@
-//! The cluster's own records in the store: members, join tokens, and whom it has put out.
+//! The cluster's own records in the store: members, join tokens, operators, features, what happened, and whom
+//! it has put out.
 //!
 //! The records lie beside Kubernetes' keys, below [`PREFIX`], and are read and written through etcd's API with a client
 //! certificate of this process' own. So they are replicated, saved and restored with everything else, and a change of
@@ -11,6 +12,9 @@
 //! | `tokens/ID` | [`TokenRecord`] |
 //! | `removed/UID` | [`RemovedRecord`] |
 //! | `virtual-addresses/ADDRESS` | [`VirtualAddressRecord`], for as long as its lease lasts |
+//! | `operators/ID` | [`OperatorRecord`] |
+//! | `features/NAME` | [`FeatureRecord`] |
+//! | `events/ID` | [`EventRecord`] |
 //!
 //! Values are JSON with `version`, which a reader that does not know it refuses.
 
@@ -34,7 +38,9 @@ pub mod records;
 pub(crate) mod memory;
 
 pub use members::{MemberChange, MemberError, Removal, StoreMember};
-pub use records::{NodeRecord, RemovedRecord, TokenRecord, VirtualAddressRecord};
+pub use records::{
+    EventRecord, FeatureRecord, NodeRecord, OperatorRecord, RemovedRecord, TokenRecord, VirtualAddressRecord,
+};
 
 const PREFIX: &str = "/keelson/v1/";
 /// How soon a change that another control plane made is seen. A list of this size a second costs less than keeping a
@@ -171,6 +177,10 @@ pub struct View {
     pub nodes: BTreeMap<String, NodeRecord>,
     /// By UID.
     pub removed: BTreeMap<String, RemovedRecord>,
+    /// By their keys' ids, with those that were removed.
+    pub operators: BTreeMap<String, OperatorRecord>,
+    /// Those of which something was said.
+    pub features: BTreeMap<String, FeatureRecord>,
 }
 
 #[derive(Debug)]
@@ -228,7 +238,7 @@ impl Registry {
         self.backend.change_members(change).await
     }
 
-    /// Members and removed ones; `None` until the store has answered once.
+    /// What all control planes agree on; `None` until the store has answered once.
     pub fn view(&self) -> watch::Receiver<Option<Arc<View>>> {
         self.view.subscribe()
     }
@@ -244,11 +254,14 @@ impl Registry {
 
     /// Reads the view anew.
     pub async fn refresh(&self) -> Result<Arc<View>, RegistryError> {
-        let (nodes, removed) = tokio::try_join!(self.list::<NodeRecord>(), self.list::<RemovedRecord>())?;
+        let (nodes, removed, operators, features) =
+            tokio::try_join!(self.list(), self.list(), self.list(), self.list())?;
         self.heard.send_replace(Instant::now());
         let view = Arc::new(View {
-            nodes: nodes.into_iter().map(|stored| (stored.value.name.clone(), stored.value)).collect(),
-            removed: removed.into_iter().map(|stored| (stored.value.uid.clone(), stored.value)).collect(),
+            nodes: by_id(nodes),
+            removed: by_id(removed),
+            operators: by_id(operators),
+            features: by_id(features),
         });
         self.view.send_if_modified(|present| {
             let changed = present.as_ref() != Some(&view);
@@ -273,6 +286,10 @@ impl Registry {
             tokio::time::sleep(REFRESH).await;
         }
     }
+}
+
+fn by_id<R: Record>(stored: Vec<Stored<R>>) -> BTreeMap<String, R> {
+    stored.into_iter().map(|stored| (stored.value.id().to_owned(), stored.value)).collect()
 }
 
 fn decode<R: Record>(entry: Entry) -> Result<Stored<R>, RegistryError> {

@@ -144,6 +144,11 @@ impl StatusBoard {
         self.lock().entries.get(&kind).is_some_and(|entry| entry.holds)
     }
 
+    /// Why something does not hold, if somebody said that it does not.
+    pub fn failure(&self, kind: ConditionKind) -> Option<String> {
+        self.lock().entries.get(&kind).filter(|entry| !entry.holds).map(|entry| entry.reason.clone())
+    }
+
     pub fn ready(&self) -> bool {
         self.lock().ready(self.kinds)
     }
@@ -240,8 +245,10 @@ mod tests {
             board.holds(kind, "fine");
         }
         assert_eq!(board.phase(), Phase::Ready);
+        assert_eq!(board.failure(ConditionKind::NodeReady), None);
         board.fails(ConditionKind::NodeReady, "kubelet does not answer");
         assert_eq!(board.phase(), Phase::Degraded);
+        assert_eq!(board.failure(ConditionKind::NodeReady).as_deref(), Some("kubelet does not answer"));
     }
 
     #[test]

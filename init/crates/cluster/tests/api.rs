@@ -20,3 +20,6 @@ mod credentials;
 #[cfg(test)]
 #[path = "support/joining.rs"]
 mod joining;
+#[cfg(test)]
+#[path = "support/operators.rs"]
+mod operators;

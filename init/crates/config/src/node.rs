@@ -98,6 +98,28 @@ pub struct OperatorKey {
     pub public_key: String,
 }
 
+impl OperatorKey {
+    /// What names an operator may have, in words.
+    pub const NAME_FORM: &str = "at most 63 of letters, digits, '-', '_', '.' and '@'";
+
+    pub fn is_name(text: &str) -> bool {
+        (1..=63).contains(&text.len())
+            && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte))
+    }
+
+    /// Whether this is the DER `SubjectPublicKeyInfo` of a key that may be an operator's.
+    pub fn is_key(der: &[u8]) -> bool {
+        der.len() == P256_LENGTH && der.starts_with(&P256_PREFIX)
+    }
+}
+
+/// DER of a `SubjectPublicKeyInfo` for an uncompressed point on P-256 (RFC 5480), up to the point's 64 bytes.
+const P256_PREFIX: [u8; 27] = [
+    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
+    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
+];
+const P256_LENGTH: usize = P256_PREFIX.len() + 64;
+
 /// Which disk holds STATE.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]

@@ -50,6 +50,14 @@ pub(crate) enum Command {
     /// Makes, lists and revokes the tokens that nodes join with
     #[command(subcommand)]
     Token(Token),
+    /// Lists, enables, disables and sets what the cluster has beside its components
+    #[command(subcommand)]
+    Feature(Feature),
+    /// Tells what happened to the cluster: the newest thousand events, the oldest first
+    Events(Events),
+    /// Lists, adds and removes operators: whose keys obtain certificates
+    #[command(subcommand)]
+    Operator(Operator),
     /// Manages contexts: which node, known by which fingerprint, with which key
     #[command(subcommand)]
     Config(Config),
@@ -209,6 +217,48 @@ pub(crate) struct CreateToken {
 }
 
 #[derive(Debug, Subcommand)]
+pub(crate) enum Feature {
+    /// Lists features: how they stand, and why; -o json tells what settings there are
+    #[command(visible_alias = "ls")]
+    List(Format),
+    /// Enables a feature
+    Enable { name: String },
+    /// Disables a feature: what it is made of is removed. Without the network, pods need another CNI plugin
+    Disable { name: String },
+    /// Changes settings of a feature; a setting without a value is the default again
+    Set {
+        name: String,
+        /// Such as `replicas=3` or `upstream=192.0.2.53,192.0.2.54`
+        #[arg(required = true, value_name = "KEY=VALUE", value_parser = setting)]
+        settings: Vec<(String, String)>,
+    },
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Events {
+    /// Go on with events as they happen
+    #[arg(short, long)]
+    pub follow: bool,
+    #[command(flatten)]
+    pub format: Format,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Operator {
+    /// Lists operators and their keys
+    #[command(visible_alias = "ls")]
+    List(Format),
+    /// Lets the holder of a key obtain certificates in that name
+    Add {
+        name: String,
+        /// The public key, as `keelctl key show` prints it
+        key: String,
+    },
+    /// Removes an operator with all keys, or one key by its id; no configuration of a node brings it back
+    Remove { name: String },
+}
+
+#[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Makes a context, or changes one; the first becomes the current one
     #[command(visible_alias = "add")]
@@ -244,6 +294,13 @@ pub(crate) enum Key {
     Generate { file: PathBuf },
     /// Prints that word again
     Show { file: PathBuf },
+}
+
+fn setting(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
+        _ => Err(format!("{text:?} is not KEY=VALUE")),
+    }
 }
 
 fn duration(text: &str) -> Result<Duration, String> {

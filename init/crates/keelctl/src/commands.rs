@@ -2,11 +2,14 @@
 
 mod boots;
 mod contexts;
+mod events;
+mod features;
 mod keys;
 mod kubeconfig;
 mod logs;
 mod node;
 mod nodes;
+mod operators;
 mod power;
 mod services;
 mod status;
@@ -44,6 +47,9 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitStatus, Error> {
         Command::Token(Token::Create(arguments)) => block_on(tokens::create(session()?, &arguments)),
         Command::Token(Token::List(format)) => block_on(tokens::list(session()?, format)),
         Command::Token(Token::Revoke { token }) => block_on(tokens::revoke(session()?, &token)),
+        Command::Feature(arguments) => block_on(features::run(session()?, arguments)),
+        Command::Events(arguments) => block_on(events::run(session()?, &arguments)),
+        Command::Operator(arguments) => block_on(operators::run(session()?, arguments)),
         Command::Config(arguments) => contexts::run(Config::read(config)?, arguments),
         Command::Key(arguments) => keys::run(&arguments),
         Command::Version(format) => version(format.output, format),

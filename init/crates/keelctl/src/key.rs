@@ -61,6 +61,12 @@ impl OperatorKey {
     }
 }
 
+/// The key from that word, or from what stands behind its equals sign.
+pub(crate) fn public_of(text: &str) -> &str {
+    let text = text.trim();
+    text.strip_prefix(WORD).and_then(|rest| rest.strip_prefix('=')).unwrap_or(text)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -71,6 +77,8 @@ mod tests {
         let path = directory.path().join("operator.key");
         let made = OperatorKey::generate(&path).expect("made").configuration_word();
         assert_eq!(OperatorKey::read(&path).expect("read").configuration_word(), made);
+        let public = OperatorKey::read(&path).expect("read").public();
+        assert_eq!((public_of(&made), public_of(&public)), (public.as_str(), public.as_str()));
         // The heading of a P-256 key's SubjectPublicKeyInfo (RFC 5480).
         assert!(made.starts_with("keelson.operator-key=MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE"), "{made}");
         assert!(!made.contains('\n'));

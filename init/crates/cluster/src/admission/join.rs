@@ -6,14 +6,14 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::join::control_plane_message;
-use keelson_api::{JoinRequest, Joined, Token, TokenRole, WrappedSecrets};
+use keelson_api::{EventKind, JoinRequest, Joined, Token, TokenRole, WrappedSecrets};
 use keelson_config::Role;
 use keelson_pki::request_key;
 
 use super::{Admission, AdmissionError, key_text, names, role_of};
 use crate::identity::NodeUid;
 use crate::registry::records::Redemption;
-use crate::registry::{Change, NodeRecord, RemovedRecord, Stored, TokenRecord};
+use crate::registry::{Change, EventRecord, NodeRecord, RemovedRecord, Stored, TokenRecord};
 use crate::secrets;
 use crate::shared_secrets::{Recipient, SharedSecrets};
 
@@ -128,17 +128,29 @@ impl Admission<'_> {
             token: Some(token.value.id.clone()),
             joined: self.now(),
         };
+        let [joined, used] = self.told_of_join(&record, &token.value, peer, replaced.is_some());
         let mut change = Change::default()
             .expect::<NodeRecord>(&request.name, present.as_ref().map_or(0, |stored| stored.revision))
             .expect::<TokenRecord>(&token.value.id, token.revision)
             .put(&record)?
-            .put(&redeemed(token.value, &record, replaced.is_some())?)?;
+            .put(&redeemed(token.value, &record, replaced.is_some())?)?
+            .put(&joined)?
+            .put(&used)?;
         change = self.take_address(change, &record, replaced, peer).await?;
         if let Some(old) = replaced {
             let by = format!("its successor, by token {}", record.token.as_deref().unwrap_or_default());
             change = change.put(&RemovedRecord::of(old, self.now(), by))?;
         }
         Ok(self.registry.commit(change).await?.then_some(record))
+    }
+
+    fn told_of_join(&self, record: &NodeRecord, token: &TokenRecord, peer: IpAddr, returns: bool) -> [EventRecord; 2] {
+        let name = &record.name;
+        let place = if returns { ", in the place of its former self" } else { "" };
+        let message = format!("{name} joined as a {}, from {peer}{place}", record.role);
+        let joined = self.event(EventKind::NodeJoined, &format!("the token {}", token.id), message);
+        let used = self.event(EventKind::TokenUsed, name, format!("the token {} was used by {name}", token.id));
+        [joined.about(name), used.about(name)]
     }
 
     async fn take_address(
@@ -171,6 +183,8 @@ impl Admission<'_> {
         }
         let record = NodeRecord { addresses: vec![address], ..stored.value.clone() };
         let change = Change::default().expect::<NodeRecord>(&record.name, stored.revision).put(&record)?;
+        let message = format!("{} is at {peer} now", record.name);
+        let change = change.put(&self.event(EventKind::NodeMoved, &record.name, message).about(&record.name))?;
         let change = self.take_address(change, &record, Some(&stored.value), peer).await?;
         Ok(self.registry.commit(change).await?.then_some(record))
     }

@@ -4,6 +4,7 @@
 //! member out ([`settle`]), as often as it takes, so that it does not matter whether the one that was asked, or the one that is removed,
 //! lives on. Before it, the store was asked whether those that stay could go on without it.
 
+use keelson_api::EventKind;
 use keelson_config::Role;
 
 use super::{Admission, AdmissionError};
@@ -69,7 +70,8 @@ impl Admission<'_> {
             let mut change = Change::default()
                 .expect::<NodeRecord>(name, stored.revision)
                 .delete::<NodeRecord>(name)
-                .put(&removed)?;
+                .put(&removed)?
+                .put(&self.event(EventKind::NodeRemoved, by, format!("{name} was removed")).about(name))?;
             for address in &record.addresses {
                 change = change.free_address(address);
             }

@@ -22,6 +22,8 @@ use crate::registry::{RemovedRecord, TokenRecord};
 use crate::worker;
 
 mod control_planes;
+mod features;
+mod operators;
 
 /// Whether an error is the one that is due.
 type Expected = fn(&AdmissionError) -> bool;
@@ -451,4 +453,43 @@ async fn a_node_that_comes_from_another_address_is_certified_for_that_one() {
     assert_eq!(renewed.settings.addresses, ["192.0.2.77"]);
     assert_eq!(names(&renewed.certificates.kubelet_serving).1, ["w1", "192.0.2.77"]);
     cluster.join(&Machine::new("w2", 7), &cluster.token(|_| {}).await).await.expect("the old address is free");
+}
+
+#[tokio::test]
+async fn what_happens_is_told_once_with_who_wanted_it_and_no_secret() {
+    use keelson_api::EventKind as Kind;
+
+    let cluster = Cluster::new();
+    cluster.record_own().await;
+    let mut machine = Machine::new("w1", 7);
+    let token = cluster.token(|_| {}).await;
+    let joined = cluster.join(&machine, &token).await.unwrap();
+    cluster.join(&machine, &token).await.expect("asked again after a power cut");
+    machine.address = IpAddr::from([192, 0, 2, 77]);
+    cluster.admission().renew(&machine.renewal(&cluster, &joined, "n"), machine.address).await.unwrap();
+    cluster.admission().remove("w1", "bea", false).await.unwrap();
+    let id = Token::parse(&token).unwrap().claims.id;
+    cluster.admission().revoke_token(&id, "bea").await.unwrap();
+    cluster.admission().revoke_token(&id, "cid").await.unwrap();
+    let refused = Machine::new("w2", 8);
+    cluster.join(&refused, &token).await.expect_err("revoked");
+
+    let list = crate::events::list(&cluster.registry, None).await.unwrap();
+    let of_token = format!("the token {id}");
+    let mut told: Vec<_> = list.events.iter().map(|event| (event.kind, event.actor.as_str())).collect();
+    // Those of one step have no order.
+    told[2..4].sort_by_key(|(kind, _)| *kind == Kind::TokenUsed);
+    let expected = [
+        (Kind::NodeJoined, "a"),
+        (Kind::TokenCreated, "ann"),
+        (Kind::NodeJoined, of_token.as_str()),
+        (Kind::TokenUsed, "w1"),
+        (Kind::NodeMoved, "w1"),
+        (Kind::NodeRemoved, "bea"),
+        (Kind::TokenRevoked, "bea"),
+    ];
+    assert_eq!(told, expected);
+    let text = serde_json::to_string(&list).unwrap();
+    let secret = token.split('.').nth(2).unwrap();
+    assert!(!text.contains(secret) && text.contains("w1 joined as a worker, from 192.0.2.7"), "{text}");
 }

@@ -5,7 +5,7 @@ use aws_lc_rs::{constant_time, digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::token::{Claims, SECRET_BYTES, TTL_MAX_SECONDS};
-use keelson_api::{CreatedToken, Token, TokenEntry, TokenList, TokenRequest, TokenRole, TokenState};
+use keelson_api::{CreatedToken, EventKind, Token, TokenEntry, TokenList, TokenRequest, TokenRole, TokenState};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -42,7 +42,15 @@ impl Admission<'_> {
         let mut record = record_of(&claims, by, self.now());
         record.secret_hash = Some(hash(&secret));
         let token = Token::new(claims, |_| secret.to_vec()).map_err(AdmissionError::Encode)?;
-        let change = Change::default().expect::<TokenRecord>(&record.id, 0).put(&record)?;
+        let message = format!(
+            "the token {} was created, for the role {}, {} uses and until {}",
+            record.id,
+            request.role,
+            request.uses,
+            timestamp(expires)
+        );
+        let event = self.event(EventKind::TokenCreated, by, message);
+        let change = Change::default().expect::<TokenRecord>(&record.id, 0).put(&record)?.put(&event)?;
         // An id of 64 random bits that exists already does not come again.
         if !self.registry.commit(change).await? {
             return Err(AdmissionError::Contended);
@@ -114,8 +122,12 @@ impl Admission<'_> {
                 make_room(self.registry, self.now()).await?;
                 (0, self.unknown(id, by))
             };
+            if record.revoked && revision != 0 {
+                return Ok(entry(&record, self.now()));
+            }
             record.revoked = true;
-            let change = Change::default().expect::<TokenRecord>(id, revision).put(&record)?;
+            let event = self.event(EventKind::TokenRevoked, by, format!("the token {id} was revoked"));
+            let change = Change::default().expect::<TokenRecord>(id, revision).put(&record)?.put(&event)?;
             if self.registry.commit(change).await? {
                 return Ok(entry(&record, self.now()));
             }
@@ -239,7 +251,7 @@ fn random_id() -> Result<String, AdmissionError> {
 }
 
 /// Ids are part of keys.
-fn is_id(text: &str) -> bool {
+pub(super) fn is_id(text: &str) -> bool {
     text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
 }
 
@@ -249,6 +261,6 @@ fn is_endpoint(text: &str) -> bool {
     text.len() <= 260 && text.bytes().all(allowed) && matches!(port, Some(Ok(1..)))
 }
 
-fn timestamp(seconds: i64) -> String {
+pub(crate) fn timestamp(seconds: i64) -> String {
     OffsetDateTime::from_unix_timestamp(seconds).ok().and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }

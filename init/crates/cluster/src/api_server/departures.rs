@@ -12,7 +12,7 @@ use super::sources::NodeSourceError;
 use crate::admission::Gone;
 
 /// Below the deadline of an answer, so that what was done is told.
-const KUBERNETES_DEADLINE: Duration = Duration::from_secs(15);
+pub(super) const KUBERNETES_DEADLINE: Duration = Duration::from_secs(15);
 
 pub(super) async fn set_unschedulable(
     context: &Context,
@@ -45,9 +45,7 @@ pub(super) async fn remove(
         crate::report::info(format!("{} did not answer and went with it", lost.join(", ")));
     }
     // What API servers deny follows from the view.
-    if let Err(error) = powers.refresh().await {
-        crate::report::error(&error);
-    }
+    powers.renew_view().await;
     let pending = match timeout(KUBERNETES_DEADLINE, context.nodes.clean(name)).await {
         Ok(Ok(()) | Err(NodeSourceError::NotFound)) => String::new(),
         Ok(Err(error)) => format!("its Node and Pods are deleted later: {}", with_causes(&error)),

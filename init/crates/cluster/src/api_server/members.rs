@@ -5,11 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keelson_api::{
-    CreatedToken, ErrorCode, JoinRequest, Joined, NodeSettings, RenewRequest, Renewed, StoreMembers, TokenEntry,
-    TokenList, TokenRequest,
+    CreatedToken, ErrorCode, JoinRequest, Joined, NodeSettings, OperatorEntry, OperatorList, OperatorRequest,
+    RenewRequest, Renewed, StoreMembers, TokenEntry, TokenList, TokenRequest,
 };
-
-use keelson_config::ClusterConfig;
+use keelson_config::{ClusterConfig, OperatorKey};
 
 use super::caller::Caller;
 use super::operators::{challenge_refusal, limit};
@@ -18,16 +17,18 @@ use super::router::Context;
 use crate::admission::{Admission, AdmissionError};
 use crate::membership::ControlPlane;
 use crate::node::Member;
+use crate::operators;
 use crate::registry::{Registry, RegistryError};
 use crate::shared_secrets::SharedSecretsError;
 
 /// What only a control plane has, kept while an admission borrows it.
 pub(super) struct Powers {
     member: Arc<Member>,
-    registry: Arc<Registry>,
+    pub(super) registry: Arc<Registry>,
     held: Arc<ControlPlane>,
     addresses: Vec<IpAddr>,
     cluster: Arc<ClusterConfig>,
+    operators: Vec<OperatorKey>,
 }
 
 impl Powers {
@@ -40,6 +41,7 @@ impl Powers {
                 held,
                 addresses: context.node.addresses(),
                 cluster: context.node.cluster(),
+                operators: Vec::new(),
                 member,
             }),
             _ => Err(not_a_control_plane(&member)),
@@ -53,7 +55,7 @@ impl Powers {
             trust: self.member.trust(),
             identity: &self.member.identity,
             cluster: &self.cluster,
-            operators: &context.node.config.operator_keys,
+            operators: &self.operators,
             addresses: &self.addresses,
             clock: context.node.clock(),
         }
@@ -61,8 +63,16 @@ impl Powers {
 }
 
 impl Powers {
-    pub(super) async fn refresh(&self) -> Result<(), RegistryError> {
-        self.registry.refresh().await.map(|_| ())
+    /// What this control plane acts on is to be what it has just written. Otherwise it is so a moment later.
+    pub(super) async fn renew_view(&self) {
+        if let Err(error) = self.registry.refresh().await {
+            crate::report::error(&error);
+        }
+    }
+
+    /// Those whose word is believed for tokens that they made offline.
+    async fn with_operators(self, context: &Context) -> Self {
+        Self { operators: operators::accepted(&context.node, Some(&self.registry)).await, ..self }
     }
 }
 
@@ -97,7 +107,7 @@ pub(super) async fn revoke_token(context: &Context, id: &str, operator: &str) ->
 
 pub(super) async fn join(context: &Context, caller: &Caller, request: &JoinRequest) -> Result<Joined, Refusal> {
     limit(context, caller)?;
-    let powers = Powers::of(context)?;
+    let powers = Powers::of(context)?.with_operators(context).await;
     let joined = powers.admission(context).join(request, peer(caller)).await.map_err(|error| refusal(&error))?;
     forgive(context, caller);
     crate::report::info(format!("{} joined as {}, from {}", request.name, request.role, peer(caller)));
@@ -138,6 +148,29 @@ pub(super) async fn store_members(context: &Context) -> Result<StoreMembers, Ref
     powers.admission(context).store_members().await.map_err(|error| refusal(&error))
 }
 
+pub(super) async fn list_operators(context: &Context) -> Result<OperatorList, Refusal> {
+    let powers = Powers::of(context)?;
+    powers.admission(context).list_operators().await.map_err(|error| refusal(&error))
+}
+
+pub(super) async fn add_operator(
+    context: &Context,
+    request: &OperatorRequest,
+    operator: &str,
+) -> Result<OperatorEntry, Refusal> {
+    let powers = Powers::of(context)?;
+    let added = powers.admission(context).add_operator(request, operator).await.map_err(|error| refusal(&error))?;
+    powers.renew_view().await;
+    Ok(added)
+}
+
+pub(super) async fn remove_operator(context: &Context, name: &str, operator: &str) -> Result<OperatorList, Refusal> {
+    let powers = Powers::of(context)?;
+    let removed = powers.admission(context).remove_operator(name, operator).await.map_err(|error| refusal(&error))?;
+    powers.renew_view().await;
+    Ok(removed)
+}
+
 /// Root on the control plane itself has no address of its own.
 fn peer(caller: &Caller) -> IpAddr {
     caller.address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
@@ -168,11 +201,14 @@ pub(super) fn refusal(error: &AdmissionError) -> Refusal {
         E::Translated { .. } => (ErrorCode::Invalid, Some("addresses")),
         E::Request { identity, .. } => (ErrorCode::Invalid, Some(*identity)),
         E::Field { field, .. } => (ErrorCode::Invalid, Some(*field)),
+        E::Setting { name, .. } => (ErrorCode::Invalid, Some(name.as_str())),
         E::Removed => (ErrorCode::Removed, None),
         E::NoMember => (ErrorCode::Unauthenticated, None),
         E::NoProof => (ErrorCode::Unauthenticated, Some("signature")),
-        E::NoToken | E::NoNode { .. } => (ErrorCode::NotFound, None),
-        E::TooManyTokens { .. } => (ErrorCode::TooManyRequests, None),
+        E::LastOperator { .. } => (ErrorCode::Conflict, Some("name")),
+        E::KeyInUse { .. } => (ErrorCode::Conflict, Some("publicKey")),
+        E::NoToken | E::NoNode { .. } | E::NoOperator { .. } | E::NoFeature { .. } => (ErrorCode::NotFound, None),
+        E::TooManyTokens { .. } | E::TooManyOperators { .. } => (ErrorCode::TooManyRequests, None),
         E::Contended | E::BeingRemoved | E::Registry(RegistryError::Unavailable(_)) => (ErrorCode::Unavailable, None),
         E::SharedSecrets(SharedSecretsError::NoKey | SharedSecretsError::Seal(_)) => {
             (ErrorCode::Invalid, Some("controlPlane.wrappingKey"))

@@ -1,6 +1,6 @@
-//! Operators' credentials: the proof of a key from the node's configuration, and certificates for a day.
+//! Operators' credentials: the proof of a key that the cluster knows ([`crate::operators`]), and certificates for a day.
 //!
-//! Names and rights come from the node's configuration and from this code, never from a request: of a certificate request
+//! Names and rights come from the cluster's records and from this code, never from a request: of a certificate request
 //! only the public key is used. What is refused says which field is wrong; a proof that does not hold is refused in the
 //! same words whether the key is unknown or the signature is wrong.
 
@@ -30,6 +30,7 @@ use super::{
     views::api_server_url,
 };
 use crate::node::Member;
+use crate::operators;
 
 pub fn authority(member: &Member) -> PublicAuthority {
     PublicAuthority { certificate: certificate_pem(&member.trust().api) }
@@ -48,7 +49,7 @@ pub fn challenge(context: &Context, caller: &Caller) -> Result<Challenge, Refusa
 }
 
 /// A certificate for the API, against a proof of an operator's key.
-pub fn certificate(
+pub async fn certificate(
     context: &Context,
     member: &Member,
     caller: &Caller,
@@ -58,7 +59,8 @@ pub fn certificate(
     let now = Instant::now();
     let nonce = context.challenges.check(&request.nonce, now).map_err(|error| challenge_refusal(&error))?;
     let authority = member.authority(AuthorityKind::Api).ok_or_else(|| not_a_control_plane(member))?;
-    let operator = proven(&context.node.config.operator_keys, authority, request)?;
+    let keys = operators::accepted(&context.node, member.registry.as_deref()).await;
+    let operator = proven(&keys, authority, request)?;
     let issued = issue(authority, operator, &request.csr, context.node.clock())?;
     context.challenges.consume(&nonce, now).map_err(|error| challenge_refusal(&error))?;
     if let Some(address) = caller.address() {
@@ -112,8 +114,8 @@ fn proven<'a>(
 fn no_proof() -> Refusal {
     Refusal::new(
         ErrorCode::Unauthenticated,
-        "the proof does not hold: the key is none of those in the node's configuration (keelson.operator-key), or it did \
-         not make the signature",
+        "the proof does not hold: the key is none of the cluster's operators' (keelctl operator list), or it did not make \
+         the signature",
     )
 }
 

@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{
     caller::Caller,
     challenge::{ChallengeError, Challenges},
-    departures,
+    departures, events, features,
     limiter::Limiter,
     logs, members, operators,
     power::{self, Order},
@@ -57,6 +57,16 @@ impl Context {
     }
 }
 
+impl Context {
+    /// Whether the caller's certificate outlives the keys that it was obtained with.
+    fn is_removed(&self, caller: &Caller, name: &str) -> bool {
+        let view = self.node.member_now().and_then(|member| member.registry.as_ref()?.view_now());
+        let configured = &self.node.config.operator_keys;
+        matches!(caller, Caller::Operator { .. })
+            && view.is_some_and(|view| crate::operators::is_removed(&view, configured, name))
+    }
+}
+
 /// Answers one request, whatever it is.
 pub async fn answer<B>(context: Arc<Context>, caller: Caller, request: Request<B>) -> Result<Answer, Infallible>
 where
@@ -78,7 +88,7 @@ where
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let now = OffsetDateTime::now_utc();
-    let operator = caller.authorized(now);
+    let operator = caller.authorized(now).filter(|name| !context.is_removed(caller, name));
     let found = find(head.method.as_str(), path);
     let open = match found.as_ref().map(|(operation, _)| operation.access) {
         Ok(Access::Public) => true,
@@ -101,12 +111,15 @@ where
         | paths::NODE_CERTIFICATES
         | paths::NODE_SETTINGS
         | paths::NODE_STORE_MEMBER
-        | paths::STORE_MEMBERS => members(context, caller, operation, parameter, operator, body).await,
+        | paths::STORE_MEMBERS
+        | paths::OPERATORS
+        | paths::OPERATOR => members(context, caller, operation, parameter, operator, body).await,
         paths::CHALLENGE => operators::challenge(context, caller).map(|challenge| respond::json(&challenge)),
         paths::OPERATOR_CERTIFICATE => {
             let request = read(body).await?;
             let member = context.member()?;
-            operators::certificate(context, &member, caller, &request).map(|certificate| respond::json(&certificate))
+            let certificate = operators::certificate(context, &member, caller, &request).await;
+            certificate.map(|certificate| respond::json(&certificate))
         }
         paths::NODE_REMOVAL => {
             let order = read(body).await?;
@@ -120,6 +133,12 @@ where
             let _: serde_json::Value = read(body).await?;
             Ok(respond::json(&departures::deny()))
         }
+        paths::FEATURES => features::list(context).await.map(|list| respond::json(&list)),
+        paths::FEATURE => {
+            let change = read(body).await?;
+            features::change(context, parameter, &change, operator).await.map(|feature| respond::json(&feature))
+        }
+        paths::EVENTS => events::list(context, head.uri.query()).await.map(|list| respond::json(&list)),
         paths::STATUS => Ok(respond::json(&views::status(&context.node))),
         paths::NODES => views::nodes(context).await.map(|nodes| respond::json(&nodes)),
         paths::SERVICES => views::services(context).await.map(|services| respond::json(&services)),
@@ -182,6 +201,14 @@ where
         (_, paths::NODE_STORE_MEMBER) => {
             let NodeOrder {} = read(body).await?;
             members::store_member(context, caller).await.map(|members| respond::json(&members))
+        }
+        (Method::Get, paths::OPERATORS) => members::list_operators(context).await.map(|list| respond::json(&list)),
+        (_, paths::OPERATORS) => {
+            let request = read(body).await?;
+            members::add_operator(context, &request, operator).await.map(|added| respond::json(&added))
+        }
+        (_, paths::OPERATOR) => {
+            members::remove_operator(context, parameter, operator).await.map(|removed| respond::json(&removed))
         }
         (_, paths::STORE_MEMBERS) => members::store_members(context).await.map(|members| respond::json(&members)),
         _ => members::settings(context, caller).await.map(|settings| respond::json(&settings)),

@@ -26,6 +26,8 @@ pub trait NodeSource: fmt::Debug + Send + Sync {
     fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> Answer<'a, ()>;
     /// One step of draining.
     fn drain<'a>(&'a self, name: &'a str) -> Answer<'a, DrainStep>;
+    /// Of the cluster's own DNS: replicas that are to be, and those that are ready; `None` if there is none.
+    fn dns(&self) -> Answer<'_, Option<(u64, u64)>>;
     /// Deletes the objects of a node that is no member any more.
     fn clean<'a>(&'a self, name: &'a str) -> Answer<'a, ()>;
 }

@@ -14,7 +14,7 @@ use crate::membership::Membership;
 use crate::membership::tests::found_in_memory;
 
 /// An API server that remembers what it was asked and answers from a list.
-struct Server {
+pub(crate) struct Server {
     address: SocketAddr,
     membership: Membership,
     seen: Arc<StdMutex<Vec<String>>>,
@@ -22,7 +22,7 @@ struct Server {
 }
 
 impl Server {
-    async fn start(answer: fn(&str) -> (u16, String)) -> Self {
+    pub(crate) async fn start(answer: fn(&str) -> (u16, String)) -> Self {
         let membership = found_in_memory();
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
@@ -72,13 +72,13 @@ impl Server {
         self.membership.control_plane().unwrap().authorities.get(kind).issue(profile, clock).unwrap()
     }
 
-    fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         let pair = self.issue(AuthorityKind::KubernetesClient, &Profile::client(Subject::named("manager")));
         let trusted = &self.membership.trust.kubernetes_serving;
         Client::new(self.address, trusted, Some(&pair)).unwrap()
     }
 
-    fn seen(&self) -> Vec<String> {
+    pub(crate) fn seen(&self) -> Vec<String> {
         self.seen.lock().unwrap().clone()
     }
 

@@ -88,6 +88,12 @@ fn manager_role() -> Value {
             },
             { "apiGroups": ["apps"], "resources": ["deployments"], "verbs": ["get", "create", "patch"] },
             {
+                "apiGroups": ["", "apps"],
+                "resources": ["configmaps", "services", "serviceaccounts", "deployments"],
+                "resourceNames": super::dns::NAMES,
+                "verbs": ["delete"],
+            },
+            {
                 "apiGroups": ["coordination.k8s.io"],
                 "resources": ["leases"],
                 "resourceNames": super::leases::NAMES,

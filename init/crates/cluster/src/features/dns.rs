@@ -5,7 +5,11 @@
 //! reads its Corefile again when the `ConfigMap` changes.
 //!
 //! One control plane states all this for the cluster, or those with other resolvers would take turns. A cluster of several nodes has two
-//! replicas, on two of them, from the moment on in which there are two to run them.
+//! replicas, on two of them, from the moment on in which there are two to run them. Operators may say otherwise
+//! ([`super::settings`]).
+//!
+//! Everything carries a label of ours. When DNS is disabled, what has it is deleted: an operator's own DNS has the same names, by
+//! custom, and the same address, which kubelets give to pods and the cluster therefore never gives up.
 
 use std::fmt::Write as _;
 use std::net::IpAddr;
@@ -18,9 +22,17 @@ use crate::client::{Client, ClientError};
 
 const NAME: &str = "coredns";
 const DEPLOYMENT: &str = "/apis/apps/v1/namespaces/kube-system/deployments/coredns";
+const SERVICE_PATH: &str = "/api/v1/namespaces/kube-system/services/kube-dns";
+const CONFIGURATION: &str = "/api/v1/namespaces/kube-system/configmaps/coredns";
+const ACCOUNT: &str = "/api/v1/namespaces/kube-system/serviceaccounts/coredns";
 const ROLE: &str = "system:coredns";
 /// The name that every Kubernetes distribution gives the Service; tools look for it.
 const SERVICE: &str = "kube-dns";
+/// What a control plane may delete.
+pub(super) const NAMES: [&str; 2] = [NAME, SERVICE];
+/// On the objects, not on the pods: a new label there would be a new pod.
+const OWNER_LABEL: &str = "app.kubernetes.io/managed-by";
+const OWNER: &str = "keelson";
 /// An account of no meaning outside the container.
 const USER: u32 = 65532;
 
@@ -74,19 +86,52 @@ pub async fn replicas(client: &Client, members: usize) -> Result<(u64, bool), Cl
 }
 
 pub async fn apply(client: &Client, cluster: &ClusterConfig, wanted: &Wanted) -> Result<(), ClientError> {
-    let core = "/api/v1/namespaces/kube-system";
     let objects = [
-        (format!("{core}/serviceaccounts/{NAME}"), service_account()),
-        (format!("{core}/configmaps/{NAME}"), configuration(cluster, &wanted.upstream)),
-        (format!("{core}/services/{SERVICE}"), service(cluster)),
-        (DEPLOYMENT.to_owned(), deployment(wanted)),
+        (ACCOUNT, service_account()),
+        (CONFIGURATION, configuration(cluster, &wanted.upstream)),
+        (SERVICE_PATH, service(cluster)),
+        (DEPLOYMENT, deployment(wanted)),
     ];
     futures::future::try_join_all(objects.iter().map(|(path, object)| client.apply(path, object))).await?;
     Ok(())
 }
 
+/// Deletes what [`apply`] has made. Says whether something was there.
+pub async fn remove(client: &Client) -> Result<bool, ClientError> {
+    let mut found = false;
+    // The Deployment first: no pod begins without what it reads.
+    for path in [DEPLOYMENT, SERVICE_PATH, CONFIGURATION, ACCOUNT] {
+        let result = match client.get(path).await {
+            Ok(object) if is_ours(&object) => client.delete(path).await,
+            Ok(_) => continue,
+            Err(error) => Err(error),
+        };
+        match result {
+            Ok(_) => found = true,
+            Err(error) if error.is_not_found() => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(found)
+}
+
+/// Replicas that are to be and those that are ready; `None` if there is nothing of ours.
+pub async fn deployed(client: &Client) -> Result<Option<(u64, u64)>, ClientError> {
+    let deployment = match client.get(DEPLOYMENT).await {
+        Ok(deployment) => deployment,
+        Err(error) if error.is_not_found() => return Ok(None),
+        Err(error) => return Err(error),
+    };
+    let count = |pointer: &str| deployment.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
+    Ok(is_ours(&deployment).then(|| (count("/spec/replicas"), count("/status/readyReplicas"))))
+}
+
+fn is_ours(object: &Value) -> bool {
+    object.pointer("/metadata/labels").and_then(|labels| labels.get(OWNER_LABEL)).is_some_and(|owner| owner == OWNER)
+}
+
 fn metadata(name: &str) -> Value {
-    json!({ "name": name, "namespace": "kube-system", "labels": { "k8s-app": SERVICE } })
+    json!({ "name": name, "namespace": "kube-system", "labels": { "k8s-app": SERVICE, OWNER_LABEL: OWNER } })
 }
 
 fn service_account() -> Value {
@@ -229,6 +274,42 @@ fn container(image: &str) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::client::tests::Server;
+
+    fn deletions(seen: &[String]) -> Vec<&str> {
+        seen.iter().filter_map(|line| line.strip_prefix("DELETE ")).collect()
+    }
+
+    #[tokio::test]
+    async fn everything_that_was_made_is_deleted_and_found_gone_then() {
+        let ours = Server::start(|_| (200, json!({ "metadata": metadata("x") }).to_string())).await;
+        assert!(remove(&ours.client()).await.unwrap());
+        assert_eq!(deletions(&ours.seen()), [DEPLOYMENT, SERVICE_PATH, CONFIGURATION, ACCOUNT]);
+        let nothing = Server::start(|_| (404, "{}".to_owned())).await;
+        assert!(!remove(&nothing.client()).await.unwrap());
+        assert!(deletions(&nothing.seen()).is_empty());
+    }
+
+    #[tokio::test]
+    async fn an_operators_own_dns_of_the_same_names_is_left_alone() {
+        let foreign = Server::start(|_| {
+            (200, json!({ "metadata": { "labels": { "k8s-app": "kube-dns" } }, "spec": { "replicas": 2 } }).to_string())
+        })
+        .await;
+        assert!(!remove(&foreign.client()).await.unwrap());
+        assert!(deletions(&foreign.seen()).is_empty(), "{:?}", foreign.seen());
+        assert_eq!(deployed(&foreign.client()).await.unwrap(), None);
+    }
+
+    #[tokio::test]
+    async fn the_deployment_says_how_many_are_ready() {
+        let server = Server::start(|_| {
+            let status = json!({ "readyReplicas": 1 });
+            (200, json!({ "metadata": metadata(NAME), "spec": { "replicas": 2 }, "status": status }).to_string())
+        })
+        .await;
+        assert_eq!(deployed(&server.client()).await.unwrap(), Some((2, 1)));
+    }
 
     #[test]
     fn without_an_upstream_there_is_no_forward() {

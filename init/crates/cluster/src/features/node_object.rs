@@ -5,17 +5,21 @@
 
 use std::sync::Arc;
 
+use keelson_api::NodeSettings;
 use keelson_config::Role;
 use keelson_pki::Files;
 use serde_json::{Map, Value, json};
+use tokio::sync::watch;
 
 use crate::client::{Client, ClientError, WatchEvent};
 use crate::kubernetes::is_accepted_label;
-use crate::node::Node;
-use crate::report;
+use crate::node::{Member, Node};
+use crate::registry::View;
 use crate::status::ConditionKind;
+use crate::{proxy_feed, report};
 
 use super::pod_network;
+use super::settings::has_pod_network;
 
 const ROLE_LABEL: &str = "node-role.kubernetes.io/";
 
@@ -24,21 +28,63 @@ pub async fn follow(node: &Node, files: &Arc<dyn Files>, client: &Client) -> Res
     // Without a resource version the watch begins with the object as it is.
     let path = format!("/api/v1/nodes?watch=true&fieldSelector=metadata.name%3D{}", node.name());
     let mut watch = client.watch(&path).await?;
+    let member = node.member().await;
+    let mut views = member.registry.as_ref().map(|registry| registry.view());
+    let mut settings = member.worker.as_ref().map(|worker| worker.settings());
+    let (mut last, mut has_network) = (None, None);
     loop {
-        match watch.next().await? {
-            Some(WatchEvent::Present(object)) => reconcile(node, files, client, &object).await?,
-            Some(WatchEvent::Deleted(_)) => {
-                node.status.fails(ConditionKind::NodeRegistered, "the Node object was deleted; kubelet makes it again");
-            }
-            Some(WatchEvent::Expired) | None => return Ok(()),
+        tokio::select! {
+            event = watch.next() => match event? {
+                Some(WatchEvent::Present(object)) => last = Some(object),
+                Some(WatchEvent::Deleted(_)) => {
+                    last = None;
+                    let reason = "the Node object was deleted; kubelet makes it again";
+                    node.status.fails(ConditionKind::NodeRegistered, reason);
+                }
+                Some(WatchEvent::Expired) | None => return Ok(()),
+            },
+            () = has_changed(&member, has_network, views.as_mut(), settings.as_mut()) => {}
+        }
+        has_network = has_pod_network(&member);
+        if let Some(object) = &last {
+            reconcile(node, files, client, object, has_network).await?;
         }
     }
 }
 
-async fn reconcile(node: &Node, files: &Arc<dyn Files>, client: &Client, object: &Value) -> Result<(), ClientError> {
+/// Returns once the pod network was enabled or disabled.
+async fn has_changed(
+    member: &Member,
+    known: Option<bool>,
+    mut views: Option<&mut watch::Receiver<Option<Arc<View>>>>,
+    mut settings: Option<&mut watch::Receiver<Arc<NodeSettings>>>,
+) {
+    while has_pod_network(member) == known {
+        tokio::select! {
+            () = proxy_feed::changed(views.as_deref_mut()) => {}
+            () = proxy_feed::changed(settings.as_deref_mut()) => {}
+        }
+    }
+}
+
+async fn reconcile(
+    node: &Node,
+    files: &Arc<dyn Files>,
+    client: &Client,
+    object: &Value,
+    has_network: Option<bool>,
+) -> Result<(), ClientError> {
     node.status.holds(ConditionKind::NodeRegistered, "kubelet has registered the node");
     let is_control_plane = node.config.role == Role::ControlPlane;
-    if !configure_pod_network(node, files, object).await && is_control_plane {
+    let has_range = match has_network {
+        Some(true) => configure_pod_network(node, files, object).await,
+        Some(false) => {
+            remove_pod_network(node, files).await;
+            true
+        }
+        None => true,
+    };
+    if !has_range && is_control_plane {
         claim_first_range(node, client).await?;
     }
     let (ready, reason) = readiness(object);
@@ -108,6 +154,22 @@ async fn configure_pod_network(node: &Node, files: &Arc<dyn Files>, object: &Val
         }
     }
     true
+}
+
+async fn remove_pod_network(node: &Node, files: &Arc<dyn Files>) {
+    let (files, paths) = (Arc::clone(files), node.paths.clone());
+    match tokio::task::spawn_blocking(move || pod_network::remove(&*files, &paths)).await {
+        Ok(Ok(())) => {
+            let reason = "the cluster's own network is disabled; pods have that of another CNI plugin";
+            node.status.holds(ConditionKind::PodNetworkConfigured, reason);
+        }
+        Ok(Err(error)) => {
+            node.status.fails(ConditionKind::PodNetworkConfigured, report::chain(&error));
+            report::error(&error);
+        }
+        // The runtime is being shut down.
+        Err(_) => {}
+    }
 }
 
 pub(super) fn readiness(object: &Value) -> (bool, String) {

@@ -2,7 +2,7 @@
 //! range. kubelet becomes Ready when containerd has seen the file.
 //!
 //! The bridge and the address allocation are the reference plugins'; the ways to other nodes, and out, are
-//! keelson-network's ([`super::routes`]).
+//! keelson-network's ([`super::routes`]). An operator who disables the network brings another CNI plugin.
 
 use ipnet::IpNet;
 use keelson_config::network_state::NetworkState;
@@ -51,6 +51,11 @@ pub fn configure(files: &dyn Files, paths: &Paths, ranges: &[IpNet], mtu: Option
     let content = serde_json::to_vec_pretty(&configuration(ranges, mtu))?;
     files.update(&directory.join(FILE), &content, Mode::PRIVATE, Owner::ROOT)?;
     Ok(())
+}
+
+/// Leaves pods to whoever else has a CNI configuration there. Those that are on the bridge stay on it until they end.
+pub fn remove(files: &dyn Files, paths: &Paths) -> Result<(), PodNetworkError> {
+    Ok(files.remove(&paths.cni_configuration().join(FILE))?)
 }
 
 /// What is left of the node's own link after the headers of a tunnel, whether or not a packet will need one: a pod learns its

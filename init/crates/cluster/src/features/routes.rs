@@ -13,6 +13,7 @@ use keelson_pki::{Files, FilesError, Mode, Owner};
 use serde_json::Value;
 
 use super::pod_network;
+use super::settings::has_pod_network;
 use crate::client::{Client, ClientError, WatchEvent};
 use crate::kubernetes_api::KubernetesApiError;
 use crate::node::{Member, Node};
@@ -48,8 +49,13 @@ pub async fn follow(node: &Node, files: &Arc<dyn Files>, member: &Member, client
             () = crate::proxy_feed::changed(views.as_mut()) => {}
             () = crate::proxy_feed::changed(settings.as_mut()) => {}
         }
-        let cluster = cluster_ranges(node, member);
-        write(node, files, wish(&member.identity.name, cluster, &ranges, &addresses(member))).await?;
+        let wish = match has_pod_network(member) {
+            Some(true) => wish(&member.identity.name, cluster_ranges(node, member), &ranges, &addresses(member)),
+            // Ways, translation and tunnel are the other plugin's.
+            Some(false) => PodRoutes::default(),
+            None => continue,
+        };
+        write(node, files, wish).await?;
     }
 }
 

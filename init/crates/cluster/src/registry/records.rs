@@ -1,5 +1,8 @@
 //! What the records say.
 
+use std::collections::BTreeMap;
+
+use keelson_api::EventKind;
 use keelson_config::Role;
 use serde::{Deserialize, Serialize};
 
@@ -112,6 +115,56 @@ pub struct VirtualAddressRecord {
     pub lease: LeaseId,
 }
 
+/// An operator's key. One that was removed is kept, so that the configuration of no node brings it back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorRecord {
+    pub version: u32,
+    /// [`crate::operators::id_of`] the key.
+    pub id: String,
+    pub name: String,
+    /// Base64 of the `SubjectPublicKeyInfo`.
+    pub public_key: String,
+    pub added: i64,
+    pub added_by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub removed: Option<OperatorRemoval>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct OperatorRemoval {
+    pub at: i64,
+    pub by: String,
+}
+
+/// What operators have said of a feature; see [`crate::features::settings`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FeatureRecord {
+    pub version: u32,
+    pub name: String,
+    pub enabled: bool,
+    pub settings: BTreeMap<String, String>,
+}
+
+/// Something that happened; see [`crate::events`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct EventRecord {
+    pub version: u32,
+    pub id: String,
+    pub at: i64,
+    pub kind: EventKind,
+    /// That it is about.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub node: Option<String>,
+    /// The control plane that has written it.
+    pub recorded_by: String,
+    pub actor: String,
+    pub message: String,
+}
+
 macro_rules! record {
     ($type:ty, $kind:literal, $id:ident) => {
         impl Record for $type {
@@ -132,6 +185,9 @@ record!(NodeRecord, "nodes", name);
 record!(TokenRecord, "tokens", id);
 record!(RemovedRecord, "removed", uid);
 record!(VirtualAddressRecord, "virtual-addresses", address);
+record!(OperatorRecord, "operators", id);
+record!(FeatureRecord, "features", name);
+record!(EventRecord, "events", id);
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -89,6 +89,7 @@ fn every_control_planes_key_is_published_and_a_former_ones_until_its_tokens_have
             .map(|node| (node.name.clone(), node))
             .into(),
         removed: [removed("c", &former.2, now - 60), removed("d", &old.2, now - TOKEN_LIFE_SECONDS)].into(),
+        ..View::default()
     };
     let found: Vec<_> = keys(own.1.clone(), Some(&view), now)
         .into_iter()

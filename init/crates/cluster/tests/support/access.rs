@@ -7,7 +7,7 @@ use keelson_api::{
     openapi::{Access, Method, OPERATIONS, Operation},
     paths,
 };
-use keelson_cluster::registry::{Change, NodeRecord, RemovedRecord};
+use keelson_cluster::registry::{Change, NodeRecord, OperatorRecord, RemovedRecord, records::OperatorRemoval};
 use keelson_config::Role;
 use keelson_pki::{Authority, AuthorityKind, Clock, Names, Profile, Subject};
 use rcgen::{CertificateParams, KeyPair};
@@ -43,10 +43,12 @@ enum Shown {
     RemovedNode,
     /// A node's organization, without the identity that goes with it.
     NodeWithoutIdentity,
+    /// An operator's whose keys were removed after it was obtained.
+    RemovedOperator,
     Operator,
 }
 
-const ALL: [Shown; 12] = [
+const ALL: [Shown; 13] = [
     Shown::Nothing,
     Shown::Foreign,
     Shown::OtherDoor,
@@ -58,6 +60,7 @@ const ALL: [Shown; 12] = [
     Shown::Node,
     Shown::RemovedNode,
     Shown::NodeWithoutIdentity,
+    Shown::RemovedOperator,
     Shown::Operator,
 ];
 
@@ -101,10 +104,14 @@ fn identity_of(fixture: &Fixture, shown: Shown) -> Option<Identity> {
         Shown::Node => issue(api, &Profile::client(node().uid(MEMBER)), clock),
         Shown::RemovedNode => issue(api, &Profile::client(node().uid(REMOVED)), clock),
         Shown::NodeWithoutIdentity => issue(api, &Profile::client(node()), clock),
+        Shown::RemovedOperator => {
+            issue(api, &Profile::client(Subject::named(REMOVED_OPERATOR).organization(OPERATORS)), clock)
+        }
         Shown::Operator => issue(api, &client, clock),
     }
 }
 
+const REMOVED_OPERATOR: &str = "eve";
 const MEMBER: &str = "uid-of-the-member";
 const REMOVED: &str = "uid-of-one-that-was-removed";
 
@@ -112,8 +119,8 @@ fn node() -> Subject {
     Subject::named("keelson:node:w1").organization(NODES)
 }
 
-/// A member of that name, and one that had it before.
-async fn record_nodes(fixture: &Fixture) {
+/// A member of that name, one that had it before, and an operator who is none any more.
+async fn record_members(fixture: &Fixture) {
     let member = NodeRecord {
         version: 1,
         name: "w1".to_owned(),
@@ -128,8 +135,18 @@ async fn record_nodes(fixture: &Fixture) {
     };
     let former = NodeRecord { uid: REMOVED.to_owned(), ..member.clone() };
     let removed = RemovedRecord::of(&former, 0, OPERATOR.to_owned());
+    let operator = OperatorRecord {
+        version: 1,
+        id: "0123456789abcdef".to_owned(),
+        name: REMOVED_OPERATOR.to_owned(),
+        public_key: "a key".to_owned(),
+        added: 0,
+        added_by: OPERATOR.to_owned(),
+        removed: Some(OperatorRemoval { at: 0, by: OPERATOR.to_owned() }),
+    };
     let change = Change::default().put(&member).expect("a record").put(&removed).expect("a record");
-    assert!(fixture.registry.commit(change).await.expect("written"));
+    assert!(fixture.registry.commit(change.put(&operator).expect("a record")).await.expect("written"));
+    fixture.registry.refresh().await.expect("read");
 }
 
 fn expected(shown: Shown, operation: &Operation) -> Outcome {
@@ -140,7 +157,10 @@ fn expected(shown: Shown, operation: &Operation) -> Outcome {
         (Shown::Foreign | Shown::OtherDoor | Shown::Expired | Shown::ForServers | Shown::Serving, _) => {
             Outcome::NoConnection
         }
-        (Shown::Operator, _) if operation.path == paths::NODE_REMOVAL => Outcome::Status(404),
+        // There is nobody of that name.
+        (Shown::Operator, _) if [paths::NODE_REMOVAL, paths::OPERATOR].contains(&operation.path) => {
+            Outcome::Status(404)
+        }
         // A worker has no store.
         (Shown::Node, Access::Node) if operation.path == paths::NODE_STORE_MEMBER => Outcome::Status(400),
         (_, Access::Public) | (Shown::Operator, Access::Operator) | (Shown::Node, Access::Node) => {
@@ -155,11 +175,16 @@ fn request_of(operation: &Operation) -> (String, String) {
     let path = operation
         .path
         .replace("nodes/{name}", "nodes/w9")
+        .replace("features/{name}", "features/dns")
         .replace("{name}", "kubelet")
         .replace("{id}", "0123456789abcdef");
     let body = match (operation.method, operation.path) {
         (Method::Get | Method::Delete, _) => String::new(),
         (Method::Post, paths::KUBECONFIG) => serde_json::json!({ "csr": csr() }).to_string(),
+        (Method::Post, paths::OPERATORS) => {
+            let public = super::credentials::Operator::new().public;
+            serde_json::json!({ "name": "bea", "publicKey": public }).to_string()
+        }
         (Method::Post, paths::TOKENS) => serde_json::json!({ "role": "worker" }).to_string(),
         (Method::Post, _) => "{}".to_owned(),
     };
@@ -175,7 +200,7 @@ fn csr() -> String {
 async fn each_caller_gets_what_is_its_and_nothing_else() {
     let fixture = Fixture::start(&super::credentials::Operator::new().public);
     fixture.log("kubelet", "a line");
-    record_nodes(&fixture).await;
+    record_members(&fixture).await;
     let mut wrong = 0;
     println!("{:<20} {:<42} {:<13} found", "shown", "operation", "expected");
     for shown in ALL {
@@ -198,7 +223,7 @@ async fn each_caller_gets_what_is_its_and_nothing_else() {
         }
     }
     assert_eq!(wrong, 0, "see the table");
-    assert_eq!(ALL.len() * OPERATIONS.len(), 312, "a row was lost");
+    assert_eq!(ALL.len() * OPERATIONS.len(), 416, "a row was lost");
 }
 
 #[tokio::test]

@@ -7,7 +7,7 @@ use keelson_api::paths;
 use keelson_control::Request;
 use keelson_pki::{AuthorityKind, Profile, Subject};
 use rustls::version::TLS13;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::{
     caller::{Answer, DEADLINE, Identity, ask_locally, identity, stream},
@@ -99,6 +99,45 @@ async fn power_orders_reach_pid_1_with_who_asked_and_why() {
     assert_eq!(get(&fixture, paths::STATUS).await.json()["phase"], "shuttingDown");
     let answer = post(paths::REBOOT, r#"{"reason":"\u001b[2J"}"#).await;
     assert_eq!((answer.status, answer.refusal().1.as_str()), (400, "reason"));
+}
+
+#[tokio::test]
+async fn features_say_how_they_stand_and_change_by_what_is_named() {
+    let fixture = start();
+    let post = async |name: &str, body: Value| {
+        ask_locally(&fixture.socket, "POST", &paths::feature(name), &body.to_string()).await
+    };
+    let list = get(&fixture, paths::FEATURES).await.json();
+    let names: Vec<_> = list["features"].as_array().expect("a list").iter().map(|one| one["name"].clone()).collect();
+    assert_eq!(names, ["dns", "network"]);
+    assert_eq!((&list["features"][0]["state"], &list["features"][1]["state"]), (&json!("waiting"), &json!("enabled")));
+    *fixture.kubernetes.dns.lock().expect("no panic") = Some((1, 1));
+    let answer = post("dns", json!({ "settings": { "replicas": "3" } })).await;
+    assert_eq!((answer.status, answer.json()["settings"][0]["value"].as_str()), (200, Some("3")), "{}", answer.text);
+    assert_eq!(answer.json()["state"], "enabled");
+    let answer = post("dns", json!({ "enabled": false })).await.json();
+    assert_eq!((answer["state"].as_str(), answer["reason"].as_str()), (Some("waiting"), Some("it is being removed")));
+    *fixture.kubernetes.dns.lock().expect("no panic") = None;
+    let answer = post("dns", json!({ "settings": { "replicas": null } })).await.json();
+    assert_eq!((answer["state"].as_str(), &answer["settings"][0]["value"]), (Some("disabled"), &Value::Null));
+    for (name, body, status, field) in [
+        ("dns", json!({ "settings": { "replicas": "many" } }), 400, "replicas"),
+        ("network", json!({ "settings": { "mtu": "9000" } }), 400, "mtu"),
+        ("dns", json!({ "enable": true }), 400, "enable"),
+        ("ingress", json!({}), 404, ""),
+    ] {
+        let answer = post(name, body).await;
+        assert_eq!((answer.status, answer.refusal().1.as_str()), (status, field), "{name}: {}", answer.text);
+    }
+    let events = get(&fixture, paths::EVENTS).await.json();
+    assert_eq!(events["events"].as_array().map(Vec::len), Some(3), "{events}");
+    // What is wanted is known without Kubernetes.
+    fixture.kubernetes.down.store(true, Ordering::Release);
+    let list = get(&fixture, paths::FEATURES).await.json();
+    assert!(
+        list["features"][0]["reason"].as_str().is_some_and(|reason| reason.contains("connection refused")),
+        "{list}"
+    );
 }
 
 fn texts(answer: &Answer) -> Vec<&str> {

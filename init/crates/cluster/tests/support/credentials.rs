@@ -37,7 +37,7 @@ impl Operator {
     }
 
     /// A request as keelctl makes it.
-    async fn request(&self, fixture: &Fixture, csr: &str) -> CertificateRequest {
+    pub(crate) async fn request(&self, fixture: &Fixture, csr: &str) -> CertificateRequest {
         let nonce = Self::nonce(fixture).await;
         let fingerprint = fixture.fingerprint();
         let digits = fingerprint.strip_prefix("sha256:").expect("the kind of the fingerprint");
@@ -47,7 +47,7 @@ impl Operator {
 }
 
 /// A key with a request that asks for more than an operator may have.
-fn greedy_request() -> (KeyPair, String) {
+pub(crate) fn greedy_request() -> (KeyPair, String) {
     let key = KeyPair::generate().expect("a key");
     let mut params = CertificateParams::new(vec!["kubernetes.default".to_owned()]).expect("names");
     params.distinguished_name.push(DnType::CommonName, "system:admin");
@@ -59,7 +59,7 @@ fn greedy_request() -> (KeyPair, String) {
     (key, csr)
 }
 
-async fn post(fixture: &Fixture, request: &CertificateRequest) -> Answer {
+pub(crate) async fn post(fixture: &Fixture, request: &CertificateRequest) -> Answer {
     let body = serde_json::to_string(request).expect("JSON");
     ask(fixture, None, "POST", paths::OPERATOR_CERTIFICATE, &body).await.expect("an answer")
 }
@@ -77,7 +77,7 @@ fn names(pem: &str) -> (Vec<String>, Vec<String>, bool) {
     )
 }
 
-fn identity(certificate: &str, key: &KeyPair) -> Identity {
+pub(crate) fn identity(certificate: &str, key: &KeyPair) -> Identity {
     let chain = vec![CertificateDer::from_pem_slice(certificate.as_bytes()).expect("a certificate")];
     (chain, PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der())))
 }

@@ -292,6 +292,8 @@ pub(crate) struct FakeKubernetes {
     pub(crate) down: AtomicBool,
     /// What was asked of it but for lists.
     pub(crate) orders: Mutex<Vec<String>>,
+    /// Replicas of the cluster's DNS, wanted and ready.
+    pub(crate) dns: Mutex<Option<(u64, u64)>>,
 }
 
 impl fmt::Debug for FakeKubernetes {
@@ -335,6 +337,10 @@ impl NodeSource for FakeKubernetes {
         orders.push(order);
         drop(orders);
         self.answer(DrainStep { name: name.to_owned(), remaining })
+    }
+
+    fn dns(&self) -> NodeAnswer<'_, Option<(u64, u64)>> {
+        self.answer(*self.dns.lock().expect("no panic before"))
     }
 
     fn clean<'a>(&'a self, name: &'a str) -> NodeAnswer<'a, ()> {

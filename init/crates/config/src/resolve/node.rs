@@ -13,13 +13,6 @@ use crate::resolve::syntax;
 use crate::secret::Secrets;
 use crate::source::Source;
 
-/// DER of a `SubjectPublicKeyInfo` for an uncompressed point on P-256 (RFC 5480), up to the point's 64 bytes.
-const P256_PREFIX: [u8; 27] = [
-    0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86, 0x48, 0xce,
-    0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00, 0x04,
-];
-const P256_LENGTH: usize = P256_PREFIX.len() + 64;
-
 /// Longer than any token we make; a file given by mistake is larger.
 const TOKEN_MAX: usize = 4096;
 
@@ -87,15 +80,12 @@ pub(super) fn operator_keys(check: &mut Checker, said: Option<&Said<Vec<Said<Raw
     let mut keys: Vec<OperatorKey> = Vec::new();
     for Said { value, source } in said.iter().flat_map(|said| &said.value) {
         let name = value.name.clone().unwrap_or_else(|| "operator".to_owned());
-        let name_ok = (1..=63).contains(&name.len())
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.@".contains(&byte));
-        if !name_ok {
-            let form = "at most 63 of letters, digits, '-', '_', '.' and '@'";
+        if !OperatorKey::is_name(&name) {
             check.fault(
                 &source.part(".name"),
                 "keelson.operator-key",
                 format!("{} is no operator's name", shown(&name)),
-                form,
+                OperatorKey::NAME_FORM,
             );
         }
         if !is_p256(&value.public_key) {
@@ -114,7 +104,7 @@ pub(super) fn operator_keys(check: &mut Checker, said: Option<&Said<Vec<Said<Raw
 }
 
 fn is_p256(text: &str) -> bool {
-    STANDARD.decode(text).is_ok_and(|der| der.len() == P256_LENGTH && der.starts_with(&P256_PREFIX))
+    STANDARD.decode(text).is_ok_and(|der| OperatorKey::is_key(&der))
 }
 
 pub(super) fn ntp(check: &mut Checker, said: Option<&Said<Vec<String>>>) -> Vec<String> {

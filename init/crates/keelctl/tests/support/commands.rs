@@ -126,6 +126,51 @@ fn a_token_made_offline_asks_nobody_and_is_signed_with_the_contexts_key() {
 }
 
 #[test]
+fn events_are_told_and_followed_without_any_secret() {
+    let (workstation, _fixture) = Workstation::with_node();
+    let line = workstation.run(&["token", "create", "--role", "worker"]).well().out;
+    let token = Token::parse(&line).expect("a token");
+    let id = token.claims.id.as_str();
+    let shown = workstation.run(&["events"]).well().out;
+    assert!(shown.contains(&format!("the token {id} was created")) && shown.trim_end().ends_with("(ann)"), "{shown}");
+    let json = workstation.run(&["events", "-o", "json"]).well();
+    assert_eq!(json.json()["events"][0]["kind"], "tokenCreated");
+
+    let mut following = workstation.spawn(&["events", "-f", "-o", "json"]);
+    let mut lines = BufReader::new(following.stdout.take().expect("its standard output")).lines();
+    let mut next = || serde_json::from_str::<Value>(&lines.next().expect("a line").expect("text")).expect("JSON");
+    assert_eq!(next()["kind"], "tokenCreated");
+    workstation.run(&["token", "revoke", id]).well();
+    let revoked = next();
+    assert_eq!((revoked["kind"].as_str(), revoked["recordedBy"].as_str()), (Some("tokenRevoked"), Some("first")));
+    following.kill().expect("killed");
+    following.wait().expect("its end");
+    let secret = line.trim().split('.').nth(2).expect("the secret");
+    assert!(!shown.contains(secret) && !json.out.contains(secret));
+}
+
+#[test]
+fn features_are_listed_set_disabled_and_enabled() {
+    let (workstation, fixture) = Workstation::with_node();
+    *fixture.kubernetes.dns.lock().expect("no panic") = Some((1, 1));
+    let set = workstation.run(&["feature", "set", "dns", "replicas=3", "upstream=9.9.9.9,2620:fe::fe"]).well().out;
+    assert_eq!(set, "dns: enabled: 1 of 1 replicas are ready\n");
+    let list = workstation.run(&["feature", "list"]).well().out;
+    let line = list.lines().find(|line| line.starts_with("dns ")).expect("a line");
+    assert!(line.contains("replicas=3 upstream=9.9.9.9,2620:fe::fe"), "{list}");
+    workstation.run(&["feature", "set", "dns", "replicas="]).well();
+    let json = workstation.run(&["feature", "list", "-o", "json"]).well().json();
+    assert_eq!(json["features"][0]["settings"][0]["value"], Value::Null);
+    assert!(json["features"][0]["settings"][0]["form"].as_str().is_some_and(|form| form.contains("number")), "{json}");
+    let disabled = workstation.run(&["feature", "disable", "dns"]).well().out;
+    assert_eq!(disabled, "dns: waiting: it is being removed\n");
+    workstation.run(&["feature", "enable", "dns"]).well();
+    let refused = workstation.run(&["feature", "set", "dns", "upstream=nowhere"]);
+    assert!(refused.code == 6 && refused.err.contains("(upstream)"), "{refused:?}");
+    assert_eq!(workstation.run(&["feature", "set", "dns", "replicas"]).code, 2);
+}
+
+#[test]
 fn logs_are_printed_and_followed() {
     let (workstation, fixture) = Workstation::with_node();
     for number in 0..10 {

@@ -37,6 +37,32 @@ fn a_node_that_knows_another_operator_refuses() {
 }
 
 #[test]
+fn an_operator_who_was_added_operates_and_one_who_was_removed_does_not() {
+    let (workstation, fixture) = Workstation::with_node();
+    let word = workstation.run(&["key", "show", &workstation.key()]).well().out;
+    workstation.run(&["operator", "add", OPERATOR, &word]).well();
+    let other = workstation.path("other.key").display().to_string();
+    let word = workstation.run(&["key", "generate", &other]).well().out;
+    let last = workstation.run(&["operator", "remove", OPERATOR]);
+    assert!(last.code == 6 && last.err.contains("add another operator first"), "{last:?}");
+    workstation.run(&["operator", "add", "bea", &word]).well();
+    let list = workstation.run(&["operator", "list"]).well().out;
+    assert!(list.lines().any(|line| line.starts_with("bea ") && line.ends_with(OPERATOR)), "{list}");
+    let json = workstation.run(&["operator", "list", "-o", "json"]).well().json();
+    assert_eq!(
+        (json["operators"][0]["name"].as_str(), json["operators"][1]["name"].as_str()),
+        (Some("ann"), Some("bea"))
+    );
+
+    workstation.run(&["operator", "remove", OPERATOR]).well();
+    let refused = workstation.run(&["status"]);
+    assert!(refused.code == 5 && refused.err.contains("the proof does not hold"), "{refused:?}");
+    workstation.run(&["config", "set-context", "home", "--key", &other]).well();
+    workstation.run(&["status"]).well();
+    drop(fixture);
+}
+
+#[test]
 fn the_certificate_is_kept_and_used_until_the_node_refuses_it() {
     let (workstation, fixture) = Workstation::with_node();
     workstation.run(&["status"]).well();

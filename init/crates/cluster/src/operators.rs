@@ -1,0 +1,199 @@
+//! Whose keys obtain an operator's certificate.
+//!
+//! The cluster's records say it, so that every control plane proves the same operators, whoever has founded the cluster and is
+//! gone. A control plane puts the keys of its own configuration there when it starts, unless a record of the key is there: of
+//! one that an operator has removed, the record stays.
+//!
+//! An operator's first question is why the store does not answer. So each control plane keeps the records on STATE as they were
+//! last (`operators.json`: `format`, `version`, `oldestReader`, as in [`crate::identity`]), and asks those while the store is
+//! away, and its own configuration as long as it has never heard of a key.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use aws_lc_rs::digest;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use keelson_api::EventKind;
+use keelson_config::OperatorKey;
+use keelson_pki::{Files, FilesError, Mode, Owner, StandardFiles};
+use serde::{Deserialize, Serialize};
+use tokio::time::timeout;
+
+use crate::node::Node;
+use crate::registry::{Change, EventRecord, OperatorRecord, Registry, RegistryError, View};
+use crate::report;
+
+const FORMAT: &str = "keelson operators";
+const VERSION: u32 = 1;
+/// The operator who waits is to be told something within the deadlines of an answer.
+const ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// After a failure that may pass.
+const RETRY_PAUSE: Duration = Duration::from_secs(2);
+
+#[derive(Debug, thiserror::Error)]
+pub enum OperatorsError {
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error("the operators on STATE")]
+    Form(#[from] serde_json::Error),
+    #[error("the operators on STATE need version {oldest_reader} or later; this release reads up to {VERSION}")]
+    TooNew { oldest_reader: u32 },
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    #[error("the work was interrupted")]
+    Interrupted,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct File {
+    format: String,
+    version: u32,
+    oldest_reader: u32,
+    operators: Vec<OperatorRecord>,
+}
+
+/// What a key is called: the first 64 bits of its SHA-256, in hexadecimal. None if it is no operator's key.
+pub fn id_of(public_key: &str) -> Option<String> {
+    let der = STANDARD.decode(public_key).ok().filter(|der| OperatorKey::is_key(der))?;
+    let digest = digest::digest(&digest::SHA256, &der);
+    let (first, _) = digest.as_ref().split_first_chunk::<8>()?;
+    Some(format!("{:016x}", u64::from_be_bytes(*first)))
+}
+
+/// Those that obtain certificates at this moment.
+pub async fn accepted(node: &Node, registry: Option<&Registry>) -> Vec<OperatorKey> {
+    let told = match registry {
+        Some(registry) => ask(registry).await,
+        None => None,
+    };
+    let records = match told {
+        Some(records) => records,
+        None => kept(node).await,
+    };
+    merged(&records, &node.config.operator_keys)
+}
+
+/// Whether all keys of an operator were removed, as far as this node knows at once: a certificate of yesterday opens nothing
+/// any more.
+pub fn is_removed(view: &View, configured: &[OperatorKey], name: &str) -> bool {
+    let records: Vec<_> = view.operators.values().cloned().collect();
+    records.iter().any(|record| record.name == name) && !merged(&records, configured).iter().any(|key| key.name == name)
+}
+
+/// `None` if the store does not answer and never has.
+async fn ask(registry: &Registry) -> Option<Vec<OperatorRecord>> {
+    match timeout(ASK_DEADLINE, registry.list::<OperatorRecord>()).await {
+        Ok(Ok(stored)) => Some(stored.into_iter().map(|stored| stored.value).collect()),
+        Ok(Err(_)) | Err(_) => registry.view_now().map(|view| view.operators.values().cloned().collect()),
+    }
+}
+
+async fn kept(node: &Node) -> Vec<OperatorRecord> {
+    let path = node.paths.operators();
+    let read = tokio::task::spawn_blocking(move || StandardFiles.read(&path)).await;
+    let parsed = match read {
+        Ok(Ok(None)) => return Vec::new(),
+        Ok(Ok(Some(content))) => parse(&content),
+        Ok(Err(error)) => Err(error.into()),
+        Err(_) => Err(OperatorsError::Interrupted),
+    };
+    parsed.unwrap_or_else(|error| {
+        report::error(&error);
+        Vec::new()
+    })
+}
+
+fn parse(content: &[u8]) -> Result<Vec<OperatorRecord>, OperatorsError> {
+    let file: File = serde_json::from_slice(content)?;
+    if file.oldest_reader > VERSION {
+        return Err(OperatorsError::TooNew { oldest_reader: file.oldest_reader });
+    }
+    Ok(file.operators)
+}
+
+/// The records' keys, and of the configured ones those of which no record says anything.
+fn merged(records: &[OperatorRecord], configured: &[OperatorKey]) -> Vec<OperatorKey> {
+    let active = records.iter().filter(|record| record.removed.is_none());
+    let active = active.map(|record| OperatorKey { name: record.name.clone(), public_key: record.public_key.clone() });
+    let is_recorded = |key: &&OperatorKey| records.iter().any(|record| record.public_key == key.public_key);
+    active.chain(configured.iter().filter(|key| !is_recorded(key)).cloned()).collect()
+}
+
+/// Keeps the records' copy on STATE, and brings the configured keys into the records, for ever.
+pub async fn keep(node: Arc<Node>, files: Arc<dyn Files>, registry: Arc<Registry>) {
+    let mut views = registry.view();
+    let mut complaint = report::Complaint::default();
+    loop {
+        let view = views.borrow_and_update().clone();
+        let settled = match &view {
+            Some(view) => settle(&node, &files, &registry, view).await,
+            None => Ok(()),
+        };
+        let failed = settled.is_err();
+        match settled {
+            Ok(()) => complaint.passed(),
+            // The registry's own keeper says when the store does not answer.
+            Err(OperatorsError::Registry(RegistryError::Unavailable(_))) => {}
+            Err(error) => complaint.of(report::chain(&error)),
+        }
+        tokio::select! {
+            changed = views.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(RETRY_PAUSE), if failed => {}
+        }
+    }
+}
+
+async fn settle(node: &Node, files: &Arc<dyn Files>, registry: &Registry, view: &View) -> Result<(), OperatorsError> {
+    for key in &node.config.operator_keys {
+        let id = id_of(&key.public_key).filter(|id| !view.operators.contains_key(id));
+        if let Some(id) = id {
+            record_configured(registry, node.name(), id, key).await?;
+        }
+    }
+    save(node, files, view).await
+}
+
+/// Somebody else's record of the key stays as it is.
+async fn record_configured(
+    registry: &Registry,
+    own: &str,
+    id: String,
+    key: &OperatorKey,
+) -> Result<(), OperatorsError> {
+    let record = OperatorRecord {
+        version: 1,
+        id,
+        name: key.name.clone(),
+        public_key: key.public_key.clone(),
+        added: time::OffsetDateTime::now_utc().unix_timestamp(),
+        added_by: format!("the configuration of {own}"),
+        removed: None,
+    };
+    let message = format!("the key {} of the operator {} was added", record.id, record.name);
+    let event = EventRecord::new(own, &record.added_by, EventKind::OperatorAdded, record.added, message);
+    let change = Change::default().expect::<OperatorRecord>(&record.id, 0).put(&record)?.put(&event)?;
+    registry.commit(change).await?;
+    Ok(())
+}
+
+async fn save(node: &Node, files: &Arc<dyn Files>, view: &View) -> Result<(), OperatorsError> {
+    let file = File {
+        format: FORMAT.to_owned(),
+        version: VERSION,
+        oldest_reader: VERSION,
+        operators: view.operators.values().cloned().collect(),
+    };
+    let content = serde_json::to_vec_pretty(&file)?;
+    let (files, paths) = (Arc::clone(files), node.paths.clone());
+    let write = move || {
+        files.directory(&paths.cluster_state(), Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
+        files.update(&paths.operators(), &content, Mode::PRIVATE, Owner::ROOT)
+    };
+    tokio::task::spawn_blocking(write).await.map_err(|_| OperatorsError::Interrupted)??;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;
