@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boots;
+pub mod configuration;
 pub mod error;
 pub mod events;
 pub mod features;
@@ -29,6 +30,7 @@ pub mod status;
 pub mod token;
 
 pub use boots::{Boot, BootList};
+pub use configuration::{Configuration, ConfigurationField};
 pub use error::{ErrorBody, ErrorCode};
 pub use events::{Event, EventKind, EventList, EventQuery};
 pub use features::{Feature, FeatureChange, FeatureList, FeatureSetting, FeatureState};

@@ -8,11 +8,11 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    BootList, Certificate, CertificateRequest, Challenge, CreatedToken, Denial, DrainStep, ErrorBody, EventList,
-    Feature, FeatureChange, FeatureList, JoinRequest, Joined, KubeconfigMaterial, KubeconfigRequest, Membership,
-    NodeList, NodeOrder, NodeOrdered, NodeSettings, OperatorEntry, OperatorList, OperatorRequest, PowerAccepted,
-    PowerRequest, PublicAuthority, RemovalOrder, RenewRequest, Renewed, ServiceList, Status, StoreMembers, TokenEntry,
-    TokenList, TokenRequest,
+    BootList, Certificate, CertificateRequest, Challenge, Configuration, CreatedToken, Denial, DrainStep, ErrorBody,
+    EventList, Feature, FeatureChange, FeatureList, JoinRequest, Joined, KubeconfigMaterial, KubeconfigRequest,
+    Membership, NodeList, NodeOrder, NodeOrdered, NodeSettings, OperatorEntry, OperatorList, OperatorRequest,
+    PowerAccepted, PowerRequest, PublicAuthority, RemovalOrder, RenewRequest, Renewed, ServiceList, Status,
+    StoreMembers, TokenEntry, TokenList, TokenRequest,
     logs::{LINES_DEFAULT, LINES_MAX},
     paths,
 };
@@ -136,6 +136,7 @@ pub const OPERATIONS: &[Operation] = &[
         json_of::<OperatorList>(),
     ),
     get(paths::STATUS, "What this node says of itself, and why it is not ready", json_of::<Status>()),
+    get(paths::CONFIGURATION, "What this node goes by, and who said it", json_of::<Configuration>()),
     get(paths::NODES, "The cluster's nodes, as Kubernetes knows them", json_of::<NodeList>()),
     node_order(paths::NODE_CORDON, "Keeps new pods away from a node", json_of::<NodeOrdered>()),
     node_order(paths::NODE_UNCORDON, "Lets pods onto a node again", json_of::<NodeOrdered>()),

@@ -10,6 +10,7 @@ pub const OPERATORS: &str = "/v1/operators";
 pub const OPERATOR: &str = "/v1/operators/{name}";
 pub const KUBECONFIG: &str = "/v1/kubeconfig";
 pub const STATUS: &str = "/v1/status";
+pub const CONFIGURATION: &str = "/v1/config";
 pub const NODES: &str = "/v1/nodes";
 /// The name of the node stands in the braces, here and in the following.
 pub const NODE_REMOVAL: &str = "/v1/nodes/{name}/removal";

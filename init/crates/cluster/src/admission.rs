@@ -189,6 +189,7 @@ impl Admission<'_> {
 
     /// What a node has to know of the cluster.
     async fn settings(&self, record: &NodeRecord) -> Result<NodeSettings, AdmissionError> {
+        let view = self.view().await?;
         Ok(NodeSettings {
             addresses: record.addresses.clone(),
             trust: self.trust.bundle(),
@@ -197,7 +198,7 @@ impl Admission<'_> {
             cluster_domain: self.cluster.cluster_domain.clone(),
             dns_address: self.cluster.dns_address.to_string(),
             virtual_address: self.cluster.virtual_address.map(|address| address.to_string()),
-            pod_network: FeatureName::Network.record(&*self.view().await?).enabled,
+            pod_network: FeatureName::Network.record(&view).enabled,
             control_planes: self.control_planes().await?,
             members: self.members(|_| true).await?,
         })

@@ -16,6 +16,7 @@
 
 pub mod caller;
 pub mod challenge;
+pub mod configuration;
 pub mod connection;
 pub mod departures;
 pub mod events;

@@ -76,6 +76,11 @@ impl Node {
         self.told.borrow().clone().unwrap_or_else(|| Arc::new(self.config.cluster.clone()))
     }
 
+    /// Whether [`Self::cluster`] is what a cluster has told.
+    pub fn has_joined(&self) -> bool {
+        self.told.borrow().is_some()
+    }
+
     pub fn set_cluster(&self, told: ClusterConfig) {
         self.told.send_replace(Some(Arc::new(told)));
     }

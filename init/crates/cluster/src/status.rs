@@ -144,9 +144,9 @@ impl StatusBoard {
         self.lock().entries.get(&kind).is_some_and(|entry| entry.holds)
     }
 
-    /// Why something does not hold, if somebody said that it does not.
-    pub fn failure(&self, kind: ConditionKind) -> Option<String> {
-        self.lock().entries.get(&kind).filter(|entry| !entry.holds).map(|entry| entry.reason.clone())
+    /// Why something does not hold and since when, if somebody said that it does not.
+    pub fn failure(&self, kind: ConditionKind) -> Option<(String, OffsetDateTime)> {
+        self.lock().entries.get(&kind).filter(|entry| !entry.holds).map(|entry| (entry.reason.clone(), entry.since))
     }
 
     pub fn ready(&self) -> bool {
@@ -248,7 +248,8 @@ mod tests {
         assert_eq!(board.failure(ConditionKind::NodeReady), None);
         board.fails(ConditionKind::NodeReady, "kubelet does not answer");
         assert_eq!(board.phase(), Phase::Degraded);
-        assert_eq!(board.failure(ConditionKind::NodeReady).as_deref(), Some("kubelet does not answer"));
+        let failure = board.failure(ConditionKind::NodeReady).map(|(reason, _)| reason);
+        assert_eq!(failure.as_deref(), Some("kubelet does not answer"));
     }
 
     #[test]

@@ -58,7 +58,7 @@ pub(crate) enum Command {
     /// Lists, adds and removes operators: whose keys obtain certificates
     #[command(subcommand)]
     Operator(Operator),
-    /// Manages contexts: which node, known by which fingerprint, with which key
+    /// Shows what the node goes by; manages contexts: which node, known by which fingerprint, with which key
     #[command(subcommand)]
     Config(Config),
     /// Makes and shows operator keys
@@ -260,6 +260,14 @@ pub(crate) enum Operator {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
+    /// Shows what the node goes by, field by field, and who said it; secrets are not shown
+    Show(Format),
+    #[command(flatten)]
+    Contexts(Contexts),
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Contexts {
     /// Makes a context, or changes one; the first becomes the current one
     #[command(visible_alias = "add")]
     SetContext(SetContext),

@@ -1,6 +1,7 @@
 //! The commands.
 
 mod boots;
+mod configuration;
 mod contexts;
 mod events;
 mod features;
@@ -20,7 +21,7 @@ use clap::CommandFactory;
 use serde_json::json;
 
 use crate::{
-    cli::{Arguments, Command, OutputFormat, Store, Token},
+    cli::{self, Arguments, Command, OutputFormat, Store, Token},
     config::Config,
     error::{Error, ExitStatus},
     output,
@@ -50,7 +51,8 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitStatus, Error> {
         Command::Feature(arguments) => block_on(features::run(session()?, arguments)),
         Command::Events(arguments) => block_on(events::run(session()?, &arguments)),
         Command::Operator(arguments) => block_on(operators::run(session()?, arguments)),
-        Command::Config(arguments) => contexts::run(Config::read(config)?, arguments),
+        Command::Config(cli::Config::Show(format)) => block_on(configuration::run(session()?, format)),
+        Command::Config(cli::Config::Contexts(arguments)) => contexts::run(Config::read(config)?, arguments),
         Command::Key(arguments) => keys::run(&arguments),
         Command::Version(format) => version(format.output, format),
         Command::Completion { shell } => completion(shell),

@@ -15,7 +15,8 @@ const OPERATORS_MAX: usize = 1000;
 impl Admission<'_> {
     pub async fn list_operators(&self) -> Result<OperatorList, AdmissionError> {
         let stored = self.registry.list::<OperatorRecord>().await?;
-        let mut operators: Vec<_> = stored.iter().map(|stored| &stored.value).filter(is_active).map(entry).collect();
+        let mut operators: Vec<_> =
+            stored.iter().map(|stored| &stored.value).filter(|record| is_active(record)).map(entry).collect();
         operators.sort_by(|one, other| (&one.name, &one.id).cmp(&(&other.name, &other.id)));
         Ok(OperatorList { operators })
     }
@@ -35,7 +36,7 @@ impl Admission<'_> {
         for attempt in 0..super::ATTEMPTS {
             let all = self.registry.list::<OperatorRecord>().await?;
             let present = all.iter().find(|stored| stored.value.id == id);
-            if let Some(Stored { value, .. }) = present.filter(|stored| is_active(&&stored.value)) {
+            if let Some(Stored { value, .. }) = present.filter(|stored| is_active(&stored.value)) {
                 if value.name == request.name {
                     return Ok(entry(value));
                 }
@@ -69,7 +70,7 @@ impl Admission<'_> {
     pub async fn remove_operator(&self, name: &str, by: &str) -> Result<OperatorList, AdmissionError> {
         for attempt in 0..super::ATTEMPTS {
             let all = self.registry.list::<OperatorRecord>().await?;
-            let active = all.iter().filter(|stored| is_active(&&stored.value));
+            let active = all.iter().filter(|stored| is_active(&stored.value));
             let (gone, stay): (Vec<_>, Vec<_>) =
                 active.partition(|stored| stored.value.name == name || stored.value.id == name);
             if gone.is_empty() {
@@ -96,7 +97,7 @@ impl Admission<'_> {
     }
 }
 
-fn is_active(record: &&OperatorRecord) -> bool {
+fn is_active(record: &OperatorRecord) -> bool {
     record.removed.is_none()
 }
 

@@ -1,6 +1,9 @@
 //! How features stand: what is wanted, from the records, beside what Kubernetes says that there is.
 
+use std::time::Duration;
+
 use keelson_api::{Feature, FeatureChange, FeatureList, FeatureState, Node, NodeList};
+use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::departures::KUBERNETES_DEADLINE;
@@ -11,6 +14,9 @@ use super::sources::Answer;
 use crate::features::settings::FeatureName;
 use crate::registry::View;
 use crate::status::ConditionKind;
+
+/// A failure that is older needs somebody.
+const LASTING: Duration = Duration::from_mins(1);
 
 type Standing = (FeatureState, String);
 
@@ -40,12 +46,18 @@ async fn describe(context: &Context, feature: FeatureName, view: &View) -> Featu
     let (state, reason) = match feature {
         FeatureName::Dns => {
             let found = ask(context.nodes.dns()).await;
-            let failure = context.node.status.failure(ConditionKind::DnsApplied);
-            dns(record.enabled, found, failure)
+            dns(record.enabled, found, failure(context))
         }
         FeatureName::Network => network(record.enabled, ask(context.nodes.nodes()).await),
     };
     Feature { name: record.name.clone(), state, reason, settings: feature.describe(&record) }
+}
+
+/// What this control plane could not do for DNS. It goes on trying, and most of it passes by itself.
+fn failure(context: &Context) -> Option<Standing> {
+    let (reason, since) = context.node.status.failure(ConditionKind::DnsApplied)?;
+    let lasts = OffsetDateTime::now_utc() - since > LASTING;
+    Some((if lasts { FeatureState::Failed } else { FeatureState::Waiting }, reason))
 }
 
 async fn ask<T>(asking: Answer<'_, T>) -> Result<T, String> {
@@ -56,12 +68,9 @@ async fn ask<T>(asking: Answer<'_, T>) -> Result<T, String> {
     }
 }
 
-/// `found` are replicas that are to be and those that are ready, `failure` what this control plane could not do.
-fn dns(enabled: bool, found: Result<Option<(u64, u64)>, String>, failure: Option<String>) -> Standing {
-    let unsettled = |reason: String| match failure {
-        Some(failure) => (FeatureState::Failed, failure),
-        None => (FeatureState::Waiting, reason),
-    };
+/// `found` are replicas that are to be and those that are ready.
+fn dns(enabled: bool, found: Result<Option<(u64, u64)>, String>, failure: Option<Standing>) -> Standing {
+    let unsettled = |reason: String| failure.unwrap_or((FeatureState::Waiting, reason));
     match (enabled, found) {
         (_, Err(reason)) => (FeatureState::Waiting, reason),
         (true, Ok(Some((wanted, ready)))) if ready >= wanted && ready > 0 => {
@@ -108,7 +117,9 @@ mod tests {
     #[test]
     fn dns_is_what_is_wanted_and_there_or_says_why_not() {
         use FeatureState as S;
-        let state = |enabled, found, failure: Option<&str>| dns(enabled, found, failure.map(str::to_owned));
+        let state = |enabled, found, failure: Option<&str>| {
+            dns(enabled, found, failure.map(|reason| (S::Failed, reason.to_owned())))
+        };
         assert_eq!(state(true, Ok(Some((2, 2))), None), (S::Enabled, "2 of 2 replicas are ready".to_owned()));
         assert_eq!(state(true, Ok(Some((2, 1))), None), (S::Waiting, "1 of 2 replicas are ready".to_owned()));
         assert_eq!(state(true, Ok(Some((0, 0))), None).0, S::Waiting);

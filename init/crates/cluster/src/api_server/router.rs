@@ -17,7 +17,7 @@ use tokio::time::timeout;
 use super::{
     caller::Caller,
     challenge::{ChallengeError, Challenges},
-    departures, events, features,
+    configuration, departures, events, features,
     limiter::Limiter,
     logs, members, operators,
     power::{self, Order},
@@ -140,6 +140,10 @@ where
         }
         paths::EVENTS => events::list(context, head.uri.query()).await.map(|list| respond::json(&list)),
         paths::STATUS => Ok(respond::json(&views::status(&context.node))),
+        paths::CONFIGURATION => match configuration::show(&context.node) {
+            Ok(shown) => Ok(respond::json(&shown)),
+            Err(error) => Err(Refusal::because(ErrorCode::Internal, &error)),
+        },
         paths::NODES => views::nodes(context).await.map(|nodes| respond::json(&nodes)),
         paths::SERVICES => views::services(context).await.map(|services| respond::json(&services)),
         paths::SERVICE_LOGS => logs::answer(context, parameter, head.uri.query()).await,

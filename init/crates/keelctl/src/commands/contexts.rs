@@ -9,26 +9,26 @@ use crate::{
     output::{self, Table},
 };
 
-pub(super) fn run(mut config: Config, arguments: cli::Config) -> Result<(), Error> {
+pub(super) fn run(mut config: Config, arguments: cli::Contexts) -> Result<(), Error> {
     match arguments {
-        cli::Config::SetContext(set) => {
+        cli::Contexts::SetContext(set) => {
             config.set_context(&set.name, set.endpoint.as_deref(), set.fingerprint.as_deref(), set.key)?;
             config.write()?;
             output::line(&format!("context {} is set", set.name))
         }
-        cli::Config::Use { name } => {
+        cli::Contexts::Use { name } => {
             config.use_context(&name)?;
             config.write()?;
             output::line(&format!("context {name} is the current one"))
         }
-        cli::Config::Delete { name } => {
+        cli::Contexts::Delete { name } => {
             config.delete_context(&name)?;
             config.write()?;
             // It may never have been used.
             let _ = fs::remove_file(config.certificate(&name));
             output::line(&format!("context {name} is deleted"))
         }
-        cli::Config::List(format) => output::print(format, &config.contexts, || list(&config)),
+        cli::Contexts::List(format) => output::print(format, &config.contexts, || list(&config)),
     }
 }
 

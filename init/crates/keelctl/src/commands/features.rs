@@ -15,10 +15,10 @@ pub(super) async fn run(mut session: Session, arguments: cli::Feature) -> Result
     match arguments {
         cli::Feature::List(format) => list(&mut session, format).await,
         cli::Feature::Enable { name } => {
-            change(&mut session, &name, FeatureChange { enabled: Some(true), ..FeatureChange::default() }).await
+            change(&mut session, &name, &FeatureChange { enabled: Some(true), ..FeatureChange::default() }).await
         }
         cli::Feature::Disable { name } => {
-            change(&mut session, &name, FeatureChange { enabled: Some(false), ..FeatureChange::default() }).await
+            change(&mut session, &name, &FeatureChange { enabled: Some(false), ..FeatureChange::default() }).await
         }
         cli::Feature::Set { name, settings } => {
             // Without a value it is the default again.
@@ -26,13 +26,13 @@ pub(super) async fn run(mut session: Session, arguments: cli::Feature) -> Result
                 .into_iter()
                 .map(|(name, value)| (name, Some(value).filter(|value| !value.is_empty())))
                 .collect();
-            change(&mut session, &name, FeatureChange { enabled: None, settings }).await
+            change(&mut session, &name, &FeatureChange { enabled: None, settings }).await
         }
     }
 }
 
-async fn change(session: &mut Session, name: &str, change: FeatureChange) -> Result<(), Error> {
-    let feature: Feature = session.post(&paths::feature(name), &change).await?;
+async fn change(session: &mut Session, name: &str, change: &FeatureChange) -> Result<(), Error> {
+    let feature: Feature = session.post(&paths::feature(name), change).await?;
     output::line(&output::clean(&format!("{}: {}: {}", feature.name, state(feature.state), feature.reason)))
 }
 

@@ -171,6 +171,21 @@ fn features_are_listed_set_disabled_and_enabled() {
 }
 
 #[test]
+fn the_configuration_is_shown_with_its_sources() {
+    let (workstation, _fixture) = Workstation::with_node();
+    let shown = workstation.run(&["config", "show"]).well().out;
+    let line = |field: &str| shown.lines().find(|line| line.starts_with(&format!("{field} "))).expect("a line");
+    assert!(
+        line("spec.role").contains("control-plane") && line("spec.role").ends_with("kernel command line"),
+        "{shown}"
+    );
+    assert!(line("spec.cluster.podCIDR").contains("10.244.0.0/16"), "{shown}");
+    assert!(line("spec.cluster.podCIDR").ends_with("default"), "{shown}");
+    let json = workstation.run(&["config", "show", "-o", "json"]).well().json();
+    assert_eq!(json["fields"][0]["value"], "control-plane");
+}
+
+#[test]
 fn logs_are_printed_and_followed() {
     let (workstation, fixture) = Workstation::with_node();
     for number in 0..10 {

@@ -157,7 +157,7 @@ fn no_command_prints_a_private_key_but_the_kubeconfig_its_own() {
         .collect();
     assert!(secrets.iter().all(|secret| secret.len() > 40), "{secrets:?}");
     let key = workstation.key();
-    let commands: [&[&str]; 13] = [
+    let commands: [&[&str]; 17] = [
         &["status"],
         &["status", "-o", "json"],
         &["nodes", "-o", "yaml"],
@@ -167,6 +167,10 @@ fn no_command_prints_a_private_key_but_the_kubeconfig_its_own() {
         &["logs", "nothing"],
         &["config", "list"],
         &["config", "list", "-o", "json"],
+        &["config", "show", "-o", "json"],
+        &["events", "-o", "json"],
+        &["operator", "list", "-o", "json"],
+        &["feature", "list", "-o", "yaml"],
         &["key", "show", &key],
         &["key", "generate", &key],
         &["kubeconfig"],
