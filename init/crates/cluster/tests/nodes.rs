@@ -32,6 +32,11 @@ mod founding;
 #[cfg(test)]
 #[path = "nodes/growth.rs"]
 mod growth;
+#[path = "nodes/features.rs"]
+mod features;
+#[cfg(test)]
+#[path = "nodes/operators.rs"]
+mod operators;
 #[cfg(test)]
 #[path = "nodes/power.rs"]
 mod power;

@@ -14,11 +14,11 @@ const FOUNDER: &str = "keelson.role=control-plane keelson.bootstrap keelson.peer
 const PLANE: &str = "keelson.role=control-plane";
 const WORKER: &str = "keelson.role=worker";
 const KUBELET: &str = "run/keelson/kubelet/client.pem";
-const MASTER: &str = "master.pem";
+pub(super) const MASTER: &str = "master.pem";
 const UP: [&str; 3] = ["Member", "ServicesApplied", "ApiServerReady"];
 
 /// What this test itself may do: a certificate that no node has, from the authority on a control plane's disk.
-fn make_master(plane: &Node) {
+pub(super) fn make_master(plane: &Node) {
     let pair = std::fs::read(plane.root.join("state/pki/authorities/kubernetes-client.pem")).unwrap();
     let authority = Authority::from_pair(AuthorityKind::KubernetesClient, Pair::from_file(&pair).unwrap()).unwrap();
     let now = OffsetDateTime::now_utc();
@@ -89,6 +89,18 @@ async fn control_planes_join_serve_fail_over_are_removed_and_come_back() {
     }
     println!("two control planes serve: {} ms", begun.elapsed().as_millis());
     wait_for_voters(&c, &["a", "b", "c"]).await;
+    wait_until("it is told once of each that it votes now", async || {
+        let events = c.ask(Method::GET, "/v1/events", Value::Null).await;
+        let events = events["events"].as_array().cloned().unwrap_or_default();
+        let mut promoted: Vec<_> = events
+            .iter()
+            .filter(|event| event["kind"] == "storeMemberPromoted")
+            .map(|event| event["node"].as_str().unwrap_or_default().to_owned())
+            .collect();
+        promoted.sort();
+        promoted == ["b", "c"]
+    })
+    .await;
     let key = |plane: &Node| std::fs::read(plane.root.join("state/cluster/service-account.key")).unwrap();
     assert!(key(&a) != key(&b) && key(&b) != key(&c), "each control plane signs with a key of its own");
     check_service_account_tokens(&a, &c).await;
