@@ -14,6 +14,7 @@ mod peers;
 mod reads;
 mod receive;
 pub mod space;
+mod succession;
 mod watching;
 
 #[cfg(test)]
@@ -194,6 +195,7 @@ pub struct Node<S: Replicated> {
     request_timeout: Duration,
     /// When the leader was heard last.
     heard: Mutex<Option<tokio::time::Instant>>,
+    succession: Arc<succession::Succession>,
     /// One change of the members at a time.
     changes: tokio::sync::Mutex<()>,
     receiving: tokio::sync::Mutex<Option<receive::Receiving>>,
@@ -260,6 +262,7 @@ impl<S: Replicated> Node<S> {
             // A batch must fit into a segment, with its header and whatever was in it before.
             largest_command: config.log_segment_size as usize / 4,
             heard: Mutex::default(),
+            succession: Arc::default(),
             changes: tokio::sync::Mutex::default(),
             receiving: tokio::sync::Mutex::default(),
             leases: OnceLock::new(),
@@ -335,6 +338,7 @@ impl<S: Replicated> Node<S> {
             crate::blocking::spawn(watching::watch_removal(Arc::downgrade(self))),
             crate::blocking::spawn(changes::publish(Arc::downgrade(self))),
             crate::blocking::spawn(changes::tend(Arc::downgrade(self))),
+            crate::blocking::spawn(succession::run(Arc::downgrade(self), Arc::clone(&self.succession))),
         ];
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }

@@ -125,6 +125,8 @@ pub struct Append {
 pub struct Ballot {
     pub vote: Vote,
     pub last: Option<LogId>,
+    /// Not to be refused for what is owed to the leader: it asked for this itself, or its process is gone. In a pre-vote, the question whether
+    /// the latter is so.
     pub leadership_transfer: bool,
 }
 
@@ -262,6 +264,11 @@ pub trait Transport: Debug + Send + Sync + 'static {
         timeout: Duration,
     ) -> BoxFuture<'_, Result<Answer, CallError>>;
 
+    /// Whether the machine of a member says that nobody listens there: its process is gone. Silence says nothing.
+    fn is_gone(&self, _member: MemberId, _timeout: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(std::future::ready(false))
+    }
+
     /// Learns where members are. One that is not among them is no longer spoken to.
     fn set_members(&self, members: Vec<(MemberId, Member)>);
 
@@ -279,6 +286,9 @@ pub trait Handler: Send + Sync + 'static {
     fn admit(&self, hello: &Hello, certificate: Option<&CertificateDer<'_>>) -> Result<(), Refusal>;
 
     fn handle(self: Arc<Self>, from: MemberId, request: Request) -> BoxFuture<'static, Answer>;
+
+    /// A member's connection for what must not wait has ended.
+    fn hung_up(&self, from: MemberId);
 }
 
 /// For a member that has no others.

@@ -64,6 +64,8 @@ pub(crate) enum Bug {
     LeaderRestore,
     /// A progress mark that comes before the events of the revision that it names.
     EarlyProgress,
+    /// Leaders that are taken for dead as soon as a connection ends.
+    HastySuccession,
 }
 
 thread_local! {

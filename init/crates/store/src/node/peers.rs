@@ -48,6 +48,7 @@ impl<S: Replicated> Handler for Node<S> {
             match request {
                 Request::Append(append) => self.append(append).await,
                 Request::Vote(ballot) => self.vote(ballot, false).await,
+                Request::PreVote(ballot) if ballot.leadership_transfer => self.agree(ballot).await,
                 Request::PreVote(ballot) => self.vote(ballot, true).await,
                 Request::Transfer(transfer) => self.accept_transfer(transfer).await,
                 Request::SnapshotBegin(begin) => self.begin_snapshot(begin).await,
@@ -74,6 +75,10 @@ impl<S: Replicated> Handler for Node<S> {
                 Request::ClusterInfo => Answer::Cluster(self.cluster_info()),
             }
         })
+    }
+
+    fn hung_up(&self, from: MemberId) {
+        self.note_hang_up(from);
     }
 }
 

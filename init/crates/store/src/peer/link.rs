@@ -178,6 +178,21 @@ impl Link {
     }
 }
 
+/// Whether each of the addresses refuses connections, as a machine does on which nobody listens there.
+pub(super) async fn is_refused(urls: &[String]) -> bool {
+    for url in urls {
+        let connected = match Endpoint::parse(url).map(|endpoint| endpoint.address) {
+            Some(Address::Tcp { host, port }) => TcpStream::connect((host.as_str(), port)).await.map(drop),
+            Some(Address::Unix(path)) => UnixStream::connect(path).await.map(drop),
+            None => return false,
+        };
+        if !connected.is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused) {
+            return false;
+        }
+    }
+    !urls.is_empty()
+}
+
 async fn open(
     endpoint: &Endpoint,
     member: Option<&str>,

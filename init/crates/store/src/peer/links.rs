@@ -7,7 +7,7 @@ use std::time::Duration;
 use rustls::ClientConfig;
 use tokio::time::Instant;
 
-use super::link::{ConnectError, Link};
+use super::link::{self, ConnectError, Link};
 use super::{Answer, BoxFuture, CallError, ClusterInfo, Hello, Lane, Local, Refusal, Request, Transport};
 use crate::flags::TlsFiles;
 use crate::member::{Member, MemberId};
@@ -185,6 +185,13 @@ impl Transport for Links {
         timeout: Duration,
     ) -> BoxFuture<'_, Result<Answer, CallError>> {
         Box::pin(self.try_call(target, lane, request, timeout))
+    }
+
+    fn is_gone(&self, member: MemberId, timeout: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(async move {
+            let Some(member) = self.member(member) else { return false };
+            tokio::time::timeout(timeout, link::is_refused(&member.peer_urls)).await.unwrap_or(false)
+        })
     }
 
     fn store_of(&self, member: MemberId) -> Option<u64> {

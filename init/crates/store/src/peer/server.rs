@@ -87,7 +87,11 @@ async fn serve(connection: Connection, handler: Arc<dyn Handler>, limit: usize) 
     match admitted {
         Ok(hello) => {
             reader.set_limit(limit);
-            answer_requests(reader, write, &hello, handler).await
+            let ended = answer_requests(reader, write, &hello, Arc::clone(&handler)).await;
+            if hello.lane == Lane::Control {
+                handler.hung_up(hello.from.member_id);
+            }
+            ended
         }
         Err(refusal) => {
             tracing::warn!(member = %hello.local().member_id, %refusal, "a connection of another member is refused");

@@ -164,6 +164,7 @@ struct Echo {
     local: Local,
     handled: Mutex<Vec<MemberId>>,
     held: AtomicUsize,
+    hung_up: tokio::sync::mpsc::UnboundedSender<MemberId>,
 }
 
 impl Handler for Echo {
@@ -189,12 +190,18 @@ impl Handler for Echo {
             }
         })
     }
+
+    fn hung_up(&self, from: MemberId) {
+        // Few tests listen.
+        _ = self.hung_up.send(from);
+    }
 }
 
 struct Port {
     url: String,
     number: u16,
     echo: Arc<Echo>,
+    hang_ups: tokio::sync::mpsc::UnboundedReceiver<MemberId>,
     serving: tokio::task::JoinHandle<()>,
 }
 
@@ -209,9 +216,10 @@ async fn serve_as(local: Local) -> Port {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
     let server = server::Server::bind(&[Endpoint::parse(&url).unwrap()], None).await.unwrap();
-    let echo = Arc::new(Echo { local, handled: Mutex::default(), held: AtomicUsize::new(0) });
+    let (hung_up, hang_ups) = tokio::sync::mpsc::unbounded_channel();
+    let echo = Arc::new(Echo { local, handled: Mutex::default(), held: AtomicUsize::new(0), hung_up });
     let handler: Arc<dyn Handler> = Arc::<Echo>::clone(&echo);
-    Port { url, number: port, echo, serving: tokio::spawn(server.serve(handler, 1 << 20)) }
+    Port { url, number: port, echo, hang_ups, serving: tokio::spawn(server.serve(handler, 1 << 20)) }
 }
 
 fn links(local: Local, target: MemberId, url: &str) -> Links {
@@ -310,4 +318,44 @@ async fn random_bytes_and_silence_hold_up_nobody() {
     let links = links(OTHER, LOCAL.member_id, &port.url);
     let answer = links.call(LOCAL.member_id, Lane::Control, Request::Renew(1), DEADLINE).await;
     assert!(matches!(answer, Ok(Answer::Renewed { .. })), "{answer:?}");
+}
+
+#[tokio::test]
+async fn a_member_that_hangs_up_is_told_of_once_and_by_its_control_lane() {
+    let mut port = serve().await;
+    for lane in [Lane::Log, Lane::Forward, Lane::Control] {
+        let links = links(OTHER, LOCAL.member_id, &port.url);
+        links.call(LOCAL.member_id, lane, Request::Renew(1), DEADLINE).await.unwrap();
+        assert!(port.hang_ups.try_recv().is_err(), "{lane:?}: it is there");
+        drop(links);
+    }
+    let told = tokio::time::timeout(DEADLINE, port.hang_ups.recv()).await.unwrap();
+    assert_eq!(told, Some(OTHER.member_id));
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert!(port.hang_ups.try_recv().is_err(), "the other lanes' ends mean nothing");
+}
+
+#[tokio::test]
+async fn a_member_is_gone_if_its_machine_refuses_connections_and_not_if_it_is_silent() {
+    let limit = Duration::from_millis(300);
+    let port = serve().await;
+    let known = links(OTHER, LOCAL.member_id, &port.url);
+    assert!(!known.is_gone(LOCAL.member_id, DEADLINE).await, "it serves");
+    assert!(!known.is_gone(MemberId(77), limit).await, "nobody knows where that would be");
+    port.serving.abort();
+    assert!(port.serving.await.unwrap_err().is_cancelled());
+    let closed = async { while !known.is_gone(LOCAL.member_id, DEADLINE).await {} };
+    tokio::time::timeout(DEADLINE, closed).await.unwrap();
+
+    // As a stopped process: its machine takes connections on its behalf.
+    let deaf = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = deaf.local_addr().unwrap();
+    let stopped = links(OTHER, LOCAL.member_id, &format!("http://{address}"));
+    assert!(!stopped.is_gone(LOCAL.member_id, limit).await);
+    // Of two addresses both must refuse.
+    let urls = vec![port.url.clone(), format!("http://{address}")];
+    stopped.set_members(vec![(LOCAL.member_id, Member { peer_urls: urls, ..Member::default() })]);
+    assert!(!stopped.is_gone(LOCAL.member_id, limit).await);
+    drop(deaf);
+    assert!(stopped.is_gone(LOCAL.member_id, limit).await);
 }

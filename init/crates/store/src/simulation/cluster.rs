@@ -109,6 +109,10 @@ impl Cluster {
         Ok(cluster)
     }
 
+    pub(crate) fn election_timeout(&self) -> Duration {
+        Duration::from_millis(self.election_millis)
+    }
+
     pub(crate) fn slots(&self) -> Vec<std::rc::Rc<Slot>> {
         self.slots.borrow().clone()
     }
@@ -133,10 +137,7 @@ impl Cluster {
     fn config(&self, slot: &Slot) -> Config {
         let initial = if slot.joined { Initial::Join } else { Initial::Found(self.founders.clone()) };
         Config {
-            timing: Timing {
-                heartbeat_interval: Duration::from_millis(40),
-                election_timeout: Duration::from_millis(self.election_millis),
-            },
+            timing: Timing { heartbeat_interval: Duration::from_millis(40), election_timeout: self.election_timeout() },
             checkpoints: CheckpointPolicy {
                 every_bytes: 4 << 10,
                 every: Duration::from_secs(20),
@@ -182,19 +183,22 @@ impl Cluster {
         self.network.attach(slot.id, handler, disk.clone(), process.clone());
         let readying = Arc::clone(&node);
         tokio::spawn(process.scope(async move { readying.ready().await.is_ok() }));
-        let timeout = Duration::from_millis(self.election_millis);
+        let timeout = self.election_timeout();
         let services = process.scope(async { Services::start(node, timeout, random) }).await;
         *slot.running.borrow_mut() = Some(Running { services: Arc::new(services), disk, process });
         Ok(())
     }
 
-    pub(crate) fn cut_power(slot: &Slot) {
+    pub(crate) fn cut_power(&self, slot: &Slot) {
         slot.disk.borrow().cut(&mut Throws::new(draw()));
+        // The machine is up again before long, and says that nobody listens yet.
+        self.network.hang_up(slot.id);
     }
 
     /// kill -9: the disk has all that was written, synced or not.
-    pub(crate) fn kill(slot: &Slot) {
+    pub(crate) fn kill(&self, slot: &Slot) {
         slot.disk.borrow().kill();
+        self.network.hang_up(slot.id);
     }
 
     /// Starts those without power again, one in `chance` of them.

@@ -20,6 +20,8 @@ pub(crate) enum Fault {
     /// Nothing is heard of it, or it hears nothing.
     IsolateOneWay,
     CutOneWay,
+    /// Connections end, and nobody did.
+    HangUp,
     Weather,
     SlowDisk,
     /// As SIGSTOP does, and a hypervisor.
@@ -31,7 +33,7 @@ pub(crate) enum Fault {
 }
 
 /// Healing as often as a few others, or clients would seldom get an answer.
-pub(crate) const ALL: [Fault; 17] = [
+pub(crate) const ALL: [Fault; 18] = [
     Fault::CutPower,
     Fault::CutPowerOfSome,
     Fault::CutPowerInSync,
@@ -40,6 +42,7 @@ pub(crate) const ALL: [Fault; 17] = [
     Fault::Isolate,
     Fault::IsolateOneWay,
     Fault::CutOneWay,
+    Fault::HangUp,
     Fault::Weather,
     Fault::SlowDisk,
     Fault::Stop,
@@ -56,14 +59,14 @@ impl Cluster {
     pub(crate) async fn fault(&self, fault: Fault) -> Result<(), String> {
         let slot = self.any();
         match fault {
-            Fault::CutPower => Self::cut_power(&slot),
+            Fault::CutPower => self.cut_power(&slot),
             Fault::CutPowerOfSome => {
-                self.slots().iter().filter(|_| one_in(2)).for_each(|slot| Self::cut_power(slot));
+                self.slots().iter().filter(|_| one_in(2)).for_each(|slot| self.cut_power(slot));
             }
             Fault::CutPowerInSync => slot.disk.borrow().cut_after_syncs(below(6), Throws::new(draw())),
-            Fault::Kill => Self::kill(&slot),
+            Fault::Kill => self.kill(&slot),
             Fault::KillAndRestart => {
-                Self::kill(&slot);
+                self.kill(&slot);
                 self.restart(&slot).await?;
             }
             Fault::Isolate => self.isolate(&slot, true, true),
@@ -72,6 +75,7 @@ impl Cluster {
                 self.isolate(&slot, hears, !hears);
             }
             Fault::CutOneWay => self.network.cut(slot.id, self.any().id),
+            Fault::HangUp => self.network.hang_up(slot.id),
             Fault::Weather => self.network.set_weather(below(300), 1 + below(80)),
             Fault::SlowDisk => {
                 if let Some(running) = slot.running() {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
-use super::below;
 use super::process::Process;
+use super::{Bug, below};
 use crate::disk::fake::FakeDisk;
 use crate::member::{Member, MemberId};
 use crate::peer::{Answer, BoxFuture, CallError, Handler, Hello, Lane, Local, Request, Transport};
@@ -67,6 +67,22 @@ impl Network {
         passes
     }
 
+    /// Ends a member's connections to all whom it can tell, as the end of its process does, and now and then something on the way.
+    pub(crate) fn hang_up(&self, id: MemberId) {
+        let inner = self.lock();
+        for (other, (handler, _, process)) in &inner.nodes {
+            if *other == id || inner.cuts.contains(&(id, *other)) {
+                continue;
+            }
+            let pause = Duration::from_micros(50 + below(1 + inner.slowest_millis * 1000));
+            let handler = Arc::clone(handler);
+            tokio::spawn(process.scope(async move {
+                tokio::time::sleep(pause).await;
+                handler.hung_up(id);
+            }));
+        }
+    }
+
     fn node(&self, id: MemberId) -> Option<(Arc<dyn Handler>, Process)> {
         let inner = self.lock();
         // One without power answers nothing, from that very moment.
@@ -109,6 +125,23 @@ impl Wire {
     }
 }
 
+impl Wire {
+    async fn is_refused(&self, target: MemberId) -> bool {
+        if super::has(Bug::HastySuccession) {
+            return true;
+        }
+        let own = self.local.member_id;
+        if self.disk.is_cut() || !self.network.pass(own, target).await {
+            std::future::pending::<()>().await;
+        }
+        let gone = self.network.node(target).is_none();
+        if !self.network.pass(target, own).await || self.disk.is_cut() {
+            std::future::pending::<()>().await;
+        }
+        gone
+    }
+}
+
 impl Transport for Wire {
     fn call(
         &self,
@@ -121,6 +154,10 @@ impl Transport for Wire {
             let lost = Err(CallError::Lost { target, reason: "timed out" });
             tokio::time::timeout(timeout, self.exchange(target, lane, request)).await.unwrap_or(lost)
         })
+    }
+
+    fn is_gone(&self, member: MemberId, timeout: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(async move { tokio::time::timeout(timeout, self.is_refused(member)).await.unwrap_or(false) })
     }
 
     fn set_members(&self, _members: Vec<(MemberId, Member)>) {}

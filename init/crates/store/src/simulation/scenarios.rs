@@ -3,6 +3,7 @@
 
 mod compaction;
 mod crashes;
+mod succession;
 mod watches;
 
 use std::rc::Rc;
@@ -97,7 +98,7 @@ impl World {
 
     /// Cuts a member's power and starts it again.
     async fn cut_and_restart(&self, slot: &Slot) {
-        Cluster::cut_power(slot);
+        self.0.cut_power(slot);
         self.0.restart(slot).await.unwrap();
     }
 

@@ -9,3 +9,4 @@ mod membership;
 #[path = "../support/ports.rs"]
 mod ports;
 mod snapshots;
+mod succession;
