@@ -3,10 +3,15 @@
 //! Both implement [`Message`], so generated messages contain them like any other; encoding one is a copy of its bytes.
 //! Decoding works too (tests and tools use it), at the price of decoding and encoding again.
 //!
+//! A pair is the largest thing in a store, and there are as many as it has keys: whoever keeps one may keep twelve bytes of its own
+//! ([`Label`]) in the same piece of memory, so that one pointer is all that is needed for both. They do not travel, and equality does not see them.
+//!
 //! Invariant: the bytes of a [`KeyValue`] are a valid encoding of [`mvccpb::KeyValue`] in field order without unknown
 //! fields. It holds because every constructor encodes or checks.
 
+use std::cell::RefCell;
 use std::fmt;
+use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
 use bytes::{Buf, BufMut};
@@ -16,31 +21,78 @@ use prost::{DecodeError, Message};
 use crate::mvccpb;
 use crate::mvccpb::event::EventType;
 
-/// An encoded `mvccpb.KeyValue`, shared by reference count.
-#[derive(Clone, Default, PartialEq, Eq, Hash)]
+/// What the keeper of a pair notes with it.
+pub type Label = [u8; LABEL_LENGTH];
+
+const LABEL_LENGTH: usize = 12;
+
+/// Kept by each thread to put pairs together in; after a larger one the rest is given back.
+const SCRATCH_BYTES: usize = 64 << 10;
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<u8>> = const { RefCell::new(Vec::new()) };
+}
+
+/// The tag of the key, and the first length that takes more than one byte.
+const KEY_TAG: u8 = 0x0a;
+const LONG: u8 = 0x80;
+
+/// An encoded `mvccpb.KeyValue`, shared by reference count: its label, then its bytes. The default has neither.
+#[derive(Clone, Default)]
 pub struct KeyValue(Arc<[u8]>);
 
 impl KeyValue {
     /// Encodes a pair whose parts are borrowed, without a message in between.
     pub fn encode(parts: &Parts<'_>) -> Self {
-        let mut bytes = Vec::with_capacity(parts.encoded_len());
-        parts.encode(&mut bytes);
-        Self(bytes.into())
+        Self::labelled(Label::default(), parts)
     }
 
-    /// Takes bytes that were encoded before, after checking them.
-    pub fn from_bytes(bytes: &[u8]) -> Result<Self, Malformed> {
-        Parts::decode(bytes)?;
-        Ok(Self(bytes.into()))
+    pub fn labelled(label: Label, parts: &Parts<'_>) -> Self {
+        Self::gather(|bytes| {
+            bytes.extend_from_slice(&label);
+            parts.encode(bytes);
+        })
+    }
+
+    /// Puts the bytes of a pair together where the last one was, and then in memory of their own: an allocation for each, not two.
+    fn gather(fill: impl FnOnce(&mut Vec<u8>)) -> Self {
+        SCRATCH.with_borrow_mut(|bytes| {
+            bytes.clear();
+            fill(bytes);
+            let pair = Self(Arc::from(bytes.as_slice()));
+            bytes.shrink_to(SCRATCH_BYTES);
+            pair
+        })
+    }
+
+    /// Takes bytes that were encoded before, after checking them, with the label for what is in them.
+    pub fn from_bytes(encoded: &[u8], label: impl FnOnce(&Parts<'_>) -> Label) -> Result<Self, Malformed> {
+        let label = label(&Parts::decode(encoded)?);
+        Ok(Self::gather(|bytes| {
+            bytes.extend_from_slice(&label);
+            bytes.extend_from_slice(encoded);
+        }))
     }
 
     pub fn as_bytes(&self) -> &[u8] {
-        &self.0
+        self.0.get(LABEL_LENGTH..).unwrap_or_default()
+    }
+
+    pub fn label(&self) -> Label {
+        self.0.first_chunk().copied().unwrap_or_default()
     }
 
     /// The parts, borrowed from the encoding.
     pub fn parts(&self) -> Parts<'_> {
-        Parts::decode(&self.0).unwrap_or_default()
+        Parts::decode(self.as_bytes()).unwrap_or_default()
+    }
+
+    /// The key alone, which is found without reading the rest.
+    pub fn key(&self) -> &[u8] {
+        match self.as_bytes() {
+            [KEY_TAG, length, rest @ ..] if *length < LONG => rest.get(..usize::from(*length)).unwrap_or_default(),
+            _ => self.parts().key,
+        }
     }
 
     /// The same pair without its value.
@@ -52,7 +104,21 @@ impl KeyValue {
 
 impl AsRef<[u8]> for KeyValue {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        self.as_bytes()
+    }
+}
+
+impl PartialEq for KeyValue {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_bytes() == other.as_bytes()
+    }
+}
+
+impl Eq for KeyValue {}
+
+impl Hash for KeyValue {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.as_bytes().hash(state);
     }
 }
 
@@ -77,11 +143,11 @@ impl fmt::Debug for KeyValue {
 
 impl Message for KeyValue {
     fn encode_raw(&self, buffer: &mut impl BufMut) {
-        buffer.put_slice(&self.0);
+        buffer.put_slice(self.as_bytes());
     }
 
     fn encoded_len(&self) -> usize {
-        self.0.len()
+        self.as_bytes().len()
     }
 
     fn merge_field(
@@ -91,7 +157,7 @@ impl Message for KeyValue {
         buffer: &mut impl Buf,
         context: DecodeContext,
     ) -> Result<(), DecodeError> {
-        let mut message = mvccpb::KeyValue::decode(&*self.0)?;
+        let mut message = mvccpb::KeyValue::decode(self.as_bytes())?;
         message.merge_field(tag, wire_type, buffer, context)?;
         *self = Self::from(&message);
         Ok(())
@@ -114,20 +180,6 @@ pub struct Parts<'a> {
 }
 
 impl<'a> Parts<'a> {
-    fn encoded_len(&self) -> usize {
-        // Every field number is below 16, so each tag is one byte.
-        let bytes = |value: &[u8]| {
-            if value.is_empty() { 0 } else { 1 + encoded_len_varint(value.len() as u64) + value.len() }
-        };
-        let number = |value: i64| if value == 0 { 0 } else { 1 + encoded_len_varint(value.cast_unsigned()) };
-        bytes(self.key)
-            + number(self.create_revision)
-            + number(self.mod_revision)
-            + number(self.version)
-            + bytes(self.value)
-            + number(self.lease)
-    }
-
     fn encode(&self, buffer: &mut impl BufMut) {
         put_bytes(1, self.key, buffer);
         put_number(2, self.create_revision, buffer);
@@ -292,6 +344,7 @@ mod tests {
             prop_assert_eq!(encoded.encoded_len(), kv.encoded_len());
             let parts = encoded.parts();
             prop_assert_eq!((parts.key, parts.value), (&*kv.key, &*kv.value));
+            prop_assert_eq!(encoded.key(), &*kv.key);
             prop_assert_eq!((parts.create_revision, parts.mod_revision), (kv.create_revision, kv.mod_revision));
             prop_assert_eq!((parts.version, parts.lease), (kv.version, kv.lease));
             let bare = mvccpb::KeyValue { value: Bytes::new(), ..kv };
@@ -312,8 +365,9 @@ mod tests {
 
         #[test]
         fn decoding_never_panics(bytes in prop::collection::vec(any::<u8>(), 0..60)) {
-            if let Ok(pair) = KeyValue::from_bytes(&bytes) {
+            if let Ok(pair) = KeyValue::from_bytes(&bytes, |_| Label::default()) {
                 prop_assert_eq!(pair.as_bytes(), &*bytes);
+                prop_assert_eq!(pair.key(), pair.parts().key);
             }
         }
     }
@@ -321,7 +375,20 @@ mod tests {
     #[test]
     fn refuses_bytes_that_are_not_a_pair() {
         for bytes in [&[0x0a, 5, 1][..], &[0x3a, 0][..], &[0x10][..], &[0x0a, 1, 1, 0x0a, 1, 1][..]] {
-            assert!(KeyValue::from_bytes(bytes).is_err(), "{bytes:?}");
+            assert!(KeyValue::from_bytes(bytes, |_| Label::default()).is_err(), "{bytes:?}");
         }
+    }
+
+    #[test]
+    fn a_label_stays_with_its_pair_and_is_not_seen_in_it() {
+        let parts = Parts { key: b"k", value: b"v", version: 3, ..Parts::default() };
+        let (plain, labelled) = (KeyValue::encode(&parts), KeyValue::labelled([7; LABEL_LENGTH], &parts));
+        assert_eq!((plain.label(), labelled.label()), ([0; LABEL_LENGTH], [7; LABEL_LENGTH]));
+        assert_eq!(plain, labelled);
+        assert_eq!(plain.encode_to_vec(), labelled.encode_to_vec());
+        let read =
+            KeyValue::from_bytes(labelled.as_bytes(), |parts| [u8::try_from(parts.version).unwrap(); LABEL_LENGTH]);
+        assert_eq!(read.unwrap().label(), [3; LABEL_LENGTH]);
+        assert_eq!((KeyValue::default().as_bytes(), KeyValue::default().label()), (&[][..], [0; LABEL_LENGTH]));
     }
 }

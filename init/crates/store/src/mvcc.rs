@@ -23,7 +23,7 @@
 
 use std::collections::VecDeque;
 
-use keelson_etcd_api::encoded::{Event, KeyValue};
+use keelson_etcd_api::encoded::{Event, Malformed};
 
 use self::index::KeyIndex;
 pub use self::key_range::KeyRange;
@@ -114,11 +114,12 @@ impl Mvcc {
 
     /// Adds a row, which must be the newest. The one way into index, log and queues, when writing and when loading.
     fn append(&mut self, row: Row) {
-        if row.tombstone {
-            self.garbage.tombstones.push_back(row.revision);
+        let revision = row.revision();
+        if row.is_tombstone() {
+            self.garbage.tombstones.push_back(revision);
         }
         if let Some(superseded) = self.index.push(row.clone()) {
-            self.garbage.superseded.push_back((row.revision.main, superseded));
+            self.garbage.superseded.push_back((revision.main, superseded));
         }
         self.log.push(row);
     }
@@ -130,18 +131,19 @@ impl Mvcc {
 
     /// What a watch shows for a row. The pair before it is the one before the transaction; a creation has none.
     pub fn event(&self, row: &Row, with_previous: bool) -> Event {
-        let parts = row.parts();
-        let created = !row.tombstone && parts.create_revision == parts.mod_revision;
-        let before = row.revision.main - 1;
+        let (parts, delete, main) = (row.parts(), row.is_tombstone(), row.revision().main);
+        let created = !delete && parts.create_revision == parts.mod_revision;
+        let before = main - 1;
         let readable = with_previous && !created && before >= self.compact_revision;
         let prev_kv = readable.then(|| self.get(parts.key, before));
-        let kv = if row.tombstone { write::deletion(parts.key, row.revision.main) } else { row.kv.clone() };
-        Event { delete: row.tombstone, kv, prev_kv: prev_kv.flatten().map(|row| row.kv.clone()) }
+        let kv = if delete { write::deletion(parts.key, main) } else { row.kv().clone() };
+        Event { delete, kv, prev_kv: prev_kv.flatten().map(|row| row.kv().clone()) }
     }
 
     /// Rebuilds from a checkpoint: its rows in order, then its leases, then what [`Mvcc::finish_load`] takes.
-    pub fn load_row(&mut self, revision: Revision, kv: KeyValue) {
-        self.append(Row::new(revision, kv));
+    pub fn load_row(&mut self, revision: Revision, encoded: &[u8]) -> Result<(), Malformed> {
+        self.append(Row::from_bytes(revision, encoded)?);
+        Ok(())
     }
 
     /// Ends a rebuild. The revision may be higher than that of the last row, which a compaction can have removed.
@@ -149,10 +151,11 @@ impl Mvcc {
         let last = self.log.last().map_or(FIRST_REVISION, |last| last.main);
         self.revision = revision.max(last);
         self.compact_revision = compact_revision;
-        for (key, history) in self.index.iter() {
-            let lease = history.newest().filter(|row| !row.tombstone).map_or(0, |row| row.parts().lease);
+        for history in self.index.iter() {
+            let newest = history.newest();
+            let lease = if newest.is_tombstone() { 0 } else { newest.parts().lease };
             if lease != 0 {
-                self.leases.attach(crate::lease::LeaseId(lease), key);
+                self.leases.attach(crate::lease::LeaseId(lease), history.key());
             }
         }
     }

@@ -43,7 +43,7 @@ impl Mvcc {
 
     fn remove(&mut self, revision: Revision) -> Option<Row> {
         let row = self.log.remove(revision)?;
-        self.index.remove(row.parts().key, revision);
+        self.index.remove(row.key(), revision);
         Some(row)
     }
 }

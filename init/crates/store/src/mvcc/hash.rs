@@ -35,24 +35,26 @@ impl Hasher {
     pub fn step(&mut self, mvcc: &Mvcc, limit: usize) -> Option<u32> {
         let mut rows = mvcc.rows_from(self.next);
         for row in rows.by_ref().take(limit) {
-            if row.revision.main > self.revision {
+            let revision = row.revision();
+            if revision.main > self.revision {
                 return Some(self.hash);
             }
-            self.next = Revision { sub: row.revision.sub + 1, ..row.revision };
+            self.next = Revision { sub: revision.sub + 1, ..revision };
             if self.includes(mvcc, row) {
-                let (key, length) = row.revision.to_etcd_key(row.tombstone);
+                let (key, length) = revision.to_etcd_key(row.is_tombstone());
                 self.hash = crc32c::crc32c_append(self.hash, key.get(..length).unwrap_or(&key));
-                self.hash = crc32c::crc32c_append(self.hash, row.kv.as_bytes());
+                self.hash = crc32c::crc32c_append(self.hash, row.kv().as_bytes());
             }
         }
         rows.next().is_none().then_some(self.hash)
     }
 
     fn includes(&self, mvcc: &Mvcc, row: &Row) -> bool {
-        if row.tombstone && row.revision.main == self.compact_revision {
+        let revision = row.revision();
+        if row.is_tombstone() && revision.main == self.compact_revision {
             return false;
         }
-        let seen = || mvcc.get(row.parts().key, self.keep_at).is_some_and(|seen| seen.revision == row.revision);
-        row.revision.main > self.compact_revision || seen()
+        let seen = || mvcc.get(row.key(), self.keep_at).is_some_and(|seen| seen.revision() == revision);
+        revision.main > self.compact_revision || seen()
     }
 }

@@ -7,8 +7,8 @@
 //!
 //! Blocks are a list in order, not a tree: with 256 keys in each, a million keys are some thousands of blocks, in which a
 //! binary search takes a dozen steps, and putting one into the list moves less memory than a page.
-
-use std::cmp::Ordering;
+//!
+//! A key is not repeated here: it is read where its newest row has it.
 
 use super::Revision;
 use super::key_range::KeyRange;
@@ -28,34 +28,32 @@ pub(super) struct KeyIndex {
 struct Block {
     /// At most its first key, and above the last of the block before.
     start: Box<[u8]>,
-    entries: Vec<Entry>,
+    keys: Vec<KeyHistory>,
     /// Keys that exist at the newest revision.
     live: usize,
     /// The main revision of the last change of one of its keys.
     changed: i64,
 }
 
-#[derive(Debug)]
-struct Entry {
-    key: Box<[u8]>,
-    history: KeyHistory,
-}
-
-impl Entry {
-    fn is_live(&self) -> bool {
-        self.history.newest().is_some_and(|row| !row.tombstone)
-    }
-}
-
 impl Block {
-    fn new(entries: Vec<Entry>, changed: i64) -> Self {
-        let start = entries.first().map_or_else(Box::default, |entry| entry.key.clone());
-        let live = entries.iter().filter(|entry| entry.is_live()).count();
-        Self { start, entries, live, changed }
+    fn new(keys: Vec<KeyHistory>, changed: i64) -> Self {
+        let start = keys.first().map_or_else(Box::default, |key| key.key().into());
+        let live = keys.iter().filter(|key| !key.newest().is_tombstone()).count();
+        Self { start, keys, live, changed }
     }
 
     fn find(&self, key: &[u8]) -> Result<usize, usize> {
-        self.entries.binary_search_by(|entry| (*entry.key).cmp(key))
+        self.keys.binary_search_by(|history| history.key().cmp(key))
+    }
+
+    /// Puts a key that is not there yet in its place.
+    fn insert(&mut self, place: usize, row: Row, live: usize) {
+        if place == 0 && *row.key() < *self.start {
+            self.start = row.key().into();
+        }
+        self.changed = row.revision().main;
+        self.live += live;
+        self.keys.insert(place, KeyHistory::new(row));
     }
 }
 
@@ -81,25 +79,27 @@ impl KeyIndex {
     pub(super) fn get(&self, key: &[u8]) -> Option<&KeyHistory> {
         let block = self.blocks.get(self.block(key))?;
         let place = block.find(key).ok()?;
-        block.entries.get(place).map(|entry| &entry.history)
+        block.keys.get(place)
     }
 
     /// Adds a row, the newest of all. Returns the row that it supersedes, unless that is a tombstone.
     pub(super) fn push(&mut self, row: Row) -> Option<Revision> {
-        let kv = row.kv.clone();
-        let key = kv.parts().key;
-        let (live, changed) = (usize::from(!row.tombstone), row.revision.main);
-        let index = self.block(key);
+        let live = usize::from(!row.is_tombstone());
+        let index = self.block(row.key());
         let Some(block) = self.blocks.get_mut(index) else {
-            self.blocks.push(Block::new(vec![Entry { key: key.into(), history: KeyHistory::One(row) }], changed));
+            let changed = row.revision().main;
+            self.blocks.push(Block::new(vec![KeyHistory::new(row)], changed));
             self.live += live;
             return None;
         };
-        block.changed = changed;
-        match block.find(key) {
+        // Keys mostly come in order, and then the last one says enough.
+        let is_last = block.keys.last().is_some_and(|last| last.key() < row.key());
+        match if is_last { Err(block.keys.len()) } else { block.find(row.key()) } {
             Ok(place) => {
-                let history = block.entries.get_mut(place).map(|entry| &mut entry.history)?;
-                let superseded = history.newest().filter(|row| !row.tombstone).map(|row| row.revision);
+                block.changed = row.revision().main;
+                let history = block.keys.get_mut(place)?;
+                let newest = history.newest();
+                let superseded = (!newest.is_tombstone()).then(|| newest.revision());
                 history.push(row);
                 let was_live = usize::from(superseded.is_some());
                 block.live = block.live + live - was_live;
@@ -107,31 +107,35 @@ impl KeyIndex {
                 superseded
             }
             Err(place) => {
-                if place == 0 && *key < *block.start {
-                    block.start = key.into();
-                }
-                block.entries.insert(place, Entry { key: key.into(), history: KeyHistory::One(row) });
-                block.live += live;
                 self.live += live;
-                if block.entries.len() > BLOCK_KEYS {
-                    self.split(index);
+                if block.keys.len() < BLOCK_KEYS {
+                    block.insert(place, row, live);
+                } else {
+                    self.split_and_insert(index, place, row, live);
                 }
                 None
             }
         }
     }
 
-    /// Halves a block; the last one, to which keys are mostly appended, stays nearly full.
-    fn split(&mut self, index: usize) {
-        let last = index + 1 == self.blocks.len();
+    /// Puts a key into a block that is full. Keys that come in order, of which there may be several sequences, leave full blocks behind; the others
+    /// leave halves.
+    fn split_and_insert(&mut self, index: usize, place: usize, row: Row, live: usize) {
         let Some(block) = self.blocks.get_mut(index) else { return };
-        let at = if last { block.entries.len() - 1 } else { block.entries.len() / 2 };
-        let mut upper = block.entries.split_off(at);
-        if last {
-            upper.reserve(BLOCK_KEYS);
-        }
-        let upper = Block::new(upper, block.changed);
-        block.live -= upper.live;
+        let changed = row.revision().main;
+        let upper = if place == block.keys.len() {
+            Block::new(vec![KeyHistory::new(row)], changed)
+        } else {
+            let half = block.keys.len() / 2;
+            let mut upper = Block::new(block.keys.split_off(half), block.changed);
+            block.live -= upper.live;
+            if place <= half {
+                block.insert(place, row, live);
+            } else {
+                upper.insert(place - half, row, live);
+            }
+            upper
+        };
         self.blocks.insert(index + 1, upper);
     }
 
@@ -140,9 +144,9 @@ impl KeyIndex {
         let index = self.block(key);
         let Some(block) = self.blocks.get_mut(index) else { return };
         let Ok(place) = block.find(key) else { return };
-        if block.entries.get_mut(place).is_some_and(|entry| entry.history.remove(revision)) {
-            block.entries.remove(place);
-            if block.entries.is_empty() {
+        if block.keys.get_mut(place).is_some_and(|history| history.remove(revision)) {
+            block.keys.remove(place);
+            if block.keys.is_empty() {
                 self.blocks.remove(index);
             }
         }
@@ -153,17 +157,17 @@ impl KeyIndex {
         &'a self,
         range: &'a KeyRange,
         resume: Option<&[u8]>,
-    ) -> impl Iterator<Item = (&'a [u8], &'a KeyHistory)> {
+    ) -> impl Iterator<Item = &'a KeyHistory> {
         let start = range.from(resume);
         let (first, rest) = match self.blocks.get(self.block(start)..).and_then(<[Block]>::split_first) {
             Some((block, rest)) => {
                 let (Ok(place) | Err(place)) = block.find(start);
-                (block.entries.get(place..).unwrap_or_default(), rest)
+                (block.keys.get(place..).unwrap_or_default(), rest)
             }
             None => (&[][..], &[][..]),
         };
-        let entries = first.iter().chain(rest.iter().flat_map(|block| &block.entries));
-        entries.take_while(|entry| range.ends_after(&entry.key)).map(|entry| (&*entry.key, &entry.history))
+        let keys = first.iter().chain(rest.iter().flat_map(|block| &block.keys));
+        keys.take_while(|history| range.ends_after(history.key()))
     }
 
     /// Counts the keys of a range that exist at a revision, visiting at most about `limit` keys or blocks.
@@ -187,19 +191,18 @@ impl KeyIndex {
                 visited += 1;
             } else {
                 // The first block may hold keys below the start, which a resumed count has counted already.
-                let from = block.entries.partition_point(|entry| (*entry.key).cmp(start) == Ordering::Less);
-                let entries = block.entries.get(from..).unwrap_or_default();
-                let live = |entry: &&Entry| entry.history.live_at(revision).is_some();
-                let inside = entries.iter().take_while(|entry| range.ends_after(&entry.key));
-                counted.keys += inside.filter(live).count();
-                visited += entries.len();
+                let from = block.keys.partition_point(|history| history.key() < start);
+                let keys = block.keys.get(from..).unwrap_or_default();
+                let inside = keys.iter().take_while(|history| range.ends_after(history.key()));
+                counted.keys += inside.filter(|history| history.live_at(revision).is_some()).count();
+                visited += keys.len();
             }
         }
         counted
     }
 
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&[u8], &KeyHistory)> {
-        self.blocks.iter().flat_map(|block| &block.entries).map(|entry| (&*entry.key, &entry.history))
+    pub(super) fn iter(&self) -> impl Iterator<Item = &KeyHistory> {
+        self.blocks.iter().flat_map(|block| &block.keys)
     }
 }
 
@@ -208,14 +211,14 @@ mod tests {
     use std::collections::BTreeMap;
 
     use bytes::Bytes;
-    use keelson_etcd_api::encoded::{KeyValue, Parts};
+    use keelson_etcd_api::encoded::Parts;
     use proptest::prelude::*;
 
     use super::*;
 
     fn row(key: &[u8], main: i64, version: i64) -> Row {
         let parts = Parts { key, mod_revision: main, version, ..Parts::default() };
-        Row::new(Revision::first_of(main), KeyValue::encode(&parts))
+        Row::new(Revision::first_of(main), &parts)
     }
 
     /// A number as a key, so that the order is that of the numbers.
@@ -276,11 +279,11 @@ mod tests {
                 for limit in [1, 100, usize::MAX] {
                     prop_assert_eq!(count(&index, &range, revision, limit), expected, "{}..{}", start, end);
                 }
-                let keys: Vec<&[u8]> = index.range(&range, None).map(|(key, _)| key).collect();
+                let keys: Vec<&[u8]> = index.range(&range, None).map(KeyHistory::key).collect();
                 prop_assert_eq!(keys, inside().map(|(key, _)| key.as_slice()).collect::<Vec<_>>());
             }
             for (key, history) in &plain {
-                prop_assert_eq!(index.get(key).unwrap().rows().len(), history.len());
+                prop_assert_eq!(index.get(key).unwrap().len(), history.len());
                 for (main, _) in history {
                     index.remove(key, Revision::first_of(*main));
                 }
@@ -292,11 +295,13 @@ mod tests {
 
     #[test]
     fn keys_that_come_in_order_fill_their_blocks() {
+        // Several clients, each with a range of its own.
         let mut index = KeyIndex::default();
         for number in 0..10_000 {
-            index.push(row(&key(number), i64::from(number) + 2, 1));
+            index.push(row(&key(number % 8 * 2000 + number / 8), i64::from(number) + 2, 1));
         }
-        assert!(index.blocks.len() <= 10_000 / BLOCK_KEYS + 2, "{}", index.blocks.len());
+        assert!(index.blocks.len() <= 10_000 / BLOCK_KEYS + 16, "{}", index.blocks.len());
+        assert!(index.blocks.iter().all(|block| block.keys.capacity() <= BLOCK_KEYS));
         let everything = KeyRange::everything();
         let counted = index.count(&everything, None, 20_000, 100);
         assert_eq!(counted, Counted { keys: 10_000, resume: None }, "in fewer visits than keys");

@@ -83,7 +83,7 @@ impl Scan {
             if let Some(row) = mvcc.get(key, self.revision) {
                 self.count = 1;
                 if !self.count_only {
-                    self.kvs.push(row.kv.clone());
+                    self.kvs.push(row.kv().clone());
                 }
             }
             return true;
@@ -91,15 +91,15 @@ impl Scan {
         let wanted = if self.count_only { 0 } else { self.fetch.unwrap_or(usize::MAX) };
         let resume = self.resume.take();
         let mut visited = 0;
-        for (key, history) in mvcc.index.range(&self.range, resume.as_deref()) {
+        for history in mvcc.index.range(&self.range, resume.as_deref()) {
             if self.kvs.len() >= wanted || visited == limit {
-                self.resume = Some(Bytes::copy_from_slice(key));
+                self.resume = Some(Bytes::copy_from_slice(history.key()));
                 break;
             }
             visited += 1;
             if let Some(row) = history.live_at(self.revision) {
                 self.count += 1;
-                self.kvs.push(row.kv.clone());
+                self.kvs.push(row.kv().clone());
             }
         }
         if self.resume.is_none() {
@@ -189,7 +189,7 @@ impl Mvcc {
 
     /// Rows of a range as of `revision`, in key order.
     pub(super) fn live_rows<'a>(&'a self, range: &'a KeyRange, revision: i64) -> impl Iterator<Item = &'a Row> {
-        self.index.range(range, None).filter_map(move |(_, history)| history.live_at(revision))
+        self.index.range(range, None).filter_map(move |history| history.live_at(revision))
     }
 }
 

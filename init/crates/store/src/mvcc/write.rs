@@ -41,7 +41,7 @@ impl<'a> Write<'a> {
 
     pub(super) fn put(&mut self, request: &PutRequest) -> PutResponse {
         let revision = self.next_revision();
-        let previous = self.mvcc.get(&request.key, revision.main).map(|row| row.kv.clone());
+        let previous = self.mvcc.get(&request.key, revision.main).map(|row| row.kv().clone());
         let old = previous.as_ref().map(KeyValue::parts).unwrap_or_default();
         let parts = Parts {
             key: &request.key,
@@ -55,13 +55,13 @@ impl<'a> Write<'a> {
             self.mvcc.leases.detach(LeaseId(old.lease), parts.key);
             self.mvcc.leases.attach(LeaseId(parts.lease), parts.key);
         }
-        self.append(Row::new(revision, KeyValue::encode(&parts)));
+        self.append(Row::new(revision, &parts));
         PutResponse { header: self.header(), prev_kv: previous.filter(|_| request.prev_kv) }
     }
 
     pub(super) fn delete_range(&mut self, request: &DeleteRangeRequest) -> DeleteRangeResponse {
         let range = KeyRange::new(&request.key, &request.range_end);
-        let previous: Vec<KeyValue> = self.mvcc.live_rows(&range, self.current()).map(|row| row.kv.clone()).collect();
+        let previous: Vec<KeyValue> = self.mvcc.live_rows(&range, self.current()).map(|row| row.kv().clone()).collect();
         for kv in &previous {
             self.delete(kv);
         }
@@ -74,7 +74,7 @@ impl<'a> Write<'a> {
 
     /// Deletes the keys of a lease that is being revoked; its set of keys is in order.
     pub(super) fn delete_key(&mut self, key: &[u8]) {
-        if let Some(kv) = self.mvcc.get(key, self.current()).map(|row| row.kv.clone()) {
+        if let Some(kv) = self.mvcc.get(key, self.current()).map(|row| row.kv().clone()) {
             self.delete(&kv);
         }
     }
@@ -84,7 +84,7 @@ impl<'a> Write<'a> {
         if lease != 0 {
             self.mvcc.leases.detach(LeaseId(lease), key);
         }
-        self.append(Row::new(self.next_revision(), KeyValue::encode(&Parts { key, ..Parts::default() })));
+        self.append(Row::new(self.next_revision(), &Parts { key, ..Parts::default() }));
     }
 
     fn append(&mut self, row: Row) {

@@ -119,13 +119,13 @@ impl Writer {
         let Self { state, buffer, revision, .. } = self;
         self.stage = state.read(|mvcc, _| {
             for (count, row) in mvcc.rows_from(from).enumerate() {
-                if row.revision.main > *revision {
+                if row.revision().main > *revision {
                     break;
                 }
                 if count == SLICE_ROWS {
-                    return Stage::Revisions(row.revision);
+                    return Stage::Revisions(row.revision());
                 }
-                record(buffer, Table::Revisions, &row.revision.to_key(), row.kv.as_bytes());
+                record(buffer, Table::Revisions, &row.revision().to_key(), row.kv().as_bytes());
             }
             Stage::Rest
         });

@@ -13,7 +13,6 @@ use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use bytes::Bytes;
-use keelson_etcd_api::encoded::KeyValue;
 use keelson_etcd_api::etcdserverpb::{AlarmMember, AlarmResponse};
 use prost::Message;
 use tokio::sync::{Notify, watch};
@@ -345,8 +344,8 @@ impl Inner {
     fn take_delta(&mut self) -> Delta {
         let mut delta = Delta::default();
         for row in self.mvcc.rows_from(self.checkpointed.rows) {
-            let key = Bytes::copy_from_slice(&row.revision.to_key());
-            delta.puts.push(Row { table: Table::Revisions, key, value: Bytes::from_owner(row.kv.clone()) });
+            let key = Bytes::copy_from_slice(&row.revision().to_key());
+            delta.puts.push(Row { table: Table::Revisions, key, value: Bytes::from_owner(row.kv().clone()) });
         }
         for (id, record) in self.mvcc.leases.take_changed() {
             match record {
@@ -378,8 +377,8 @@ impl Inner {
             match row.table {
                 Table::Revisions => {
                     let revision = Revision::from_key(&row.key).ok_or_else(|| refused("not a revision"))?;
-                    let kv = KeyValue::from_bytes(&row.value).map_err(|_| refused("not a key-value pair"))?;
-                    self.mvcc.load_row(revision, kv);
+                    let loaded = self.mvcc.load_row(revision, &row.value);
+                    loaded.map_err(|_| refused("not a key-value pair"))?;
                 }
                 Table::Leases => self.mvcc.leases.load(&row.key, &row.value).ok_or_else(|| refused("not a lease"))?,
                 Table::Meta => match row.key.as_ref() {

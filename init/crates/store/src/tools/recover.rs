@@ -173,12 +173,12 @@ impl Iterator for StateRows {
             let rows: Vec<Row> = self.state.read(|mvcc, _| {
                 let row = |row: &crate::mvcc::Row| Row {
                     table: Table::Revisions,
-                    key: bytes::Bytes::copy_from_slice(&row.revision.to_key()),
-                    value: bytes::Bytes::from_owner(row.kv.clone()),
+                    key: bytes::Bytes::copy_from_slice(&row.revision().to_key()),
+                    value: bytes::Bytes::from_owner(row.kv().clone()),
                 };
                 let mut rows = mvcc.rows_from(from);
                 let taken = rows.by_ref().take(SLICE_ROWS).map(row).collect();
-                self.next = rows.next().map(|row| row.revision);
+                self.next = rows.next().map(crate::mvcc::Row::revision);
                 taken
             });
             self.taken = rows.into_iter();

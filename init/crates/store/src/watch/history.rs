@@ -33,7 +33,7 @@ pub fn read(mvcc: &Mvcc, spec: &Spec, from: i64, visible: i64) -> Result<Slice, 
     let mut bytes = 0;
     let mut current = 0;
     for (looked_at, row) in mvcc.rows_from(Revision::first_of(from)).enumerate() {
-        let main = row.revision.main;
+        let main = row.revision().main;
         if main > visible {
             break;
         }
@@ -44,7 +44,7 @@ pub fn read(mvcc: &Mvcc, spec: &Spec, from: i64, visible: i64) -> Result<Slice, 
             }
             current = main;
         }
-        if spec.range.contains(row.parts().key) {
+        if spec.range.contains(row.key()) {
             let event = mvcc.event(row, spec.prev_kv);
             if spec.wants(&event) {
                 bytes += event.kv.as_bytes().len() + event.prev_kv.as_ref().map_or(0, |kv| kv.as_bytes().len());
