@@ -21,6 +21,7 @@
 //! - The log is purged only up to an applied index that is durable here.
 //! - A checkpoint may be ahead of the log's end (followers apply before their log is flushed); recovery survives that.
 
+mod ahead;
 mod backend;
 mod defragment;
 mod rows;
@@ -41,6 +42,7 @@ use crate::log::LogId;
 use crate::member::Membership;
 use crate::state::{Delta, LoadError, Row, Table};
 
+pub use ahead::Ahead;
 pub use rows::Rows;
 
 const FILE_NAME: &str = "state.redb";

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction};
 
-use super::{Applied, CheckpointError, KEY_APPLIED, META, Open, decode_applied, table_definition};
+use super::{Ahead, Applied, CheckpointError, KEY_APPLIED, META, Open, decode_applied, table_definition};
 use crate::state::{LoadError, Row, Table};
 
 const CHECKSUM_LEN: usize = 4;
@@ -64,6 +64,11 @@ impl Rows {
         let encoded = meta.get(KEY_APPLIED).map_err(CheckpointError::database("read"))?;
         let applied = encoded.map(|value| decode_applied(value.value())).transpose()?.unwrap_or_default().0;
         Ok(Self { applied, transaction, tables: Table::ALL.iter(), current: None, _reader: reader })
+    }
+
+    /// Has a thread read them from here on.
+    pub fn ahead(self) -> Result<Ahead, CheckpointError> {
+        Ahead::start(self).map_err(|source| CheckpointError::Io { operation: "start the thread that reads", source })
     }
 
     /// How far the rows are.

@@ -97,6 +97,24 @@ fn a_damaged_value_is_noticed_when_it_is_loaded() {
     let checkpoint = Checkpoint::open(&disk, 1).unwrap();
     let loaded: Result<Vec<_>, _> = checkpoint.rows().unwrap().collect();
     assert!(matches!(loaded, Err(LoadError::Read(_))), "{loaded:?}");
+    let loaded: Result<Vec<_>, _> = checkpoint.rows().unwrap().ahead().unwrap().collect();
+    assert!(matches!(loaded, Err(LoadError::Read(_))), "read ahead: {loaded:?}");
+}
+
+#[test]
+fn rows_that_are_read_ahead_are_the_same_and_need_not_be_taken() {
+    let checkpoint = Checkpoint::open(&FakeDisk::new(), 1).unwrap();
+    assert_eq!(checkpoint.rows().unwrap().ahead().unwrap().count(), 0);
+    // More of them, and larger ones, than wait at once.
+    let large = "x".repeat(100_000);
+    let puts: Vec<Row> = (0..5000).map(|key| row(key, if key % 100 == 7 { &large } else { "small" })).collect();
+    checkpoint.commit(&Delta { puts: puts.clone(), deletes: Vec::new() }, &applied(1)).unwrap();
+    let ahead: Vec<Row> = checkpoint.rows().unwrap().ahead().unwrap().collect::<Result<_, _>>().unwrap();
+    assert_eq!(ahead, puts);
+    let mut ahead = checkpoint.rows().unwrap().ahead().unwrap();
+    assert_eq!(ahead.next().unwrap().unwrap(), puts[0]);
+    drop(ahead);
+    assert_eq!(rows(&checkpoint), puts);
 }
 
 #[test]

@@ -47,10 +47,9 @@ pub(super) async fn open<S: Replicated>(
     let opened = crate::blocking::run(move || {
         Spool::clean(disk.as_ref()).map_err(StartError::Disk)?;
         let checkpoint = Arc::new(Checkpoint::open(disk.as_ref(), identity.store_id)?);
-        let mut rows = checkpoint.rows()?;
+        let rows = checkpoint.rows()?;
         let applied = rows.applied().clone();
-        state.load(&mut rows)?;
-        drop(rows);
+        state.load(&mut rows.ahead()?)?;
         let on_failure = move |error: &io::Error| {
             report(&fail, format!("the log cannot be written: {error}"));
         };

@@ -167,7 +167,8 @@ impl<S: Replicated> RaftStateMachine<TypeConfig> for Machine<S> {
         let checkpoint = Arc::clone(self.checkpoint.checkpoint());
         let state = self.state.clone();
         crate::blocking::run(move || {
-            state.load(&mut checkpoint.rows().map_err(io::Error::other)?).map_err(io::Error::other)
+            let rows = checkpoint.rows().and_then(Rows::ahead);
+            state.load(&mut rows.map_err(io::Error::other)?).map_err(io::Error::other)
         })
         .await??;
         self.last = applied.last;
