@@ -7,6 +7,8 @@
 pub mod bootstrap;
 mod changes;
 mod checkpoints;
+mod config;
+mod error;
 mod forward;
 mod maintenance;
 mod open;
@@ -14,6 +16,7 @@ mod peers;
 mod reads;
 mod receive;
 pub mod space;
+mod status;
 mod succession;
 mod watching;
 
@@ -21,33 +24,32 @@ mod watching;
 mod tests;
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
-use openraft::Instant as _;
-use openraft::async_runtime::watch::WatchReceiver;
 use tokio::sync::{Semaphore, watch};
 
-use crate::checkpoint::CheckpointError;
 use crate::disk::Disk;
 use crate::histogram::Histogram;
-use crate::identity::{Identity, IdentityError};
+use crate::identity::Identity;
 use crate::lease::LeaseService;
-use crate::log::{Log, OpenError};
+use crate::log::Log;
 use crate::member::{Member, MemberId};
 use crate::peer::{Local, NoPeers, Transport};
 use crate::raft::network::Peers;
 use crate::raft::storage::LogStorage;
 use crate::raft::{self, Raft, Timing};
 use crate::random::Random;
-use crate::state::{LoadError, Replicated};
+use crate::state::Replicated;
 
 pub use checkpoints::Policy as CheckpointPolicy;
+pub use config::{Config, Initial};
+pub use error::{ProposeError, StartError};
 pub use maintenance::MaintenanceError;
 pub use reads::ReadError;
 pub use space::Usage;
+pub use status::Status;
 
 /// Bytes of proposals that may be under way. Each is in memory several times over; beyond it clients wait, then are turned away.
 const BACKLOG_BYTES: usize = 64 << 20;
@@ -57,118 +59,6 @@ const STOP_CHECKPOINT_TIMEOUT: Duration = Duration::from_secs(10);
 const TELL_INTERVAL: Duration = Duration::from_secs(30);
 /// Between two tries at what another leader, or the same one later, may do.
 const RETRY_PAUSE: Duration = Duration::from_millis(20);
-
-/// What a node is told.
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub member: Member,
-    pub timing: Timing,
-    pub quota_bytes: u64,
-    pub checkpoints: CheckpointPolicy,
-    pub log_segment_size: u32,
-    pub log_cache_bytes: usize,
-    /// Free space below which writes that grow the store are refused.
-    pub reserve_bytes: u64,
-    pub initial: Initial,
-    /// A runtime of one thread for consensus, the log's writer and apply; none to have them where the node is begun.
-    pub consensus: Option<tokio::runtime::Handle>,
-    /// Whether members' certificates name the members; hosts otherwise.
-    pub certificates_name_members: bool,
-}
-
-/// What a member whose log is empty does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Initial {
-    /// Founds a cluster of one.
-    Alone,
-    /// Founds a cluster with others, who do the same.
-    Found(BTreeMap<MemberId, Member>),
-    /// Waits for the leader of a cluster that it was added to.
-    Join,
-}
-
-impl Config {
-    pub fn new(member: Member) -> Self {
-        let log = crate::log::Options::default();
-        Self {
-            member,
-            timing: Timing { heartbeat_interval: Duration::from_millis(100), election_timeout: Duration::from_secs(1) },
-            quota_bytes: space::DEFAULT_QUOTA_BYTES,
-            checkpoints: CheckpointPolicy::default(),
-            log_segment_size: log.segment_size,
-            log_cache_bytes: log.cache_bytes,
-            reserve_bytes: space::DEFAULT_RESERVE_BYTES,
-            initial: Initial::Alone,
-            consensus: None,
-            certificates_name_members: false,
-        }
-    }
-
-    /// etcd's time limit of a request: what a client may wait while a leader is lost and another found.
-    fn request_timeout(&self) -> Duration {
-        Duration::from_secs(5) + 2 * self.timing.election_timeout
-    }
-}
-
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    #[error("open the log")]
-    Log(#[source] OpenError),
-    #[error(transparent)]
-    Checkpoint(#[from] CheckpointError),
-    #[error("load the state from the checkpoint")]
-    Load(#[from] LoadError),
-    #[error(
-        "this data directory was in use and its log is gone: what this member promised to others is lost. Remove it from the cluster, \
-         empty its data directory and let it join as a new member"
-    )]
-    LogLost,
-    #[error(
-        "the checkpoint ends at entry {checkpoint}, and the log begins after {purged}: entries between them are lost"
-    )]
-    Hole { checkpoint: u64, purged: u64 },
-    #[error("consensus settings")]
-    Config(#[source] openraft::ConfigError),
-    #[error("start consensus: {0}")]
-    Raft(String),
-    #[error("tidy the data directory up")]
-    Disk(#[source] io::Error),
-    #[error("set up threads")]
-    Thread(#[source] io::Error),
-    #[error("consensus stopped before this member served")]
-    Stopped,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum ProposeError {
-    /// It may still take effect: never try again without looking.
-    #[error("request timed out")]
-    Timeout,
-    #[error("no leader")]
-    NoLeader,
-    #[error("database space exceeded")]
-    NoSpace,
-    #[error("request is too large")]
-    TooLarge,
-    #[error("too many requests")]
-    TooManyRequests,
-    #[error("server stopped")]
-    Stopped,
-}
-
-/// A member's place in consensus, as of now.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Status {
-    pub leader: Option<MemberId>,
-    pub term: u64,
-    /// The last entry in the log.
-    pub index: u64,
-    pub applied: u64,
-    pub is_leader: bool,
-    pub is_learner: bool,
-}
 
 /// Why a node can go on no longer.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -373,41 +263,6 @@ impl<S: Replicated> Node<S> {
         &self.state
     }
 
-    pub fn status(&self) -> Status {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let leader = metrics.current_leader.filter(|leader| self.is_fresh(*leader, &metrics));
-        Status {
-            leader,
-            term: metrics.current_term,
-            index: metrics.last_log_index.unwrap_or(0),
-            applied: metrics.last_applied.as_ref().map_or(0, |id| id.index),
-            is_leader: leader == Some(self.identity.member_id),
-            is_learner: !votes(metrics.committed_membership_config.membership(), self.identity.member_id),
-        }
-    }
-
-    /// Consensus keeps naming the last leader, also on a member that is cut off: for a leader, ask when a quorum answered last; for
-    /// another, when the leader was heard last.
-    fn is_fresh(&self, leader: MemberId, metrics: &openraft::RaftMetrics<raft::TypeConfig>) -> bool {
-        // When a follower that hears nothing has certainly begun an election.
-        let limit = 2 * self.timing.election_timeout;
-        if leader == self.identity.member_id {
-            let alone = metrics.membership_config.voter_ids().eq([leader]);
-            return alone || metrics.last_quorum_acked.as_ref().is_some_and(|at| at.elapsed() < limit);
-        }
-        let heard = self.heard.lock().unwrap_or_else(PoisonError::into_inner);
-        heard.is_some_and(|at| at.elapsed() < limit)
-    }
-
-    /// Members by id, each with whether it learns only. What is not committed yet is not told: the cluster cannot rely on it.
-    pub fn members(&self) -> Vec<(MemberId, Member, bool)> {
-        let metrics = self.raft.metrics();
-        let metrics = metrics.borrow_watched();
-        let membership = metrics.committed_membership_config.membership();
-        membership.nodes().map(|(id, member)| (*id, member.clone(), !votes(membership, *id))).collect()
-    }
-
     /// How long the log's batches took to become durable.
     pub fn log_sync_times(&self) -> &Histogram {
         self.log.sync_times()
@@ -472,12 +327,6 @@ impl<S: Replicated> Drop for Node<S> {
             task.abort();
         }
     }
-}
-
-/// Whether a member votes. While a change is under way that is a matter of the old voters: without a quorum of them it does not come to an end, so the
-/// new ones make up for the loss of none of them yet.
-fn votes(membership: &openraft::Membership<MemberId, Member>, id: MemberId) -> bool {
-    membership.get_joint_config().first().is_some_and(|voters| voters.contains(&id))
 }
 
 /// The first failure is the cause; what follows from it is not told.
