@@ -52,16 +52,20 @@ impl Row {
     }
 
     fn place(&self) -> (u64, u32) {
-        let [a, b, c, d, e, f, g, h, sub @ ..] = self.0.label();
-        (u64::from_le_bytes([a, b, c, d, e, f, g, h]), u32::from_le_bytes(sub))
+        let label = self.0.label();
+        let main = label.first_chunk().map_or(0, |main| u64::from_le_bytes(*main));
+        let sub = label.last_chunk().map_or(0, |sub| u32::from_le_bytes(*sub));
+        (main, sub)
     }
 }
 
 fn label(revision: Revision, parts: &Parts<'_>) -> Label {
     let mark = if parts.version == 0 { TOMBSTONE } else { 0 };
-    let [a, b, c, d, e, f, g, h] = (revision.main.cast_unsigned() | mark).to_le_bytes();
-    let [i, j, k, l] = revision.sub.to_le_bytes();
-    [a, b, c, d, e, f, g, h, i, j, k, l]
+    let mut label = Label::default();
+    let (main, sub) = label.split_at_mut(size_of::<u64>());
+    main.copy_from_slice(&(revision.main.cast_unsigned() | mark).to_le_bytes());
+    sub.copy_from_slice(&revision.sub.to_le_bytes());
+    label
 }
 
 impl fmt::Debug for Row {
