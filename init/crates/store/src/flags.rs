@@ -92,6 +92,7 @@ const FLAGS: &[Flag] = &[
     text("quota-backend-bytes", "bytes of keys and values; 0 means 2 GiB"),
     text("max-request-bytes", "largest request (1572864)"),
     text("max-txn-ops", "most operations in a transaction (128)"),
+    text("max-connections", "most connections of clients, as far as the limit of open files allows (65536)"),
     text("max-concurrent-streams", "most streams of one connection (4294967295)"),
     text("grpc-keepalive-interval", "how often idle connections are asked for a sign of life; 0s never (2h0m0s)"),
     text("grpc-keepalive-timeout", "how long that sign may take (20s)"),

@@ -27,6 +27,7 @@ pub mod member;
 pub mod mvcc;
 pub mod node;
 pub mod notify;
+mod open_files;
 pub mod peer;
 pub mod process;
 mod process_usage;

@@ -1,31 +1,48 @@
-//! Sockets, and the handshakes on them.
+//! Sockets, and what comes before the first request on a connection.
 //!
-//! Handshakes run beside each other, each with a deadline, and only so many at once: a client that connects and says
-//! nothing holds up nobody.
+//! Whoever connects is to say something, prove who it is, and ask; each of these has a deadline, and connections are at these points beside each
+//! other: one that says nothing holds up nobody. Those that have not said a word yet are many where somebody means harm, so when there
+//! are too many the oldest of them gives way to the newest: one that means to speak does so within milliseconds. All connections together, silent,
+//! working and idle, are bounded by [`Room`]: for one more there would be no file left that the log may open. etcd has none of these
+//! bounds.
 
+mod connection;
+
+use std::collections::VecDeque;
 use std::io;
 use std::net::SocketAddr;
-use std::pin::Pin;
-use std::sync::Arc;
-use std::task::{self, Poll};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use bytes::{Bytes, BytesMut};
 use futures::stream::Stream;
 use rustls::ServerConfig;
-use rustls_pki_types::CertificateDer;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
-use tokio::sync::{Semaphore, mpsc};
-use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
-use tonic::transport::server::Connected;
+use tokio::io::AsyncReadExt as _;
+use tokio::net::{TcpListener, UnixListener};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::task::{AbortHandle, JoinSet};
 
+pub(crate) use self::connection::Connection;
+use self::connection::{RawStream, Transport};
 use crate::flags::{Address, Endpoint, TlsFiles};
 use crate::tls::{Reloading, TlsError};
 
+/// Connections of one listener on which nothing was said yet, at most, and never more than half of the room.
+const MOST_SILENT: usize = 1024;
 /// TLS handshakes under way on one listener.
 const MAX_HANDSHAKES: usize = 256;
+/// What each may take: the first word, the handshake, and the beginning of the first request.
+const SILENCE_TIMEOUT: Duration = Duration::from_secs(10);
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(10);
+const OPENING_TIMEOUT: Duration = Duration::from_secs(10);
+/// The head of an HTTP/1.1 request may be this long.
+const OPENING_BYTES: usize = 8 << 10;
+const OPENING_READ: usize = 512;
+/// With this begins whoever speaks HTTP/2 (RFC 9113, section 3.4).
+const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// That there is no room is told once, and again after this time.
+const TELL_INTERVAL: Duration = Duration::from_secs(30);
 /// Pause after a failed accept: the reason is mostly that no file descriptor is left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -41,12 +58,64 @@ pub enum ListenError {
     Tls(#[from] TlsError),
 }
 
+/// How many connections there may be, on several listeners together.
+#[derive(Clone, Debug)]
+pub(crate) struct Room {
+    places: Arc<Semaphore>,
+    size: usize,
+    told: Arc<Mutex<Option<Instant>>>,
+}
+
+impl Room {
+    pub(crate) fn new(size: usize) -> Self {
+        let size = size.min(Semaphore::MAX_PERMITS);
+        Self { places: Arc::new(Semaphore::new(size)), size, told: Arc::default() }
+    }
+
+    fn place(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.places).try_acquire_owned().ok()
+    }
+
+    fn tell(&self, listener: &str) {
+        let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
+        if told.is_none_or(|told| told.elapsed() >= TELL_INTERVAL) {
+            *told = Some(Instant::now());
+            tracing::warn!(address = listener, most = self.size, "too many connections: new ones are turned away");
+        }
+    }
+}
+
+/// How a conversation begins. What is read of it to find out is given to whoever serves.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Opening {
+    /// With the preface of HTTP/2, or the whole head of an HTTP/1.1 request.
+    Http,
+    /// With anything.
+    Bytes,
+}
+
+impl Opening {
+    fn is_complete(self, bytes: &[u8]) -> bool {
+        match self {
+            Self::Bytes => !bytes.is_empty(),
+            Self::Http => {
+                let is_preface = bytes.starts_with(HTTP2_PREFACE);
+                // What begins as the preface must be all of it.
+                let may_be_preface = HTTP2_PREFACE.starts_with(bytes);
+                let is_head = || bytes.windows(4).any(|end| end == b"\r\n\r\n");
+                is_preface || (!may_be_preface && (is_head() || bytes.len() >= OPENING_BYTES))
+            }
+        }
+    }
+}
+
 /// A bound socket.
 #[derive(Debug)]
 pub(crate) struct Listener {
     name: String,
     socket: Socket,
     tls: Option<Arc<Reloading<ServerConfig>>>,
+    room: Room,
 }
 
 #[derive(Debug)]
@@ -56,7 +125,7 @@ enum Socket {
 }
 
 impl Listener {
-    pub(crate) async fn bind(endpoint: &Endpoint, tls: Option<&TlsFiles>) -> Result<Self, ListenError> {
+    pub(crate) async fn bind(endpoint: &Endpoint, tls: Option<&TlsFiles>, room: &Room) -> Result<Self, ListenError> {
         let name = match &endpoint.address {
             Address::Tcp { host, port } => format!("{host}:{port}"),
             Address::Unix(path) => path.display().to_string(),
@@ -79,7 +148,7 @@ impl Listener {
             Some(files) => Some(Arc::new(Reloading::server(files)?)),
             None => None,
         };
-        Ok(Self { name, socket, tls })
+        Ok(Self { name, socket, tls, room: room.clone() })
     }
 
     pub(crate) fn name(&self) -> &str {
@@ -93,162 +162,134 @@ impl Listener {
         }
     }
 
-    /// Connections, ready to be spoken on.
-    pub(crate) fn incoming(self) -> impl Stream<Item = io::Result<Connection>> {
+    /// Connections on which a conversation has begun.
+    pub(crate) fn incoming(self, opening: Opening) -> impl Stream<Item = io::Result<Connection>> {
         let (ready, connections) = mpsc::channel(1);
-        tokio::spawn(self.accept(ready));
+        tokio::spawn(self.accept(opening, ready));
         futures::stream::unfold(connections, |mut connections| async move {
             Some((Ok(connections.recv().await?), connections))
         })
     }
 
     /// Accepts until nobody takes the connections any more.
-    async fn accept(self, ready: mpsc::Sender<Connection>) {
-        let handshakes = Arc::new(Semaphore::new(MAX_HANDSHAKES));
+    async fn accept(self, opening: Opening, ready: mpsc::Sender<Connection>) {
+        let door = Door {
+            tls: self.tls.clone(),
+            opening,
+            handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
+            ready: ready.clone(),
+        };
+        let mut silent = Silent { newcomers: VecDeque::new(), most: MOST_SILENT.min(self.room.size / 2).max(1) };
+        // They end with this.
+        let mut newcomers = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
+                Some(_) = newcomers.join_next() => continue,
                 () = ready.closed() => return,
             };
-            let raw = match accepted {
-                Ok(raw) => raw,
+            let stream = match accepted {
+                Ok(stream) => stream,
                 Err(error) => {
                     tracing::warn!(address = self.name, %error, "accept");
                     tokio::time::sleep(ACCEPT_RETRY).await;
                     continue;
                 }
             };
-            let Some(tls) = self.tls.clone() else {
-                if ready.send(raw).await.is_err() {
-                    return;
-                }
+            let Some(place) = self.room.place() else {
+                self.room.tell(&self.name);
+                // For the next one.
+                silent.dismiss_oldest();
                 continue;
             };
-            let Ok(permit) = Arc::clone(&handshakes).acquire_owned().await else { return };
-            let ready = ready.clone();
-            tokio::spawn(async move {
-                let connection = tokio::time::timeout(HANDSHAKE_TIMEOUT, handshake(&tls, raw)).await;
-                drop(permit);
-                match connection {
-                    // Nobody is left to serve it if the send fails.
-                    Ok(Ok(connection)) => drop(ready.send(connection).await),
-                    Ok(Err(error)) => tracing::debug!(%error, "TLS handshake"),
-                    Err(_) => tracing::debug!("TLS handshake timed out"),
-                }
-            });
+            let has_spoken = Arc::new(AtomicBool::new(false));
+            let newcomer = newcomers.spawn(door.clone().welcome(stream, place, Arc::clone(&has_spoken)));
+            silent.add(newcomer, has_spoken);
         }
     }
 }
 
-async fn handshake(tls: &Reloading<ServerConfig>, raw: Connection) -> io::Result<Connection> {
-    let acceptor = TlsAcceptor::from(tls.current());
-    match raw {
-        Connection::Tcp(stream) => Ok(Connection::TcpTls(Box::new(acceptor.accept(stream).await?))),
-        Connection::Unix(stream) => Ok(Connection::UnixTls(Box::new(acceptor.accept(stream).await?))),
-        other => Ok(other),
+/// Newcomers, the oldest first, and others that are not silent any more.
+struct Silent {
+    newcomers: VecDeque<(AbortHandle, Arc<AtomicBool>)>,
+    most: usize,
+}
+
+impl Silent {
+    fn add(&mut self, newcomer: AbortHandle, has_spoken: Arc<AtomicBool>) {
+        if self.newcomers.len() >= self.most {
+            self.newcomers.retain(|(task, has_spoken)| !task.is_finished() && !has_spoken.load(Ordering::Relaxed));
+        }
+        if self.newcomers.len() >= self.most {
+            self.dismiss_oldest();
+        }
+        self.newcomers.push_back((newcomer, has_spoken));
+    }
+
+    fn dismiss_oldest(&mut self) {
+        while let Some((task, has_spoken)) = self.newcomers.pop_front() {
+            if !task.is_finished() && !has_spoken.load(Ordering::Relaxed) {
+                task.abort();
+                return;
+            }
+        }
     }
 }
 
+/// What a newcomer must pass.
+#[derive(Clone)]
+struct Door {
+    tls: Option<Arc<Reloading<ServerConfig>>>,
+    opening: Opening,
+    handshakes: Arc<Semaphore>,
+    ready: mpsc::Sender<Connection>,
+}
+
+impl Door {
+    async fn welcome(self, raw: RawStream, place: OwnedSemaphorePermit, has_spoken: Arc<AtomicBool>) {
+        if !matches!(tokio::time::timeout(SILENCE_TIMEOUT, raw.readable()).await, Ok(Ok(()))) {
+            return;
+        }
+        has_spoken.store(true, Ordering::Relaxed);
+        let mut stream = match &self.tls {
+            None => raw.plain(),
+            Some(tls) => {
+                let Ok(_permit) = self.handshakes.acquire().await else { return };
+                match tokio::time::timeout(HANDSHAKE_TIMEOUT, raw.handshake(tls)).await {
+                    Ok(Ok(stream)) => stream,
+                    Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
+                    Err(_) => return tracing::debug!("TLS handshake timed out"),
+                }
+            }
+        };
+        let opened = tokio::time::timeout(OPENING_TIMEOUT, read_opening(&mut stream, self.opening));
+        let Ok(Ok(opening)) = opened.await else { return };
+        // Nobody is left to serve it if the send fails.
+        drop(self.ready.send(Connection::new(stream, opening, place)).await);
+    }
+}
+
+/// Reads until it is clear how the conversation begins, or the other side has said all it will.
+async fn read_opening(stream: &mut Transport, opening: Opening) -> io::Result<Bytes> {
+    let mut bytes = BytesMut::with_capacity(OPENING_READ);
+    while !opening.is_complete(&bytes) {
+        bytes.reserve(OPENING_READ);
+        if stream.read_buf(&mut bytes).await? == 0 {
+            break;
+        }
+    }
+    Ok(bytes.freeze())
+}
+
 impl Socket {
-    async fn accept(&self) -> io::Result<Connection> {
+    async fn accept(&self) -> io::Result<RawStream> {
         match self {
             Self::Tcp(listener) => {
                 let (stream, _) = listener.accept().await?;
                 stream.set_nodelay(true)?;
-                Ok(Connection::Tcp(stream))
+                Ok(RawStream::Tcp(stream))
             }
-            Self::Unix(listener) => Ok(Connection::Unix(listener.accept().await?.0)),
+            Self::Unix(listener) => Ok(RawStream::Unix(listener.accept().await?.0)),
         }
-    }
-}
-
-/// A connection of any kind.
-#[derive(Debug)]
-pub(crate) enum Connection {
-    Tcp(TcpStream),
-    Unix(UnixStream),
-    TcpTls(Box<TlsStream<TcpStream>>),
-    UnixTls(Box<TlsStream<UnixStream>>),
-}
-
-impl Connection {
-    /// The certificate that the other side has shown and proved, if it had to.
-    pub(crate) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
-        let session = match self {
-            Self::Tcp(_) | Self::Unix(_) => return None,
-            Self::TcpTls(stream) => stream.get_ref().1,
-            Self::UnixTls(stream) => stream.get_ref().1,
-        };
-        session.peer_certificates()?.first()
-    }
-}
-
-impl Connected for Connection {
-    type ConnectInfo = ();
-
-    fn connect_info(&self) {}
-}
-
-macro_rules! delegate {
-    ($self:expr, $stream:ident => $call:expr) => {
-        match $self.get_mut() {
-            Connection::Tcp($stream) => {
-                let $stream = Pin::new($stream);
-                $call
-            }
-            Connection::Unix($stream) => {
-                let $stream = Pin::new($stream);
-                $call
-            }
-            Connection::TcpTls($stream) => {
-                let $stream = Pin::new(&mut **$stream);
-                $call
-            }
-            Connection::UnixTls($stream) => {
-                let $stream = Pin::new(&mut **$stream);
-                $call
-            }
-        }
-    };
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        self: Pin<&mut Self>,
-        context: &mut task::Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        delegate!(self, stream => stream.poll_read(context, buffer))
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(self: Pin<&mut Self>, context: &mut task::Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        delegate!(self, stream => stream.poll_write(context, bytes))
-    }
-
-    fn poll_write_vectored(
-        self: Pin<&mut Self>,
-        context: &mut task::Context<'_>,
-        buffers: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        delegate!(self, stream => stream.poll_write_vectored(context, buffers))
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        match self {
-            Self::Tcp(stream) => stream.is_write_vectored(),
-            Self::Unix(stream) => stream.is_write_vectored(),
-            Self::TcpTls(stream) => stream.is_write_vectored(),
-            Self::UnixTls(stream) => stream.is_write_vectored(),
-        }
-    }
-
-    fn poll_flush(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => stream.poll_flush(context))
-    }
-
-    fn poll_shutdown(self: Pin<&mut Self>, context: &mut task::Context<'_>) -> Poll<io::Result<()>> {
-        delegate!(self, stream => stream.poll_shutdown(context))
     }
 }

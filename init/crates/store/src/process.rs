@@ -22,7 +22,7 @@ use crate::random::SystemRandom;
 use crate::server::{Server, ServerError};
 use crate::state::State;
 use crate::tls::TlsError;
-use crate::{consensus, logging, notify, raft, tools};
+use crate::{consensus, logging, notify, open_files, raft, tools};
 
 /// Threads for clients and consensus: the store is bound by the disk long before it is by more of them.
 const MOST_WORKERS: usize = 8;
@@ -140,9 +140,11 @@ async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Err
     let began = std::time::Instant::now();
     let disk: Arc<dyn Disk> = Arc::<crate::disk::HostDisk>::clone(&data_dir.disk);
     let consensus = consensus::Thread::start().map_err(Error::Runtime)?;
+    let connections = open_files::shares(settings.max_connections);
     // Other members may be waited for, for as long as it takes.
     let start = async {
-        let Begun { node, peers, plan, dialer } = begin(settings, disk, consensus.handle()).await?;
+        let Begun { node, peers, plan, dialer } =
+            begin(settings, disk, consensus.handle(), connections.members).await?;
         let removed = async {
             if settings.join && node.status().index == 0 {
                 return plan.removed(node.member_id(), &dialer).await;
@@ -170,7 +172,7 @@ async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Err
         milliseconds = u64::try_from(began.elapsed().as_millis()).unwrap_or(u64::MAX),
         "recovered"
     );
-    let server = Server::bind(Arc::clone(&node), settings).await.map_err(Error::Server)?;
+    let server = Server::bind(Arc::clone(&node), settings, connections.clients).await.map_err(Error::Server)?;
     let (stop, stopped) = tokio::sync::oneshot::channel::<()>();
     let serving = tokio::spawn(server.serve(async move {
         // Dropping the sender stops as well.
@@ -225,7 +227,12 @@ struct Begun {
 }
 
 /// Takes part in consensus from here on.
-async fn begin(settings: &Settings, disk: Arc<dyn Disk>, consensus: Handle) -> Result<Begun, Error> {
+async fn begin(
+    settings: &Settings,
+    disk: Arc<dyn Disk>,
+    consensus: Handle,
+    connections: usize,
+) -> Result<Begun, Error> {
     let plan = plan(settings);
     let random = Arc::new(SystemRandom);
     let dialer = Dialer::new(settings.peer_tls.as_ref()).map_err(Error::PeerTls)?;
@@ -234,7 +241,7 @@ async fn begin(settings: &Settings, disk: Arc<dyn Disk>, consensus: Handle) -> R
     let local =
         peer::Local { cluster_id: identity.cluster_id, member_id: identity.member_id, store_id: identity.store_id };
     // Not before: who asks this member who it is while it does not know would wait for an answer.
-    let bound = peer::server::Server::bind(&settings.listen_peer, settings.peer_tls.as_ref());
+    let bound = peer::server::Server::bind(&settings.listen_peer, settings.peer_tls.as_ref(), connections);
     let server = bound.await.map_err(Error::PeerServer)?;
     let links = Arc::new(Links::new(local, Arc::clone(&dialer), settings.election_timeout * 2));
     let mut config = node_config(settings, plan.member.clone(), initial);

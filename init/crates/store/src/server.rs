@@ -23,15 +23,16 @@ use tokio::sync::watch as signal;
 use tonic::Status;
 use tonic::metadata::MetadataMap;
 use tonic::service::{InterceptorLayer, Routes};
-use tower::util::MapResponseLayer;
+use tower::util::{MapRequestLayer, MapResponseLayer};
 
 use self::errors::Error;
 use self::metered::Metered;
 use self::metrics::Metrics;
+use self::unfinished::Unfinished;
 use crate::command::Command;
 use crate::flags::{Endpoint, Settings, TlsFiles};
 use crate::lease::keeper::Keeper;
-use crate::listener::{ListenError, Listener};
+use crate::listener::{ListenError, Listener, Opening, Room};
 use crate::node::Node;
 use crate::random::{Random, SystemRandom};
 use crate::state::{Response, State};
@@ -52,6 +53,7 @@ mod oversized;
 #[cfg(test)]
 pub(crate) mod simulated;
 pub(crate) mod snapshot;
+mod unfinished;
 pub mod validate;
 mod watch;
 
@@ -121,6 +123,7 @@ pub struct Context {
     limits: Limits,
     random: Arc<dyn Random>,
     metrics: Metrics,
+    unfinished: Arc<Unfinished>,
     stop: signal::Sender<bool>,
     /// True once there has been no leader for a while.
     leaderless: signal::Sender<bool>,
@@ -137,6 +140,7 @@ impl Context {
             limits,
             random,
             metrics: Metrics::default(),
+            unfinished: Unfinished::new(unfinished::MOST_BYTES),
             stop: signal::channel(false).0,
             leaderless: signal::channel(false).0,
         }
@@ -233,12 +237,14 @@ pub struct Server {
 }
 
 impl Server {
-    pub async fn bind(node: Arc<Node<State>>, settings: &Settings) -> Result<Self, ServerError> {
+    /// With room for so many connections.
+    pub async fn bind(node: Arc<Node<State>>, settings: &Settings, connections: usize) -> Result<Self, ServerError> {
         let tls = settings.client_tls.as_ref();
+        let room = Room::new(connections);
         Ok(Self {
             context: Arc::new(Context::new(node, Limits::new(settings), Arc::new(SystemRandom))),
-            clients: listeners(&settings.listen_client, tls).await?,
-            metrics: listeners(&[&settings.listen_metrics[..], &settings.listen_http].concat(), tls).await?,
+            clients: listeners(&settings.listen_client, tls, &room).await?,
+            metrics: listeners(&[&settings.listen_metrics[..], &settings.listen_http].concat(), tls, &room).await?,
             auto_compaction: settings.auto_compaction,
         })
     }
@@ -276,10 +282,10 @@ impl Server {
     }
 }
 
-async fn listeners(endpoints: &[Endpoint], tls: Option<&TlsFiles>) -> Result<Vec<Listener>, ServerError> {
+async fn listeners(endpoints: &[Endpoint], tls: Option<&TlsFiles>, room: &Room) -> Result<Vec<Listener>, ServerError> {
     let mut listeners = Vec::with_capacity(endpoints.len());
     for endpoint in endpoints {
-        listeners.push(Listener::bind(endpoint, tls).await?);
+        listeners.push(Listener::bind(endpoint, tls, room).await?);
     }
     Ok(listeners)
 }
@@ -305,8 +311,10 @@ async fn serve(listener: Listener, routes: Routes, context: Arc<Context>) {
     let leader = Arc::clone(&context);
     let stopping = Arc::clone(&context);
     let metering = Arc::clone(&context);
-    let incoming =
-        listener.incoming().map(move |connection| connection.map(|connection| Metered::new(connection, &metering)));
+    let unfinished = Arc::clone(&context.unfinished);
+    let incoming = listener
+        .incoming(Opening::Http)
+        .map(move |connection| connection.map(|connection| Metered::new(connection, &metering)));
     let result = tonic::transport::Server::builder()
         .accept_http1(true)
         .max_concurrent_streams(context.limits.concurrent_streams)
@@ -317,6 +325,7 @@ async fn serve(listener: Listener, routes: Routes, context: Arc<Context>) {
         .http2_max_pending_accept_reset_streams(Some(PENDING_RESETS))
         .layer(metrics::CountLayer::new(&context))
         .layer(MapResponseLayer::new(oversized::reword))
+        .layer(MapRequestLayer::new(move |request| unfinished.count(request)))
         .layer(InterceptorLayer::new(move |request: tonic::Request<()>| {
             leader.require_leader(request.metadata()).map_err(Status::from)?;
             Ok(request)

@@ -37,6 +37,8 @@ pub struct Settings {
     pub quota_bytes: u64,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
+    /// Of clients.
+    pub max_connections: usize,
     pub max_concurrent_streams: u32,
     /// Zero turns it off.
     pub keepalive_interval: Duration,
@@ -123,6 +125,7 @@ impl Settings {
                 LARGEST_MAX_REQUEST_BYTES,
             )?,
             max_txn_ops: take.bounded("max-txn-ops", 128, 1 << 20)?,
+            max_connections: take.connections()?,
             max_concurrent_streams: take.streams()?,
             keepalive_interval: take.duration("grpc-keepalive-interval", Duration::from_hours(2))?,
             keepalive_timeout: take.duration("grpc-keepalive-timeout", Duration::from_secs(20))?,

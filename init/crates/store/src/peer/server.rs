@@ -13,9 +13,9 @@ use super::frame::{self, Frame, Reader};
 use super::wire::{AnswerRecord, HelloRecord, RequestRecord};
 use super::{Answer, Failure, Handler, Hello, Lane, Refusal};
 use crate::flags::{Endpoint, TlsFiles};
-use crate::listener::{Connection, ListenError, Listener};
+use crate::listener::{Connection, ListenError, Listener, Opening, Room};
 
-/// Connections at once: some lanes from each of a few members, and room for those that are gone and not yet known to be.
+/// Connections on which something was said: some lanes from each of a few members, and room for those that are gone and not yet known to be.
 const CONNECTIONS: usize = 256;
 const HELLO_TIMEOUT: Duration = Duration::from_secs(5);
 const HELLO_BYTES: usize = 4 << 10;
@@ -32,10 +32,12 @@ pub struct Server {
 }
 
 impl Server {
-    pub async fn bind(endpoints: &[Endpoint], tls: Option<&TlsFiles>) -> Result<Self, ListenError> {
+    /// With room for so many connections, strangers' among them.
+    pub async fn bind(endpoints: &[Endpoint], tls: Option<&TlsFiles>, connections: usize) -> Result<Self, ListenError> {
+        let room = Room::new(connections);
         let mut listeners = Vec::with_capacity(endpoints.len());
         for endpoint in endpoints {
-            listeners.push(Listener::bind(endpoint, tls).await?);
+            listeners.push(Listener::bind(endpoint, tls, &room).await?);
         }
         Ok(Self { listeners })
     }
@@ -55,10 +57,10 @@ impl Server {
 async fn accept(listener: Listener, handler: Arc<dyn Handler>, connections: Arc<Semaphore>, limit: usize) {
     // Ends with the listener, and ends its connections with it.
     let mut serving = tokio::task::JoinSet::new();
-    let mut incoming = std::pin::pin!(listener.incoming());
+    let mut incoming = std::pin::pin!(listener.incoming(Opening::Bytes));
     while let Some(Ok(connection)) = incoming.next().await {
         while serving.try_join_next().is_some() {}
-        // Those that say nothing leave after the hello's time.
+        // Those that begin to speak and do not go on leave after the hello's time.
         let Ok(permit) = Arc::clone(&connections).acquire_owned().await else { return };
         let handler = Arc::clone(&handler);
         serving.spawn(async move {

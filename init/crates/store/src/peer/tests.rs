@@ -19,6 +19,7 @@ use crate::log::Payload;
 use crate::state::{Rejection, Table};
 
 const DEADLINE: Duration = Duration::from_secs(20);
+const CONNECTIONS: usize = 256;
 
 fn command(size: usize) -> Encoded {
     let put = pb::PutRequest { key: "key".into(), value: vec![b'x'; size].into(), ..Default::default() };
@@ -215,7 +216,7 @@ async fn serve() -> Port {
 async fn serve_as(local: Local) -> Port {
     let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
     let url = format!("http://127.0.0.1:{port}");
-    let server = server::Server::bind(&[Endpoint::parse(&url).unwrap()], None).await.unwrap();
+    let server = server::Server::bind(&[Endpoint::parse(&url).unwrap()], None, CONNECTIONS).await.unwrap();
     let (hung_up, hang_ups) = tokio::sync::mpsc::unbounded_channel();
     let echo = Arc::new(Echo { local, handled: Mutex::default(), held: AtomicUsize::new(0), hung_up });
     let handler: Arc<dyn Handler> = Arc::<Echo>::clone(&echo);

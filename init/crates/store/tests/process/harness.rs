@@ -20,6 +20,7 @@ pub(crate) const READY: &str = r#""msg":"ready to serve client requests""#;
 pub(crate) struct Store {
     child: Child,
     pub(crate) port: u16,
+    pub(crate) peer_port: u16,
     lines: Arc<Mutex<Vec<String>>>,
 }
 
@@ -32,13 +33,13 @@ impl Store {
     }
 
     pub(crate) fn spawn(data_dir: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
-        let port = free_port();
+        let (port, peer_port) = (free_port(), free_port());
         let url = format!("http://127.0.0.1:{port}");
         let mut child = Command::new(env!("CARGO_BIN_EXE_keelson-store"))
             .arg(format!("--data-dir={}", data_dir.display()))
             .arg(format!("--listen-client-urls={url}"))
             .arg(format!("--advertise-client-urls={url}"))
-            .arg(format!("--listen-peer-urls=http://127.0.0.1:{}", free_port()))
+            .arg(format!("--listen-peer-urls=http://127.0.0.1:{peer_port}"))
             .args(more)
             .envs(environment.iter().copied())
             .stderr(Stdio::piped())
@@ -52,7 +53,7 @@ impl Store {
                 sink.lock().unwrap().push(line);
             }
         });
-        Self { child, port, lines }
+        Self { child, port, peer_port, lines }
     }
 
     pub(crate) fn output(&self) -> String {
@@ -68,6 +69,13 @@ impl Store {
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port)).unwrap();
         let endpoint = endpoint.timeout(DEADLINE).connect_timeout(DEADLINE);
         KvClient::new(endpoint.connect().await.unwrap())
+    }
+
+    /// From proc(5).
+    pub(crate) fn resident_bytes(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.split_whitespace().next().unwrap().parse::<u64>().unwrap() * 1024
     }
 
     pub(crate) fn kill(&mut self) {

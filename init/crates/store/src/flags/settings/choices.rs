@@ -15,6 +15,11 @@ pub enum AutoCompaction {
 }
 
 impl Take<'_> {
+    pub(super) fn connections(&self) -> Result<usize, SettingsError> {
+        let number = self.number("max-connections", 65_536, 1..=i64::from(u32::MAX), "1 to 4294967295")?;
+        Ok(usize::try_from(number).unwrap_or(usize::MAX))
+    }
+
     pub(super) fn streams(&self) -> Result<u32, SettingsError> {
         let number =
             self.number("max-concurrent-streams", i64::from(u32::MAX), 1..=i64::from(u32::MAX), "1 to 4294967295")?;
