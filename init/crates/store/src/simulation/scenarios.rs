@@ -1,8 +1,10 @@
 //! etcd's own record of what went wrong with it (the table in its tests/robustness/README.md, and the reports named there): for each entry what
-//! happened there, and that it does not happen here. A number is that of an issue of etcd-io/etcd.
+//! happened there, and that it does not happen here. A number is that of an issue of etcd-io/etcd. Beside them, what histories of random faults would not
+//! see: that a dead leader is succeeded soon and a living one is not ([`succession`]), and that who votes alone asks nobody ([`reads`]).
 
 mod compaction;
 mod crashes;
+mod reads;
 mod succession;
 mod watches;
 
