@@ -4,6 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 use keelson_etcd_api::etcdserverpb as pb;
+use tempfile::TempDir;
 use tonic::Code;
 
 use crate::servers::{Clients, Server, etcd_program};
@@ -60,6 +61,24 @@ async fn fill(clients: &Clients) {
     clients.put("last", "v").await;
 }
 
+/// A filled server, and a snapshot of it.
+struct Saved {
+    server: Server,
+    clients: Clients,
+    directory: TempDir,
+    snapshot: PathBuf,
+}
+
+impl Saved {
+    async fn of(server: Server) -> Self {
+        let (clients, directory) = (server.clients(), TempDir::new().unwrap());
+        let snapshot = directory.path().join("snapshot");
+        fill(&clients).await;
+        save(&clients, &snapshot).await;
+        Self { server, clients, directory, snapshot }
+    }
+}
+
 async fn hash(clients: &Clients) -> pb::HashKvResponse {
     let mut hash = clients.maintenance.clone().hash_kv(pb::HashKvRequest { revision: 0 }).await.unwrap().into_inner();
     hash.header = None;
@@ -83,12 +102,7 @@ async fn assert_same(from: &Clients, to: &Clients) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_of_ours_is_restored_as_a_new_cluster() {
-    let server = Server::keelson(&[]).await;
-    let clients = server.clients();
-    fill(&clients).await;
-    let directory = tempfile::tempdir().unwrap();
-    let snapshot = directory.path().join("snapshot");
-    save(&clients, &snapshot).await;
+    let Saved { clients, directory, snapshot, server: _server } = Saved::of(Server::keelson(&[]).await).await;
     let hash = hash(&clients).await;
     let status = ok(&["snapshot", "status", text(&snapshot)]);
     assert!(status.starts_with(&format!("{:x}, {}, 201, ", hash.hash, hash.hash_revision)), "{status}");
@@ -111,17 +125,13 @@ async fn a_snapshot_of_ours_is_restored_as_a_new_cluster() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn revisions_are_raised_and_compacted_when_asked() {
-    let server = Server::keelson(&[]).await;
-    let clients = server.clients();
-    fill(&clients).await;
+    let Saved { clients, snapshot, .. } = &Saved::of(Server::keelson(&[]).await).await;
     let revision = clients.put("k", "v").await;
-    let directory = tempfile::tempdir().unwrap();
-    let snapshot = directory.path().join("snapshot");
-    save(&clients, &snapshot).await;
-    fails(&["snapshot", "restore", text(&snapshot), "--bump-revision=5"], 128, "go together");
+    save(clients, snapshot).await;
+    fails(&["snapshot", "restore", text(snapshot), "--bump-revision=5"], 128, "go together");
     let restore = |data_dir: &Path| {
         let data_dir = format!("--data-dir={}", data_dir.display());
-        ok(&["snapshot", "restore", text(&snapshot), &data_dir, "--bump-revision=1000000", "--mark-compacted"]);
+        ok(&["snapshot", "restore", text(snapshot), &data_dir, "--bump-revision=1000000", "--mark-compacted"]);
     };
     let restored = Server::keelson_on(restore).await;
     let clients = restored.clients();
@@ -136,12 +146,7 @@ async fn revisions_are_raised_and_compacted_when_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_and_foreign_files_are_refused() {
-    let server = Server::keelson(&[]).await;
-    let clients = server.clients();
-    fill(&clients).await;
-    let directory = tempfile::tempdir().unwrap();
-    let snapshot = directory.path().join("snapshot");
-    save(&clients, &snapshot).await;
+    let Saved { clients, directory, snapshot, server: _server } = Saved::of(Server::keelson(&[]).await).await;
     let mut content = std::fs::read(&snapshot).unwrap();
     let middle = content.len() / 2;
     content[middle] ^= 1;
@@ -162,12 +167,7 @@ async fn damaged_and_foreign_files_are_refused() {
 #[tokio::test(flavor = "multi_thread")]
 async fn an_etcd_moves_over_with_its_snapshot_or_its_file() {
     let Some(program) = etcd_program("KEELSON_ETCD") else { return };
-    let mut etcd = Server::etcd(&program).await;
-    let clients = etcd.clients();
-    fill(&clients).await;
-    let directory = tempfile::tempdir().unwrap();
-    let snapshot = directory.path().join("snapshot");
-    save(&clients, &snapshot).await;
+    let Saved { server: mut etcd, clients, directory, snapshot } = Saved::of(Server::etcd(&program).await).await;
     let before = hash(&clients).await;
     let status = ok(&["snapshot", "status", text(&snapshot)]);
     assert!(status.contains(&format!(", {}, 201, ", before.hash_revision)), "{status}");
