@@ -4,11 +4,13 @@
 //! of the medians. The load comes from this process, over loopback, under mutual TLS; both servers write to the same disk and sync as they do in use.
 #![forbid(unsafe_code)]
 
+mod child;
 mod error;
 mod extras;
 mod figures;
 mod latency;
 mod load;
+mod ports;
 mod server;
 mod single;
 mod tls;
@@ -118,7 +120,7 @@ fn say(text: &str) {
 }
 
 fn main() -> ExitCode {
-    match run(Options::parse()) {
+    match child::become_other(std::env::args_os().skip(1)).and_then(|()| run(Options::parse())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let mut text = format!("keelson-load: {error}");

@@ -1,9 +1,8 @@
 //! Servers as child processes: the store and etcd, with the same flags, on the same disk.
 
 use std::fs::File;
-use std::net::TcpListener;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
 use keelson_etcd_api::etcdserverpb as pb;
@@ -12,7 +11,9 @@ use keelson_etcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use serde::Serialize;
 use tonic::transport::{Channel, Endpoint};
 
+use crate::child;
 use crate::error::Error;
+use crate::ports::free_port;
 use crate::tls::Authority;
 
 /// A start on a large database.
@@ -49,7 +50,7 @@ impl Programs {
     }
 }
 
-/// One member; it is killed with the value.
+/// One member; it is killed with the value, and with this process.
 #[derive(Debug)]
 pub(crate) struct Server {
     program: PathBuf,
@@ -79,12 +80,6 @@ impl std::ops::Add for Usage {
     }
 }
 
-/// A port that was free a moment ago.
-fn free_port(folder: &Path) -> Result<u16, Error> {
-    let listener = TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
-    Ok(listener.map_err(Error::file("find a port for", folder))?.port())
-}
-
 /// So many members of one cluster, started and ready.
 pub(crate) async fn cluster(
     peer: Peer,
@@ -95,7 +90,8 @@ pub(crate) async fn cluster(
 ) -> Result<Vec<Server>, Error> {
     let mut ports = Vec::new();
     for _ in 0..members {
-        ports.push((free_port(folder)?, free_port(folder)?));
+        let port = || free_port().map_err(Error::file("find a port for", folder));
+        ports.push((port()?, port()?));
     }
     let list: Vec<_> =
         ports.iter().enumerate().map(|(number, (_, peer))| format!("m{number}=https://127.0.0.1:{peer}")).collect();
@@ -143,7 +139,7 @@ impl Server {
     pub(crate) fn start(&mut self) -> Result<(), Error> {
         let path = self.folder.join("log");
         let log = File::options().create(true).append(true).open(&path).map_err(Error::file("open", path))?;
-        let start = Command::new(&self.program)
+        let start = child::command(&self.program)
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
