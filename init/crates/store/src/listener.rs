@@ -264,6 +264,10 @@ impl Door {
         };
         let opened = tokio::time::timeout(OPENING_TIMEOUT, read_opening(&mut stream, self.opening));
         let Ok(Ok(opening)) = opened.await else { return };
+        if opening.is_empty() {
+            // Whoever only looked whether somebody listens.
+            return;
+        }
         // Nobody is left to serve it if the send fails.
         drop(self.ready.send(Connection::new(stream, opening, place)).await);
     }

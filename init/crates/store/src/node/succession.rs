@@ -147,11 +147,16 @@ impl<S: Replicated> Node<S> {
         if !is_quorum(&voters, &agree) {
             return;
         }
-        tracing::info!(%leader, term = ballot.vote.term, "the leader's process is gone: this member stands to succeed it");
-        // As the leader would ask for it. Consensus looks at whether anything has changed meanwhile; that it has stopped shows elsewhere.
+        // As the leader would ask for it. Consensus looks at whether anything has changed meanwhile.
         let request = TransferLeaderRequest::new(from_vote(vote), own, last.map(from_log_id));
-        if let Ok(Err(error)) = self.raft.handle_transfer_leader(request).await {
-            tracing::debug!(%error, "the succession");
+        match self.raft.handle_transfer_leader(request).await {
+            Ok(Ok(())) => {
+                let term = ballot.vote.term;
+                tracing::info!(%leader, term, "the leader's process is gone: this member stands to succeed it");
+            }
+            Ok(Err(error)) => tracing::debug!(%error, "this member does not stand to succeed the leader"),
+            // That consensus has stopped shows elsewhere.
+            Err(_) => {}
         }
     }
 

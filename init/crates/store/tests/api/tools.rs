@@ -102,21 +102,21 @@ async fn assert_same(from: &Clients, to: &Clients) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_snapshot_of_ours_is_restored_as_a_new_cluster() {
-    let Saved { clients, directory, snapshot, server: _server } = Saved::of(Server::keelson(&[]).await).await;
-    let hash = hash(&clients).await;
-    let status = ok(&["snapshot", "status", text(&snapshot)]);
+    let Saved { clients, snapshot, .. } = &Saved::of(Server::keelson(&[]).await).await;
+    let hash = hash(clients).await;
+    let status = ok(&["snapshot", "status", text(snapshot)]);
     assert!(status.starts_with(&format!("{:x}, {}, 201, ", hash.hash, hash.hash_revision)), "{status}");
-    let status = ok(&["snapshot", "status", text(&snapshot), "-w", "json"]);
+    let status = ok(&["snapshot", "status", text(snapshot), "-w", "json"]);
     assert!(status.contains("\"totalKey\":201"), "{status}");
 
     let restore = |data_dir: &Path| {
         let data_dir = format!("--data-dir={}", data_dir.display());
-        ok(&["snapshot", "restore", text(&snapshot), &data_dir, "--name=default"]);
-        fails(&["snapshot", "restore", text(&snapshot), &data_dir], 1, "is not empty");
+        ok(&["snapshot", "restore", text(snapshot), &data_dir, "--name=default"]);
+        fails(&["snapshot", "restore", text(snapshot), &data_dir], 1, "is not empty");
     };
     let mut restored = Server::keelson_on(restore).await;
-    assert_same(&clients, &restored.clients()).await;
-    assert_ne!(cluster_id(&clients).await, cluster_id(&restored.clients()).await);
+    assert_same(clients, &restored.clients()).await;
+    assert_ne!(cluster_id(clients).await, cluster_id(&restored.clients()).await);
     let revision = restored.clients().put("after", "v").await;
     assert_eq!(revision, hash.hash_revision + 1);
     restored.crash_and_restart().await;
@@ -146,7 +146,7 @@ async fn revisions_are_raised_and_compacted_when_asked() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn damaged_and_foreign_files_are_refused() {
-    let Saved { clients, directory, snapshot, server: _server } = Saved::of(Server::keelson(&[]).await).await;
+    let Saved { directory, snapshot, .. } = Saved::of(Server::keelson(&[]).await).await;
     let mut content = std::fs::read(&snapshot).unwrap();
     let middle = content.len() / 2;
     content[middle] ^= 1;

@@ -16,7 +16,7 @@ const IDLE: usize = 10_000;
 /// The store and its clients have files besides.
 const OTHER_FILES: u64 = 512;
 /// What a connection may cost. Most that say nothing cost nothing before long.
-const BYTES_EACH: u64 = 32 << 10;
+const BYTES_EACH: u64 = 16 << 10;
 /// The longest that a put may take beside all that, on a machine that builds at the same time.
 const LONGEST_PUT: Duration = Duration::from_secs(20);
 const DEADLINE: Duration = Duration::from_mins(1);
