@@ -94,7 +94,8 @@ impl KeyIndex {
         };
         // Keys mostly come in order, and then the last one says enough.
         let is_last = block.keys.last().is_some_and(|last| last.key() < row.key());
-        match if is_last { Err(block.keys.len()) } else { block.find(row.key()) } {
+        let place = if is_last { Err(block.keys.len()) } else { block.find(row.key()) };
+        match place {
             Ok(place) => {
                 block.changed = row.revision().main;
                 let history = block.keys.get_mut(place)?;

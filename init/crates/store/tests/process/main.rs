@@ -1,6 +1,7 @@
 //! The real process: started, killed, filled up and stopped, as its users and their supervisors do it.
 
-#![expect(clippy::unwrap_used, reason = "what fails in a helper fails its test")]
+#![forbid(unsafe_code)]
+#![cfg(test)]
 
 mod connections;
 mod crash;
