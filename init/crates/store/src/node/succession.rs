@@ -16,6 +16,7 @@
 //! A machine that is gone refuses nothing. Then, and whenever the voters do not agree, it is as it was: an election timeout passes.
 
 use std::collections::BTreeSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use futures::future::join_all;
@@ -43,6 +44,8 @@ pub(super) struct Succession {
     wake: Notify,
     /// The leader that hung up last.
     hung_up: Mutex<Option<(MemberId, Instant)>>,
+    /// The term of the leader that this member stood to succeed last. Terms begin at 1.
+    stood_after: AtomicU64,
 }
 
 impl Succession {
@@ -121,6 +124,10 @@ impl<S: Replicated> Node<S> {
             return;
         }
         let Some((vote, last)) = self.standing().filter(|(vote, _)| vote.member == leader) else { return };
+        if self.succession.stood_after.load(Ordering::Relaxed) == vote.term {
+            // It shows a moment later.
+            return;
+        }
         let own = self.identity.member_id;
         let voters = self.raft.metrics().borrow_watched().membership_config.membership().get_joint_config().clone();
         let ballot = Ballot {
@@ -151,6 +158,7 @@ impl<S: Replicated> Node<S> {
         let request = TransferLeaderRequest::new(from_vote(vote), own, last.map(from_log_id));
         match self.raft.handle_transfer_leader(request).await {
             Ok(Ok(())) => {
+                self.succession.stood_after.store(vote.term, Ordering::Relaxed);
                 let term = ballot.vote.term;
                 tracing::info!(%leader, term, "the leader's process is gone: this member stands to succeed it");
             }
