@@ -10,7 +10,6 @@ mod extras;
 mod figures;
 mod latency;
 mod load;
-mod ports;
 mod server;
 mod single;
 mod tls;

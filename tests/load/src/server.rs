@@ -13,8 +13,8 @@ use tonic::transport::{Channel, Endpoint};
 
 use crate::child;
 use crate::error::Error;
-use crate::ports::free_port;
 use crate::tls::Authority;
+use keelson_ports::free_port;
 
 /// A start on a large database.
 const START_DEADLINE: Duration = Duration::from_mins(5);

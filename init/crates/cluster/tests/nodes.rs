@@ -27,13 +27,14 @@ mod cases;
 #[path = "nodes/control_planes.rs"]
 mod control_planes;
 #[cfg(test)]
+#[path = "nodes/features.rs"]
+mod features;
+#[cfg(test)]
 #[path = "nodes/founding.rs"]
 mod founding;
 #[cfg(test)]
 #[path = "nodes/growth.rs"]
 mod growth;
-#[path = "nodes/features.rs"]
-mod features;
 #[cfg(test)]
 #[path = "nodes/operators.rs"]
 mod operators;

@@ -7,9 +7,9 @@ use std::process::{Child, Command, Stdio};
 use keelson_etcd_api::etcdserverpb as pb;
 use tonic::transport::{Certificate, Endpoint, Identity};
 
-use crate::ports::free_port;
 use crate::servers::{Server, etcd_program, wait_until};
 use crate::tls::{Authority, https_request};
+use keelson_ports::free_port;
 
 const TOKEN: &str = "a-token-for-this-test";
 const STORE_PREFIX: &str = "/registry/configmaps/default/";
@@ -37,7 +37,7 @@ impl Drop for ApiServer {
 
 impl ApiServer {
     fn start(program: &Path, directory: &Path, store_port: u16, authority: &Authority) -> Self {
-        let port = free_port();
+        let port = free_port().unwrap();
         let file = |name: &str| directory.join(name).display().to_string();
         std::fs::write(directory.join("tokens"), format!("{TOKEN},admin,admin,system:masters\n")).unwrap();
         let log = std::fs::File::create(directory.join("apiserver.log")).unwrap();

@@ -22,8 +22,6 @@ mod kubernetes;
 mod leases;
 mod model;
 mod model_test;
-#[path = "../support/ports.rs"]
-mod ports;
 mod servers;
 mod streams;
 mod tls;

@@ -15,7 +15,7 @@ use keelson_etcd_api::etcdserverpb::watch_client::WatchClient;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::ports::free_port;
+use keelson_ports::free_port;
 
 /// How long a server may take to be ready, and a condition to come true, on a machine that builds at the same time.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
@@ -84,7 +84,7 @@ impl Server {
     }
 
     fn spawn_in(directory: TempDir, program: &Path, more: &[&str]) -> Self {
-        let (port, peer) = (free_port(), free_port());
+        let (port, peer) = (free_port().unwrap(), free_port().unwrap());
         let scheme = if more.iter().any(|flag| flag.starts_with("--cert-file")) { "https" } else { "http" };
         let (client, peer) = (format!("{scheme}://127.0.0.1:{port}"), format!("http://127.0.0.1:{peer}"));
         let mut arguments = vec![

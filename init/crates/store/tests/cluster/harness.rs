@@ -16,7 +16,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::ports::free_port;
+use keelson_ports::free_port;
 
 /// How long a condition may take to come true, on a machine that builds at the same time.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
@@ -77,7 +77,7 @@ impl Cluster {
         let directory = self.directory.path().join(name);
         std::fs::create_dir(&directory).unwrap();
         self.certify(&directory, "127.0.0.1");
-        let (client_port, peer_port) = (free_port(), free_port());
+        let (client_port, peer_port) = (free_port().unwrap(), free_port().unwrap());
         let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("https://127.0.0.1:{peer_port}"));
         let file = |name: &str| directory.join(name).display().to_string();
         let arguments = vec![

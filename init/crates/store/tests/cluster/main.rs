@@ -6,7 +6,5 @@ mod faults;
 mod harness;
 mod leases;
 mod membership;
-#[path = "../support/ports.rs"]
-mod ports;
 mod snapshots;
 mod succession;

@@ -11,7 +11,7 @@ use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
 use tonic::transport::{Channel, Endpoint};
 
-use crate::ports::free_port;
+use keelson_ports::free_port;
 
 /// What a start or stop may take here, with the processor shared by all tests.
 const DEADLINE: Duration = Duration::from_mins(1);
@@ -33,7 +33,7 @@ impl Store {
     }
 
     pub(crate) fn spawn(data_dir: &Path, more: &[&str], environment: &[(&str, &str)]) -> Self {
-        let (port, peer_port) = (free_port(), free_port());
+        let (port, peer_port) = (free_port().unwrap(), free_port().unwrap());
         let url = format!("http://127.0.0.1:{port}");
         let mut child = Command::new(env!("CARGO_BIN_EXE_keelson-store"))
             .arg(format!("--data-dir={}", data_dir.display()))

@@ -7,6 +7,4 @@ mod connections;
 mod crash;
 mod harness;
 mod lifecycle;
-#[path = "../support/ports.rs"]
-mod ports;
 mod space;
