@@ -64,7 +64,7 @@ fn block_on(future: impl Future<Output = Result<(), Error>>) -> Result<(), Error
     tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::Runtime)?.block_on(future)
 }
 
-fn version(output: OutputFormat, format: crate::cli::Format) -> Result<(), Error> {
+fn version(output: OutputFormat, format: cli::Format) -> Result<(), Error> {
     let version = env!("CARGO_PKG_VERSION");
     match output {
         OutputFormat::Table => output::line(&format!("keelctl {version} (API {})", keelson_api::VERSION)),

@@ -150,6 +150,10 @@ impl Backend for Distant {
         self.memory.members()
     }
 
+    fn leader(&self) -> Answer<'_, Option<u64>> {
+        self.memory.leader()
+    }
+
     fn change_members(&self, change: MemberChange) -> Answer<'_, Vec<StoreMember>> {
         self.memory.change_members(change)
     }
