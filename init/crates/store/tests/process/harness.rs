@@ -65,10 +65,18 @@ impl Store {
         assert!(said, "the store did not say {text}; it said:\n{}", self.output());
     }
 
-    pub(crate) async fn client(&self) -> KvClient<Channel> {
+    fn endpoint(&self) -> Endpoint {
         let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", self.port)).unwrap();
-        let endpoint = endpoint.timeout(DEADLINE).connect_timeout(DEADLINE);
-        KvClient::new(endpoint.connect().await.unwrap())
+        endpoint.timeout(DEADLINE).connect_timeout(DEADLINE)
+    }
+
+    pub(crate) async fn client(&self) -> KvClient<Channel> {
+        KvClient::new(self.endpoint().connect().await.unwrap())
+    }
+
+    /// One that connects with its first request, and again if need be.
+    pub(crate) fn lazy_client(&self) -> KvClient<Channel> {
+        KvClient::new(self.endpoint().connect_lazy())
     }
 
     /// From proc(5).
