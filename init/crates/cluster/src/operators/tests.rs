@@ -40,7 +40,7 @@ impl World {
     fn node(&self, name: &str, keys: &[&OperatorKey]) -> Node {
         let mut config: NodeConfig = founding();
         config.operator_keys = keys.iter().map(|key| (*key).clone()).collect();
-        Node::new(Paths::below(&self.root.path().join(name)), config, name.to_owned(), OffsetDateTime::UNIX_EPOCH)
+        Node::new(Paths::below(self.root.path().join(name)), config, name.to_owned(), OffsetDateTime::UNIX_EPOCH)
     }
 
     async fn start(&self, node: &Node) {

@@ -39,8 +39,8 @@ async fn obtains(node: &Node, key: &KeyPair) -> bool {
 async fn an_operator_of_the_founders_obtains_a_certificate_elsewhere_once_the_founder_is_gone() {
     let Some(mut world) = world_without_kubernetes() else { return };
     let (ann, stranger) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
-    let word = format!("keelson.operator-key=ann:{}", STANDARD.encode(ann.subject_public_key_info()));
-    let mut founder = world.node("a", 1, &format!("{FOUNDER} {word}"), None);
+    let key = format!("keelson.operator-key=ann:{}", STANDARD.encode(ann.subject_public_key_info()));
+    let mut founder = world.node("a", 1, &format!("{FOUNDER} {key}"), None);
     founder.wait_for(&["Member", "ServicesApplied"]).await;
     wait_until("a's record is there", async || !store_members(&founder).await.is_empty()).await;
     let line = token(&founder, "control-plane", 1).await;

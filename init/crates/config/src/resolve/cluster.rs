@@ -124,8 +124,8 @@ fn extra_arguments(
 fn oidc(check: &mut Checker, said: Option<&Said<Oidc>>) -> Option<Oidc> {
     let Said { value, source } = said?;
     if !value.issuer_url.starts_with("https://") || !syntax::is_url(&value.issuer_url) {
-        let problem = format!("{} is not valid", shown(&value.issuer_url));
-        check.fault(&source.part(".issuerURL"), "oidc", problem, "https://HOST[/PATH]");
+        // The URL is not shown: it may carry a password.
+        check.fault(&source.part(".issuerURL"), "oidc", "it is not valid", "https://HOST[/PATH]");
     }
     if value.client_id.is_empty() {
         check.fault(&source.part(".clientID"), "oidc", "it is missing", "the client's id at the issuer");
@@ -188,8 +188,11 @@ pub(super) fn mirrors(check: &mut Checker, said: Option<&Said<Vec<RegistryMirror
         if mirror.endpoints.is_empty() {
             check.fault(&source.part(".endpoints"), "mirrors", "there is none", "at least one URL");
         }
-        let endpoints = Said::new(mirror.endpoints.clone(), source.part(".endpoints"));
-        check.each(Some(&endpoints), "mirrors", syntax::URL, |text| syntax::is_url(text).then_some(()));
+        for (index, _) in mirror.endpoints.iter().enumerate().filter(|(_, endpoint)| !syntax::is_url(endpoint)) {
+            let source = source.part(&format!(".endpoints[{index}]"));
+            // The URL is not shown: it may carry a password.
+            check.fault(&source, "mirrors", "it is not valid", syntax::URL);
+        }
     }
     said.value.clone()
 }

@@ -141,8 +141,13 @@ fn names_source_field_fault_and_what_is_allowed() {
         (document("{role: worker, node: {taints: [{key: a, effect: Never}]}}"), "spec.node.taints[0].effect"),
         (document("{role: worker, node: {labels: {'a b': c}}}"), "\"a b\" is no key"),
         (document("{role: worker, registries: {mirrors: [{registry: d.io}]}}"), "mirrors[0].endpoints: there is none"),
+        (
+            document("{role: worker, registries: {mirrors: [{registry: d.io, endpoints: ['https://u:zq@h']}]}}"),
+            "mirrors[0].endpoints[0]: it is not valid",
+        ),
         (document("{role: worker, httpProxy: {http: 'http://u:zq@h'}}"), "spec.httpProxy.http: it is not valid"),
         (document("{role: worker, cluster: {oidc: {issuerURL: 'http://a', clientID: b}}}"), "oidc.issuerURL"),
+        (document("{role: worker, cluster: {oidc: {issuerURL: 'https://u:zq@h', clientID: b}}}"), "oidc.issuerURL"),
     ] {
         let message = refused(&inputs, &none);
         assert!(message.contains(part), "{message:?} lacks {part:?}");

@@ -16,15 +16,14 @@ use crate::{
 const INTERVAL: Duration = Duration::from_secs(1);
 
 pub(super) async fn run(mut session: Session, arguments: &cli::Events) -> Result<(), Error> {
-    let list: EventList = session.get(paths::EVENTS).await?;
+    let mut news: EventList = session.get(paths::EVENTS).await?;
     if !arguments.follow {
         return match arguments.format.output {
-            OutputFormat::Table => lines(&list.events),
-            _ => output::structured(arguments.format, &list),
+            OutputFormat::Table => lines(&news.events),
+            _ => output::structured(arguments.format, &news),
         };
     }
     let mut last = 0;
-    let mut news = list;
     let mut told = String::new();
     loop {
         print(arguments.format, &news.events)?;

@@ -43,8 +43,8 @@ fn an_operator_who_was_added_operates_and_one_who_was_removed_does_not() {
     workstation.run(&["operator", "add", OPERATOR, &word]).well();
     let other = workstation.path("other.key").display().to_string();
     let word = workstation.run(&["key", "generate", &other]).well().out;
-    let last = workstation.run(&["operator", "remove", OPERATOR]);
-    assert!(last.code == 6 && last.err.contains("add another operator first"), "{last:?}");
+    let refused = workstation.run(&["operator", "remove", OPERATOR]);
+    assert!(refused.code == 6 && refused.err.contains("add another operator first"), "{refused:?}");
     workstation.run(&["operator", "add", "bea", &word]).well();
     let list = workstation.run(&["operator", "list"]).well().out;
     assert!(list.lines().any(|line| line.starts_with("bea ") && line.ends_with(OPERATOR)), "{list}");
