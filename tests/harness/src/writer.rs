@@ -13,6 +13,7 @@ use serde_json::json;
 
 use crate::kubectl::{Kubectl, KubectlError, array_at, text_at};
 use crate::proxy::{Proxy, ProxyError};
+use crate::wait;
 
 /// A write without an answer for so long has failed, as far as its client can tell.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
@@ -50,13 +51,15 @@ impl Written {
 const LABEL: &str = "written-by=writer";
 
 impl Writer {
-    /// The objects' names begin with `prefix`.
-    pub fn start(kubectl: &Kubectl, prefix: &'static str) -> Result<Self, ProxyError> {
+    /// The objects' names begin with `prefix`; `pause` is between an answer and the next request. Without one a single client
+    /// keeps an emulated machine busy.
+    pub fn start(kubectl: &Kubectl, prefix: &'static str, pause: Duration) -> Result<Self, ProxyError> {
         let proxy = Proxy::start(kubectl)?;
         let address = proxy.address();
         let mut writer = Self { proxy, stop: Arc::default(), written: Arc::default(), thread: None };
         let (stop, written) = (Arc::clone(&writer.stop), Arc::clone(&writer.written));
-        writer.thread = Some(std::thread::spawn(move || write_until_stopped(address, prefix, &stop, &written)));
+        writer.thread =
+            Some(std::thread::spawn(move || write_until_stopped(address, (prefix, pause), &stop, &written)));
         Ok(writer)
     }
 
@@ -87,7 +90,12 @@ impl Drop for Writer {
     }
 }
 
-fn write_until_stopped(address: SocketAddr, prefix: &str, stop: &AtomicBool, written: &Mutex<Written>) {
+fn write_until_stopped(
+    address: SocketAddr,
+    (prefix, pause): (&str, Duration),
+    stop: &AtomicBool,
+    written: &Mutex<Written>,
+) {
     let agent: ureq::Agent = ureq::Agent::config_builder().timeout_global(Some(ANSWER_DEADLINE)).build().into();
     let url = format!("http://{address}/api/v1/namespaces/default/configmaps");
     let mut number = 0;
@@ -112,5 +120,7 @@ fn write_until_stopped(address: SocketAddr, prefix: &str, stop: &AtomicBool, wri
             }
             Err(error) => written.failures.push(format!("{name}: {error}")),
         }
+        drop(written);
+        wait::pause(pause);
     }
 }

@@ -20,6 +20,9 @@ use crate::workload::{WEB, job_on};
 /// kubelet's lease lasts 40 s; a node that lost its API server for good would be called not Ready after that.
 const WATCHED: Duration = Duration::from_secs(60);
 
+/// A client's between two writes.
+const PAUSE: Duration = Duration::from_millis(300);
+
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("one_control_plane_becomes_three_and_a_worker_joins_and_no_write_fails", grows),
@@ -47,7 +50,7 @@ fn grows() -> Outcome {
         first.wait_ready(|_| ())?;
         println!("first is Ready after {:.1} s", seconds(started));
 
-        let writer = Writer::start(&first.kubectl(), "growing")?;
+        let writer = Writer::start(&first.kubectl(), "growing", PAUSE)?;
         let mut planes = [joiner(first, CONTROL_PLANE, 2, "second")?, joiner(first, CONTROL_PLANE, 3, "third")?];
         let started = Instant::now();
         for plane in &mut planes {
@@ -139,7 +142,7 @@ fn leader_cut() -> Outcome {
         let all = ["first", "second", "third"];
         let leader = wait_voters(node(nodes, "first")?, &all)?;
         let other = all.into_iter().find(|name| *name != leader).unwrap_or_default();
-        let writer = Writer::start(&node(nodes, other)?.kubectl(), "failing-over")?;
+        let writer = Writer::start(&node(nodes, other)?.kubectl(), "failing-over", PAUSE)?;
         wait_for_writes(&writer, 20)?;
         node_mut(nodes, &leader)?.machine.cut_power()?;
         let so_far = writer.acknowledged();
@@ -237,7 +240,7 @@ fn wait_without_first(through: &Node) -> Outcome {
 
 fn all_off() -> Outcome {
     with_nodes(|nodes| {
-        let writer = Writer::start(&node(nodes, "second")?.kubectl(), "before-all-off")?;
+        let writer = Writer::start(&node(nodes, "second")?.kubectl(), "before-all-off", PAUSE)?;
         wait_for_writes(&writer, 50)?;
         let written = writer.stop();
         for node in nodes.values_mut() {

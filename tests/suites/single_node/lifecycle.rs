@@ -367,7 +367,7 @@ fn back_with_everything(node: &Node, before: &[String], started: Instant) -> Out
 fn power_cut() -> Outcome {
     with_node(|node| {
         let before = objects(node)?;
-        let writer = Writer::start(&node.kubectl(), "written")?;
+        let writer = Writer::start(&node.kubectl(), "written", Duration::ZERO)?;
         wait::until("fifty acknowledged writes", MINUTES, || match writer.acknowledged() {
             50.. => Ok(()),
             fewer => Err(format!("{fewer} are acknowledged")),

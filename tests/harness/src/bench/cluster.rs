@@ -27,6 +27,8 @@ use super::Host;
 const DEADLINE: Duration = Duration::from_mins(10);
 /// Writes before and behind the leader's end.
 const WRITES: usize = 30;
+/// A client's between two writes.
+const PAUSE: Duration = Duration::from_millis(50);
 
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterBenchError {
@@ -153,7 +155,7 @@ fn fail_over(nodes: &mut [Node]) -> Result<Duration, ClusterBenchError> {
     let through = nodes.get(other).ok_or(ClusterBenchError::NoLeader)?;
     through.pin_api()?;
     through.fetch_kubeconfig()?;
-    let writer = Writer::start(&through.kubectl(), "failing-over")?;
+    let writer = Writer::start(&through.kubectl(), "failing-over", PAUSE)?;
     let deadline = through.machine.speed().scale(DEADLINE);
     let acknowledged = |count: usize| {
         wait::until(&format!("{count} acknowledged writes"), deadline, || match writer.acknowledged() {
