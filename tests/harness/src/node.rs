@@ -156,7 +156,7 @@ impl Node {
     pub fn wait_member_ready(&self, member: &Machine) -> Result<(), NodeError> {
         let name = member.name();
         let deadline = self.machine.speed().scale(READY_DEADLINE);
-        let looked = wait::until(&format!("node {name} to be Ready"), deadline, || {
+        let looked = wait::patiently(&format!("node {name} to be Ready"), deadline, || {
             if !member.is_running() {
                 return Err("the machine has ended".to_owned());
             }

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 /// How often a condition is looked at. Emulated guests use both cores, so looking more often slows what is awaited.
 const POLL_INTERVAL: Duration = Duration::from_millis(250);
+const PATIENT_INTERVAL: Duration = Duration::from_secs(3);
 
 /// A condition did not come true in time.
 #[derive(Debug, thiserror::Error)]
@@ -21,7 +22,24 @@ pub struct Timeout {
 ///
 /// # Errors
 /// `Timeout` with the last `Err` of `look`, which says what was seen instead.
-pub fn until<T>(awaited: &str, deadline: Duration, mut look: impl FnMut() -> Result<T, String>) -> Result<T, Timeout> {
+pub fn until<T>(awaited: &str, deadline: Duration, look: impl FnMut() -> Result<T, String>) -> Result<T, Timeout> {
+    look_every(POLL_INTERVAL, awaited, deadline, look)
+}
+
+/// The same for what takes a minute or more, or is looked at by a program that takes its time: several emulated machines leave none.
+///
+/// # Errors
+/// As [`until`].
+pub fn patiently<T>(awaited: &str, deadline: Duration, look: impl FnMut() -> Result<T, String>) -> Result<T, Timeout> {
+    look_every(PATIENT_INTERVAL, awaited, deadline, look)
+}
+
+fn look_every<T>(
+    interval: Duration,
+    awaited: &str,
+    deadline: Duration,
+    mut look: impl FnMut() -> Result<T, String>,
+) -> Result<T, Timeout> {
     let start = Instant::now();
     loop {
         let last_seen = match look() {
@@ -32,7 +50,7 @@ pub fn until<T>(awaited: &str, deadline: Duration, mut look: impl FnMut() -> Res
         if waited >= deadline {
             return Err(Timeout { awaited: awaited.to_owned(), waited, last_seen });
         }
-        pause(POLL_INTERVAL.min(deadline.saturating_sub(waited)));
+        pause(interval.min(deadline.saturating_sub(waited)));
     }
 }
 

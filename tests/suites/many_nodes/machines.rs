@@ -97,7 +97,7 @@ pub(crate) fn open(node: &Node) -> Outcome {
 /// Waits until exactly these, named in order, vote, and one of them leads. Returns who.
 pub(crate) fn wait_voters(through: &Node, wanted: &[&str]) -> Result<String, Failed> {
     let awaited = format!("{} to vote, and one to lead", wanted.join(" and "));
-    Ok(wait::until(&awaited, through.machine.speed().scale(MINUTES), || {
+    Ok(wait::patiently(&awaited, through.machine.speed().scale(MINUTES), || {
         let members = cluster::store_members(through).map_err(|error| error.to_string())?;
         let voters: Vec<_> = members.iter().filter(|member| member.votes).map(|member| member.node.as_str()).collect();
         let leader = members.iter().find(|member| member.leads).map(|member| member.node.clone());
@@ -116,7 +116,7 @@ pub(crate) fn is_ready(through: &Node, name: &str) -> Result<bool, Failed> {
 /// Waits until exactly these nodes are there, named in order, and all are Ready.
 pub(crate) fn wait_all_ready(through: &Node, wanted: &[&str]) -> Outcome {
     let awaited = format!("{} to be Ready", wanted.join(", "));
-    wait::until(&awaited, through.machine.speed().scale(MINUTES), || {
+    wait::patiently(&awaited, through.machine.speed().scale(MINUTES), || {
         let list = through.kubectl().json(&["get", "nodes"]).map_err(|error| error.to_string())?;
         let mut states: Vec<_> = kubectl::array_at(&list, "/items")
             .iter()

@@ -7,6 +7,7 @@ use crate::cluster::{self, CONTROL_PLANE, ClusterError, FIRST, WORKER};
 use crate::machine::{Machine, MachineError};
 use crate::node::{Node, NodeError, Tools};
 use crate::project::{self, Project, ProjectError};
+use crate::qemu::Accelerator;
 use crate::report::Report;
 
 use super::up::{UpError, turn_on};
@@ -68,8 +69,8 @@ pub(super) fn turn_on_others(
     Ok(())
 }
 
-/// Makes the machines that are missing, and waits until all are Ready: first the control planes, which join at the same time,
-/// then the workers.
+/// Makes the machines that are missing, and waits until all are Ready: first the control planes, then the workers. Those of one kind
+/// start together, except where they would starve each other: emulated, one starts once the one before it is Ready.
 pub(super) fn grow(
     options: &Up,
     first: &Node,
@@ -78,6 +79,7 @@ pub(super) fn grow(
     report: &Report,
 ) -> Result<(), UpError> {
     let name = &options.machine.name;
+    let together = first.machine.speed().accelerator == Accelerator::Kvm;
     let make = |role, members: Vec<(String, u8)>| -> Result<(), UpError> {
         let mut machines = Vec::new();
         for (suffix, number) in members {
@@ -93,7 +95,11 @@ pub(super) fn grow(
             if !machine.is_running() {
                 turn_on(&mut machine, image, None, report)?;
             }
-            machines.push(machine);
+            if together {
+                machines.push(machine);
+            } else {
+                welcome(first, machine, role, report)?;
+            }
         }
         machines.into_iter().try_for_each(|machine| welcome(first, machine, role, report))
     };
