@@ -56,10 +56,9 @@ fn grows() -> Outcome {
             let mut plane = joiner(node(nodes, "first")?, CONTROL_PLANE, number, name)?;
             let started = Instant::now();
             plane.machine.start()?;
-            let first = node(nodes, "first")?;
-            first.wait_member_ready(&plane.machine)?;
-            println!("{name} is Ready after {:.1} s", seconds(started));
             nodes.insert(name, plane);
+            node(nodes, "first")?.wait_member_ready(&node(nodes, name)?.machine)?;
+            println!("{name} is Ready after {:.1} s", seconds(started));
         }
         let first = node(nodes, "first")?;
         wait_voters(first, &["first", "second", "third"])?;
