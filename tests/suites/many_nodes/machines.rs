@@ -26,10 +26,12 @@ static NODES: Mutex<Nodes> = Mutex::new(Nodes::new());
 pub(crate) fn with_nodes(test: impl FnOnce(&mut Nodes) -> Outcome) -> Outcome {
     let mut nodes = NODES.lock().unwrap_or_else(PoisonError::into_inner);
     test(&mut nodes).map_err(|failed| {
-        let mut message = failed.message().unwrap_or_default().to_owned();
-        for node in nodes.values() {
-            message += &format!("\n{}'s console's last lines:\n{}", node.machine.name(), node.machine.console().tail());
-        }
+        let message = failed.message().unwrap_or_default().to_owned();
+        let tails = nodes.values().map(|node| {
+            let machine = &node.machine;
+            format!("{}'s console's last lines:\n{}", machine.name(), machine.console().tail())
+        });
+        let message = std::iter::once(message).chain(tails).collect::<Vec<_>>().join("\n");
         Failed::from(message)
     })
 }

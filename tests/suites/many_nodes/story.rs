@@ -7,6 +7,7 @@ use keelson_vm::killer::Killer;
 use keelson_vm::kubectl::{condition_holds, text_at};
 use keelson_vm::machine::create_disk;
 use keelson_vm::node::Node;
+use keelson_vm::qemu::Segment;
 use keelson_vm::wait;
 use keelson_vm::writer::Writer;
 use libtest_mimic::Trial;
@@ -18,7 +19,7 @@ use crate::shared::{Outcome, ensure, trial};
 use crate::workload::{WEB, job_on};
 
 /// kubelet's lease lasts 40 s; a node that lost its API server for good would be called not Ready after that.
-const WATCHED: Duration = Duration::from_secs(60);
+const WATCHED: Duration = Duration::from_mins(1);
 
 /// A client's between two writes.
 const PAUSE: Duration = Duration::from_millis(300);
@@ -123,12 +124,12 @@ fn killed_api_server() -> Outcome {
     with_nodes(|nodes| {
         let (first, second) = (node(nodes, "first")?, node(nodes, "second")?);
         let killer = Killer::start_through(first, second)?;
-        let killed = Instant::now();
+        let begun = Instant::now();
         let back = killer.kill("kube-apiserver")?;
         println!("second's API server is back after {:.1} s", back.as_secs_f64());
-        while killed.elapsed() < WATCHED {
+        while begun.elapsed() < WATCHED {
             ensure(is_ready(first, "second")?, || {
-                format!("second is not Ready {:.0} s after the kill", seconds(killed))
+                format!("second is not Ready {:.0} s after the kill", seconds(begun))
             })?;
         }
         Ok(killer.end()?)
@@ -200,7 +201,7 @@ fn reinstalled() -> Outcome {
         wait_without_first(node(nodes, "second")?)?;
         let mut first = nodes.remove("first").ok_or("the first machine was not made")?;
         blank(&first)?;
-        let words = first.machine.segment().map(|segment| segment.words()).unwrap_or_default();
+        let words = first.machine.segment().map(Segment::words).unwrap_or_default();
         first.machine.change_hardware(|hardware| {
             hardware.command_line = format!(
                 "keelson.role=control-plane keelson.name=first keelson.bootstrap keelson.peers=10.75.0.2,10.75.0.3 {words}"

@@ -49,12 +49,12 @@ fn nodes_on_one_ethernet(words: [&str; 2], own: [&str; 2], machine: &str) -> [Wo
 }
 
 /// Answers each connection with a word, for as long as the test runs.
-fn serve(world: &World, word: &'static [u8]) {
+fn serve(world: &World, banner: &'static [u8]) {
     let listener = in_namespace(&world.node, || TcpListener::bind((Ipv6Addr::UNSPECIFIED, PORT)).unwrap());
     std::thread::spawn(move || {
         for mut stream in listener.incoming().flatten() {
             // A client that has gone learns nothing.
-            let _ = stream.write_all(word);
+            let _ = stream.write_all(banner);
         }
     });
 }

@@ -81,12 +81,13 @@ impl Balancer {
 
 async fn start_keelson(folder: &Path) -> (Child, u16) {
     let child = Command::new(std::env::current_exe().unwrap()).arg(SERVE).arg(folder).spawn().unwrap();
-    loop {
-        if let Some(port) = std::fs::read_to_string(folder.join(PORT)).ok().and_then(|text| text.parse().ok()) {
-            return (child, port);
-        }
+    let port = || std::fs::read_to_string(folder.join(PORT)).ok().and_then(|text| text.parse().ok());
+    let mut told = port();
+    while told.is_none() {
         tokio::time::sleep(Duration::from_millis(20)).await;
+        told = port();
     }
+    (child, told.unwrap())
 }
 
 /// What keelson-proxy's program does, at a port and with files of its own.
@@ -98,12 +99,12 @@ pub(crate) async fn serve(folder: &Path) {
         ..Settings::default()
     };
     let server = Server::bind(settings).await.unwrap();
-    std::fs::write(folder.join("new"), server.addresses()[0].port().to_string()).unwrap();
+    std::fs::write(folder.join("new"), server.addresses().first().unwrap().port().to_string()).unwrap();
     std::fs::rename(folder.join("new"), folder.join(PORT)).unwrap();
     match server.serve().await {}
 }
 
-/// With health checks as frequent as ours, and with connections to a server that is down ended, which it does not do by itself.
+/// Debian's package haproxy, with health checks as frequent as ours, and with connections to a server that is down ended, which it does not do by itself.
 fn start_haproxy(folder: &Path, authority: &Authority, [a, b]: [SocketAddr; 2]) -> (Child, u16) {
     let port = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap().local_addr().unwrap().port();
     let ca = folder.join("ca.pem");
@@ -120,12 +121,6 @@ fn start_haproxy(folder: &Path, authority: &Authority, [a, b]: [SocketAddr; 2]) 
     );
     let file = folder.join("haproxy.cfg");
     std::fs::write(&file, config).unwrap();
-    let child = Command::new("haproxy")
-        .arg("-db")
-        .arg("-f")
-        .arg(&file)
-        .stdin(Stdio::null())
-        .spawn()
-        .expect("haproxy runs: apt-get install haproxy");
+    let child = Command::new("haproxy").arg("-db").arg("-f").arg(&file).stdin(Stdio::null()).spawn().unwrap();
     (child, port)
 }
