@@ -62,6 +62,8 @@ pub(crate) enum DiskError {
     Repair { disk: String, source: io::Error },
     #[error("cannot read {disk}")]
     Read { disk: String, source: io::Error },
+    #[error("the kernel does not show what is on {disk}")]
+    Partition { disk: String, source: make::MakeError },
     #[error("{disk} has no partition for {what}")]
     NoPartition { disk: String, what: &'static str },
     #[error("no file system labelled {label} was found (keelson.state=LABEL={label})")]
@@ -279,11 +281,17 @@ fn volumes(disk: &Disk, places: &Places, boot: Boot, notes: &mut Vec<String>) ->
         // Changes nothing in use; the kernel may have read the damaged copy.
         let _ = block::reread_partitions(&writable);
     }
-    let path = |kind, what| {
-        let (number, _) = found.table.find(kind).ok_or_else(|| missing(what))?;
-        make::appear(disk, places, number).map_err(|source| DiskError::Make { disk: disk.name.clone(), source })
-    };
-    Ok((path(STATE_TYPE, "STATE")?, path(DATA_TYPE, "DATA")?))
+    let number = |kind, what| found.table.find(kind).map(|(number, _)| number).ok_or_else(|| missing(what));
+    let numbers = [number(STATE_TYPE, "STATE")?, number(DATA_TYPE, "DATA")?];
+    let known = disk.volumes(places);
+    if numbers.iter().any(|number| known.iter().all(|volume| volume.number != *number)) {
+        // A disk that did not answer when the kernel looked for partitions may answer now. In use it has them all.
+        let _ = make::open_shared(&disk.path(places)).map(|device| block::reread_partitions(&device));
+    }
+    let [state, data] = numbers.map(|number| {
+        make::appear(disk, places, number).map_err(|source| DiskError::Partition { disk: disk.name.clone(), source })
+    });
+    Ok((state?, data?))
 }
 
 #[cfg(test)]
