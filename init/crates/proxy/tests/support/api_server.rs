@@ -106,6 +106,8 @@ async fn accept(
 ) {
     loop {
         let Ok((stream, _)) = listener.accept().await else { continue };
+        // As Go has it: an answer does not wait for the acknowledgement of the one before.
+        let _ = stream.set_nodelay(true);
         let (acceptor, mut mood, mut alive) = (acceptor.clone(), mood.clone(), alive.clone());
         tokio::spawn(async move {
             let serving = async {
