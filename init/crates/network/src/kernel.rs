@@ -89,8 +89,22 @@ pub struct Kernel {
     handle: Handle,
 }
 
+/// Connects, with a socket to ask on.
+pub(crate) fn connect() -> io::Result<Handle> {
+    let (asking, handle, _) = rtnetlink::new_connection()?;
+    tokio::spawn(asking);
+    Ok(handle)
+}
+
+/// The links and addresses that there are now.
+pub(crate) async fn links(handle: &Handle) -> Result<Links, KernelError> {
+    let mut links = Links::default();
+    look(handle, &mut links).await?;
+    Ok(links)
+}
+
 /// Takes in what links and addresses there are now.
-pub(crate) async fn look(handle: &Handle, links: &mut Links) -> Result<(), KernelError> {
+async fn look(handle: &Handle, links: &mut Links) -> Result<(), KernelError> {
     links.clear();
     let dump: Vec<LinkMessage> = handle.link().get().execute().try_collect().await.map_err(to("list links"))?;
     for link in &dump {
@@ -110,9 +124,8 @@ impl Kernel {
     pub fn connect() -> io::Result<(Self, Changes)> {
         let groups = [MulticastGroup::Link, MulticastGroup::Ipv4Ifaddr, MulticastGroup::Ipv6Ifaddr];
         let (listening, _, messages) = rtnetlink::new_multicast_connection(&groups)?;
-        let (asking, handle, _) = rtnetlink::new_connection()?;
+        let handle = connect()?;
         tokio::spawn(listening);
-        tokio::spawn(asking);
         Ok((Self { handle }, Changes(messages)))
     }
 

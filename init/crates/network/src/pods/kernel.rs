@@ -15,8 +15,7 @@ use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, Ro
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan, RouteMessageBuilder};
 
 use super::{Mac, Plan, PodRoute, TUNNEL, Tunnel, plan};
-use crate::kernel::{KernelError, impossible, look, to};
-use crate::links::Links;
+use crate::kernel::{self, KernelError, impossible, to};
 
 /// `K`: no routing daemon's number (iproute2's `rt_protos`).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(75);
@@ -30,31 +29,23 @@ pub(super) struct Kernel {
 
 impl Kernel {
     pub(super) fn connect() -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle: kernel::connect()? })
     }
 
     pub(super) async fn reconcile(&self, wish: &PodRoutes) -> Result<(), KernelError> {
-        let mut links = self.links().await?;
+        let mut links = kernel::links(&self.handle).await?;
         let plan = plan(wish, &links);
         if let Some(tunnel) = &plan.tunnel
             && links.by_name(TUNNEL).is_none_or(|link| link.mac.map(|mac| mac.0) != Some(tunnel.mac))
         {
             self.make_tunnel(tunnel, links.by_name(TUNNEL).map(|link| link.index)).await?;
-            links = self.links().await?;
+            links = kernel::links(&self.handle).await?;
         }
         let tunnel = links.by_name(TUNNEL).map(|link| link.index);
         if let Some(index) = tunnel {
             self.settle_tunnel(index, &plan).await?;
         }
         self.settle_routes(&plan, tunnel).await
-    }
-
-    async fn links(&self) -> Result<Links, KernelError> {
-        let mut links = Links::default();
-        look(&self.handle, &mut links).await?;
-        Ok(links)
     }
 
     /// One for another range is in the way: its hardware address is what the others send to.

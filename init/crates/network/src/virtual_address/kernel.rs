@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use netlink_packet_route::address::{AddressAttribute, AddressFlags, AddressScope, CacheInfo};
 use rtnetlink::Handle;
 
-use crate::kernel::{KernelError, delete_address, look, to};
+use crate::kernel::{self, KernelError, delete_address, to};
 use crate::links::{Links, VIRTUAL};
 
 pub(super) struct Kernel {
@@ -17,15 +17,11 @@ pub(super) struct Kernel {
 
 impl Kernel {
     pub(super) fn connect() -> io::Result<Self> {
-        let (connection, handle, _) = rtnetlink::new_connection()?;
-        tokio::spawn(connection);
-        Ok(Self { handle })
+        Ok(Self { handle: kernel::connect()? })
     }
 
     pub(super) async fn links(&self) -> Result<Links, KernelError> {
-        let mut links = Links::default();
-        look(&self.handle, &mut links).await?;
-        Ok(links)
+        kernel::links(&self.handle).await
     }
 
     /// Adds the address, or gives it another life. The kernel counts whole seconds, and takes none for an error.
