@@ -48,6 +48,7 @@ struct Running {
 }
 
 impl Running {
+    /// Returns once it has had its first answers: a client that has said nothing yet is a silent one.
     async fn start(store: &Store) -> Self {
         let mut kv = store.client().await;
         let (stop, written) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -62,7 +63,9 @@ impl Running {
             }
             slowest
         });
-        Self { stop, written, client }
+        let running = Self { stop, written, client };
+        running.goes_on("alone").await;
+        running
     }
 
     /// Waits until it has had some more answers.
@@ -97,7 +100,6 @@ async fn ten_thousand_idle_connections_to_each_port_are_survived() {
     let count = may_open(2 * IDLE) / 2;
     let store = Store::start(directory.path(), &[]);
     let running = Running::start(&store).await;
-    running.goes_on("alone").await;
     let before = store.resident_bytes();
     let mut idle = Vec::new();
     for number in 0..count {
@@ -196,7 +198,6 @@ async fn oversized_requests_are_refused_before_they_take_memory() {
     let directory = tempfile::tempdir().unwrap();
     let store = Store::start(directory.path(), &[]);
     let running = Running::start(&store).await;
-    running.goes_on("alone").await;
     let before = store.resident_bytes();
     let mut kv = store.client().await;
     for megabytes in [2, 3, 32] {
