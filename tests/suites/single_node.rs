@@ -2,9 +2,8 @@
 //!
 //! The tests run one after the other, in this order, and share one machine: a boot takes minutes under
 //! emulation. Its disk forgets what was not flushed (see `keelson_vm::nbd`), so that the power cut is a real one.
-//! There are four boots: the first, a worker's, one by `keelctl reboot`, one after the power cut; and the worker reboots when it is
-//! removed, which is followed until its disk is made anew. Pods that mean harm, and a month that the machine is off, are left out unless
-//! they are asked for by name.
+//! There are four boots: the first, a worker's, one by `keelctl reboot`, one after the power cut. Pods that mean harm, and a month that
+//! the machine is off, are left out unless they are asked for by name.
 
 #![forbid(unsafe_code)]
 #![expect(

@@ -170,13 +170,14 @@ fn wait_for_writes(writer: &Writer, count: usize) -> Outcome {
     Ok(())
 }
 
-/// Removes a node and waits until it has learnt it.
+/// Removes a node and waits until it has learnt it and, on the boot that follows, made its disk anew.
 fn remove(nodes: &mut Nodes, through: &str, name: &str) -> Outcome {
     let removed = node(nodes, name)?;
     let mark = removed.machine.console().mark();
     node(nodes, through)?.keelctl(&["node", "remove", name])?;
     let deadline = removed.machine.speed().scale(MINUTES);
     removed.machine.console().wait_for("was removed from cluster", mark, deadline)?;
+    removed.machine.console().wait_for("DATA was made anew", mark, deadline)?;
     Ok(node_mut(nodes, name)?.machine.cut_power()?)
 }
 
