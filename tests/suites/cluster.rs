@@ -2,8 +2,6 @@
 //! manager's own; here they get the program that the image's build has made.
 #![forbid(unsafe_code)]
 
-use std::process::Command;
-
 use keelson_vm::build::progress::Silent;
 use keelson_vm::project::Project;
 
@@ -12,9 +10,8 @@ use keelson_vm::project::Project;
 fn nodes_join_serve_fail_over_are_removed_and_come_back() {
     let project = Project::of_this_build();
     let image = project.image(&mut Silent).unwrap();
-    let output = Command::new("cargo")
-        .current_dir(project.checkout())
-        .args(["test", "--quiet", "--package", "keelson-cluster", "--test", "nodes", "--"])
+    let mut tests = project.tests("keelson-cluster", "nodes").unwrap();
+    let output = tests
         // One after the other: each has several API servers.
         .args(["--test-threads", "1", "--show-output"])
         .env("KEELSON_KUBERNETES", image.kubectl.with_file_name("kubernetes"))

@@ -2,8 +2,6 @@
 //! kube-apiserver on top. The tests are the store's own; here they get the programs that the image's build has made.
 #![forbid(unsafe_code)]
 
-use std::process::Command;
-
 use keelson_vm::build::progress::Silent;
 use keelson_vm::project::Project;
 
@@ -14,9 +12,8 @@ const TESTS: [&str; 4] = ["cases::", "differential::", "etcdctl::", "kubernetes:
 fn answers_as_etcd_does_and_carries_kubernetes() {
     let project = Project::of_this_build();
     let image = project.image(&mut Silent).unwrap();
-    let output = Command::new("cargo")
-        .current_dir(project.checkout())
-        .args(["test", "--quiet", "--package", "keelson-store", "--test", "api", "--"])
+    let mut tests = project.tests("keelson-store", "api").unwrap();
+    let output = tests
         .args(TESTS)
         .args(["--test-threads", "2", "--show-output"])
         .env("KEELSON_ETCD", &image.etcd)

@@ -37,6 +37,8 @@ mod step;
 mod uki;
 mod verity;
 
+pub(crate) use rust::use_image_flags;
+
 pub use cache::Cache;
 pub use error::BuildError;
 pub use progress::{Outcome, Progress};

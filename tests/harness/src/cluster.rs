@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::kubectl::{array_at, text_at};
 use crate::machine::{self, Machine, MachineError};
 use crate::node::{Node, NodeError};
-use crate::qemu::{Disk, Hardware, Network, Ports, QemuError, Segment};
+use crate::qemu::{Accelerator, Disk, Hardware, Network, Ports, QemuError, Segment, Speed};
 
 /// The first machine's number on the segment.
 pub const FIRST: u8 = 1;
@@ -18,12 +18,17 @@ pub const FIRST: u8 = 1;
 pub const CONTROL_PLANE: &str = "control-plane";
 pub const WORKER: &str = "worker";
 
+/// In a machine's folder.
+const DOCUMENT: &str = "document.yaml";
+
 #[derive(Debug, thiserror::Error)]
 pub enum ClusterError {
     #[error("machine {name:?} was made alone and has no link to others")]
     Alone { name: String },
     #[error("cannot write {path}", path = path.display())]
     Write { path: PathBuf, source: std::io::Error },
+    #[error("cannot read {path}", path = path.display())]
+    Read { path: PathBuf, source: std::io::Error },
     #[error("cannot list the machines in {path}", path = path.display())]
     List { path: PathBuf, source: std::io::Error },
     #[error("no other control plane of the cluster of machine {name:?} is running")]
@@ -38,17 +43,56 @@ pub enum ClusterError {
     Node(#[from] NodeError),
 }
 
+/// How fast the machines of a cluster are beside what Kubernetes' figures were chosen for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    Usual,
+    /// Several control planes are emulated. An idle one takes most of a processor, and starts on what the others leave; a controller
+    /// that cannot renew its lease within the usual ten seconds would end and start anew, which takes more than it had.
+    Crowded,
+}
+
+impl Pace {
+    pub fn of(control_planes: u8, speed: Speed) -> Self {
+        if control_planes > 1 && speed.accelerator == Accelerator::Tcg { Self::Crowded } else { Self::Usual }
+    }
+
+    /// Of each machine. With more of them than the host has, they wait for each other while they hold locks.
+    pub fn processors(self) -> u32 {
+        match self {
+            Self::Usual => 2,
+            Self::Crowded => 1,
+        }
+    }
+
+    /// What the document says: the other machines know this one by its address on the segment.
+    fn document(self) -> String {
+        let leases =
+            "{leader-elect-lease-duration: 75s, leader-elect-renew-deadline: 60s, leader-elect-retry-period: 10s}";
+        let cluster = match self {
+            Self::Usual => String::new(),
+            Self::Crowded => format!(
+                "  cluster:\n    extraArguments:\n      kube-controller-manager: {leases}\n      kube-scheduler: {leases}\n"
+            ),
+        };
+        format!(
+            "apiVersion: keelson.dev/v1alpha1\nkind: NodeConfiguration\nspec:\n  network: {{nodeSubnets: [{}]}}\n{cluster}",
+            Segment::NETWORK
+        )
+    }
+}
+
 /// Puts a machine that has not run yet on a new segment, as its first. `folder` is the machine's.
-pub fn found(hardware: &mut Hardware, folder: &Path) -> Result<(), ClusterError> {
+pub fn found(hardware: &mut Hardware, folder: &Path, pace: Pace) -> Result<(), ClusterError> {
     let Network::User(ports) = hardware.network else { return Ok(()) };
     let segment = Segment { port: Segment::free()?, number: FIRST };
     hardware.network = Network::Segment { ports, segment };
-    place(hardware, segment, folder)
+    place(hardware, segment, folder, &pace.document())
 }
 
-/// What a machine on a segment has to be told: its address there, and that others know it by that one.
-fn place(hardware: &mut Hardware, segment: Segment, folder: &Path) -> Result<(), ClusterError> {
-    let document = file(folder, "document.yaml", Segment::DOCUMENT)?;
+/// What a machine on a segment has to be told: its address there, and the cluster's document.
+fn place(hardware: &mut Hardware, segment: Segment, folder: &Path, document: &str) -> Result<(), ClusterError> {
+    let document = file(folder, DOCUMENT, document)?;
     hardware.fw_cfg.push(("opt/keelson/document".to_owned(), document));
     hardware.command_line = format!("{} {}", hardware.command_line, segment.words());
     Ok(())
@@ -73,7 +117,10 @@ pub fn joiner(member: &Node, role: &str, number: u8, folder: &Path, disk_mib: u6
         network: Network::Segment { ports: Ports::free()?, segment },
         ..like.clone()
     };
-    place(&mut hardware, segment, folder)?;
+    let document = member.machine.folder().join(DOCUMENT);
+    let document =
+        std::fs::read_to_string(&document).map_err(|source| ClusterError::Read { path: document, source })?;
+    place(&mut hardware, segment, folder, &document)?;
     let key = std::fs::read_to_string(Node::operator_key(member.machine.folder()));
     if let (CONTROL_PLANE, Ok(key)) = (role, key) {
         file(folder, "operator.key", &key)?;

@@ -82,9 +82,9 @@ pub struct Up {
     /// Memory in MiB
     #[arg(long, default_value_t = 3072)]
     memory: u32,
-    /// Virtual processors
-    #[arg(long, default_value_t = 2)]
-    processors: u32,
+    /// Virtual processors: 2 by default, 1 where several control planes are emulated
+    #[arg(long)]
+    processors: Option<u32>,
     /// Size of a new disk in GiB; it takes no room on the host until it is used
     #[arg(long, default_value_t = 16)]
     disk: u64,
@@ -109,7 +109,7 @@ impl Up {
         Self {
             machine,
             memory: 3072,
-            processors: 2,
+            processors: None,
             disk: 16,
             images: vec![],
             append: String::new(),

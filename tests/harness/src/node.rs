@@ -22,6 +22,8 @@ use crate::wait::{self, Timeout};
 const FINGERPRINT_DEADLINE: Duration = Duration::from_mins(2);
 /// From power-on to Ready. Emulated: a minute and a half on an idle machine.
 const READY_DEADLINE: Duration = Duration::from_mins(8);
+/// A member starts on what the machines that are up already leave it.
+const MEMBER_DEADLINE: Duration = Duration::from_mins(15);
 /// From Ready to an answer of the cluster's resolver: its image is unpacked meanwhile.
 const DNS_DEADLINE: Duration = Duration::from_mins(5);
 
@@ -155,7 +157,7 @@ impl Node {
     /// Waits until another machine is a Ready node of this one's cluster.
     pub fn wait_member_ready(&self, member: &Machine) -> Result<(), NodeError> {
         let name = member.name();
-        let deadline = self.machine.speed().scale(READY_DEADLINE);
+        let deadline = self.machine.speed().scale(MEMBER_DEADLINE);
         let looked = wait::patiently(&format!("node {name} to be Ready"), deadline, || {
             if !member.is_running() {
                 return Err("the machine has ended".to_owned());

@@ -3,7 +3,10 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use serde_json::Value;
+
 use crate::build::{self, BuildError, BuildRequest, Cache, Image, Progress};
+use crate::kubectl::text_at;
 
 #[derive(Debug, thiserror::Error)]
 pub enum ProjectError {
@@ -15,6 +18,8 @@ pub enum ProjectError {
     Cargo(#[source] std::io::Error),
     #[error("building {package} failed:\n{output}")]
     Package { package: &'static str, output: String },
+    #[error("cargo built no test {test} of {package}")]
+    NoTest { package: &'static str, test: &'static str },
 }
 
 #[derive(Debug, Clone)]
@@ -112,20 +117,56 @@ impl Project {
         Ok((self.program("keelson-store")?, self.program("keelson-load")?))
     }
 
-    /// Builds a package whose program has the same name, for this host.
+    /// Builds a package whose program has the same name, for this host, with the image's flags: what both are made of is compiled once.
     fn program(&self, package: &'static str) -> Result<PathBuf, ProjectError> {
-        let output = Command::new("cargo")
-            .current_dir(&self.checkout)
-            .args(["build", "--quiet", "--release", "--package", package])
-            .env("CARGO_TARGET_DIR", &self.target)
-            .output()
-            .map_err(ProjectError::Cargo)?;
-        if !output.status.success() {
-            let output = String::from_utf8_lossy(&output.stderr).into_owned();
-            return Err(ProjectError::Package { package, output });
-        }
+        let mut cargo = self.cargo(&["build", "--quiet", "--release", "--package", package]);
+        build::use_image_flags(&mut cargo, &self.checkout, &self.target);
+        run(package, &mut cargo)?;
         Ok(self.target.join("x86_64-unknown-linux-gnu/release").join(package))
     }
+
+    /// A package's tests, as `cargo test` of the whole workspace builds them: asked for by their package they would be compiled
+    /// again, with all that they depend on. The command runs them where cargo does.
+    pub fn tests(&self, package: &'static str, test: &'static str) -> Result<Command, ProjectError> {
+        let arguments = ["test", "--workspace", "--test", test, "--no-run", "--message-format=json"];
+        let messages = run(package, &mut self.cargo(&arguments))?;
+        let messages = messages.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+        let folder = |message: &Value| {
+            let manifest = Path::new(text_at(message, "/manifest_path"));
+            manifest.parent().filter(|folder| is_package(folder, package)).map(Path::to_owned)
+        };
+        for message in messages.filter(|message| text_at(message, "/target/name") == test) {
+            if let (Some(folder), program) = (folder(&message), text_at(&message, "/executable"))
+                && !program.is_empty()
+            {
+                let mut command = Command::new(program);
+                command.current_dir(folder);
+                return Ok(command);
+            }
+        }
+        Err(ProjectError::NoTest { package, test })
+    }
+
+    fn cargo(&self, arguments: &[&str]) -> Command {
+        let mut cargo = Command::new("cargo");
+        cargo.current_dir(&self.checkout).args(arguments).env("CARGO_TARGET_DIR", &self.target);
+        cargo
+    }
+}
+
+/// What it prints.
+fn run(package: &'static str, cargo: &mut Command) -> Result<String, ProjectError> {
+    let output = cargo.output().map_err(ProjectError::Cargo)?;
+    if !output.status.success() {
+        let output = String::from_utf8_lossy(&output.stderr).into_owned();
+        return Err(ProjectError::Package { package, output });
+    }
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn is_package(folder: &Path, package: &str) -> bool {
+    std::fs::read_to_string(folder.join("Cargo.toml"))
+        .is_ok_and(|manifest| manifest.lines().any(|line| line == format!("name = \"{package}\"")))
 }
 
 /// Makes `folder` and what is above it.

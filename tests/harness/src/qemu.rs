@@ -299,9 +299,8 @@ impl Segment {
         format!("ip=eth0:dhcp ip={}:::255.255.255.0::eth1:none", self.address())
     }
 
-    /// What the document says: the other machines know this one by its address on the segment.
-    pub const DOCUMENT: &str =
-        "apiVersion: keelson.dev/v1alpha1\nkind: NodeConfiguration\nspec: {network: {nodeSubnets: [10.75.0.0/24]}}\n";
+    /// Of all machines that are on one.
+    pub const NETWORK: &str = "10.75.0.0/24";
 
     fn mac(self, link: u8) -> String {
         format!("52:54:00:4b:{link:02x}:{:02x}", self.number)

@@ -15,8 +15,8 @@ use crate::kubectl::{Kubectl, KubectlError, array_at, text_at};
 use crate::proxy::{Proxy, ProxyError};
 use crate::wait;
 
-/// A write without an answer for so long has failed, as far as its client can tell.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
+/// A write without an answer for so long has failed, as far as its client can tell. An API server gives up after as long.
+const ANSWER_DEADLINE: Duration = Duration::from_mins(1);
 
 #[derive(Debug)]
 pub struct Writer {

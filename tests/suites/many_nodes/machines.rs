@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use keelson_vm::cluster::{self, CONTROL_PLANE};
+use keelson_vm::cluster::{self, CONTROL_PLANE, Pace};
 use keelson_vm::commands::image_disk;
 use keelson_vm::kubectl::{self, condition_holds};
 use keelson_vm::machine::{Machine, create_disk};
@@ -59,8 +59,9 @@ pub(crate) fn founder(name: &'static str) -> Result<Node, Failed> {
     create_disk(&disk, 16 << 10)?;
     let mut disks = vec![Disk::from_file(&disk, "keelson")];
     disks.extend(image_disk(&folder, std::slice::from_ref(&build.image.workload))?);
+    let pace = Pace::of(3, build.speed);
     let mut hardware = Hardware {
-        processors: 2,
+        processors: pace.processors(),
         memory_mib: 3072,
         kernel: build.image.kernel.clone(),
         initramfs: build.image.initramfs.clone(),
@@ -73,7 +74,7 @@ pub(crate) fn founder(name: &'static str) -> Result<Node, Failed> {
         firmware: None,
         days_ahead: None,
     };
-    cluster::found(&mut hardware, &folder)?;
+    cluster::found(&mut hardware, &folder, pace)?;
     Ok(Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone()))
 }
 

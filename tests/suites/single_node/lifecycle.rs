@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use keelson_vm::cluster;
+use keelson_vm::cluster::{self, Pace};
 use keelson_vm::commands::image_disk;
 use keelson_vm::killer::{self, Killer};
 use keelson_vm::kubectl::{self, Kubectl, condition_holds};
@@ -86,7 +86,7 @@ fn create_machine(build: &Build, folder: &Path) -> Result<Machine, Failed> {
         firmware: None,
         days_ahead: None,
     };
-    cluster::found(&mut hardware, folder)?;
+    cluster::found(&mut hardware, folder, Pace::Usual)?;
     Ok(Machine::create(folder, hardware, build.speed)?)
 }
 

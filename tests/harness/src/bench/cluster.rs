@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::cluster::{self, CONTROL_PLANE, ClusterError, WORKER, store_members};
+use crate::cluster::{self, CONTROL_PLANE, ClusterError, Pace, WORKER, store_members};
 use crate::kubectl::text_at;
 use crate::machine::{Machine, MachineError};
 use crate::node::{Node, NodeError, Tools};
@@ -99,7 +99,9 @@ fn live(ground: &Ground<'_>, nodes: &mut Vec<Node>, seen: impl Fn(&str)) -> Resu
     let mut figures = MachineFigures::default();
     let mut hardware = ground.founder.clone();
     let folder = ground.folder.join("first");
-    cluster::found(&mut hardware, &folder)?;
+    let pace = Pace::of(3, ground.speed);
+    hardware.processors = pace.processors();
+    cluster::found(&mut hardware, &folder, pace)?;
     let mut first = Machine::create(&folder, hardware, ground.speed)?;
     first.start()?;
     nodes.push(Node::new(first, ground.tools.clone()));

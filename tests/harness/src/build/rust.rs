@@ -31,13 +31,15 @@ pub(crate) fn build(checkout: &Path, target: &Path, step: &mut Step<'_>) -> Resu
     for package in PACKAGES {
         cargo.args(["--package", package]);
     }
-    cargo
-        .current_dir(checkout)
-        .env("CARGO_TARGET_DIR", target)
-        .env("CARGO_ENCODED_RUSTFLAGS", flags(checkout, target))
-        .env_remove("RUSTFLAGS");
+    cargo.current_dir(checkout).env("CARGO_TARGET_DIR", target);
+    use_image_flags(&mut cargo, checkout, target);
     step.run(&mut cargo)?;
     Ok(target.join(TARGET).join("release"))
+}
+
+/// Has cargo compile as for the image.
+pub(crate) fn use_image_flags(cargo: &mut Command, checkout: &Path, target: &Path) {
+    cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(checkout, target)).env_remove("RUSTFLAGS");
 }
 
 /// The compiler's flags, in cargo's encoding: separated by the unit separator.

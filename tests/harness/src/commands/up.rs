@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use crate::build::{BuildError, Image};
-use crate::cluster::{ClusterError, FIRST, is_control_plane};
+use crate::cluster::{ClusterError, FIRST, Pace, is_control_plane};
 use crate::machine::{self, Machine, MachineError};
 use crate::node::{Node, NodeError, Tools};
 use crate::project::{self, Project, ProjectError};
@@ -60,9 +60,11 @@ pub(super) fn up(options: &Up) -> Result<(), UpError> {
         Err(MachineError::Unknown { .. }) => {
             let speed = Speed::measure(&image.kernel, &image.initramfs, &folder)?;
             report.line(&format!("{:?} works here; a new machine is made", speed.accelerator));
+            let pace = Pace::of(options.control_planes, speed);
             let mut hardware = new_hardware(options, &folder, &image, &tools)?;
+            hardware.processors = options.processors.unwrap_or_else(|| pace.processors());
             if cluster::is_wanted(options) {
-                crate::cluster::found(&mut hardware, &folder)?;
+                crate::cluster::found(&mut hardware, &folder, pace)?;
             }
             Machine::create(&folder, hardware, speed)?
         }
@@ -119,7 +121,7 @@ pub(super) fn new_hardware(options: &Up, folder: &Path, image: &Image, tools: &T
         command_line = format!("{command_line} {}", options.append);
     }
     Ok(Hardware {
-        processors: options.processors,
+        processors: options.processors.unwrap_or_else(|| Pace::Usual.processors()),
         memory_mib: options.memory,
         kernel: image.kernel.clone(),
         initramfs: image.initramfs.clone(),

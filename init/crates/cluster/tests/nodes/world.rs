@@ -66,9 +66,11 @@ fn made(kubernetes: Option<PathBuf>) -> Option<World> {
     Some(world)
 }
 
-/// The store's program, which belongs to another package: it is beside this test's folder once it is built.
+/// The store's program, which belongs to another package: it is beside this test's folder once it is built. As a part of the workspace's tests
+/// it is there already if those are what runs.
 fn built_store() -> PathBuf {
-    let build = Command::new(env!("CARGO")).args(["build", "--quiet", "--package", "keelson-store"]).output().unwrap();
+    let arguments = ["test", "--quiet", "--workspace", "--test", "process", "--no-run"];
+    let build = Command::new(env!("CARGO")).args(arguments).output().unwrap();
     assert!(build.status.success(), "{}", String::from_utf8_lossy(&build.stderr));
     let own = std::env::current_exe().unwrap();
     own.parent().and_then(Path::parent).unwrap().join("keelson-store")
