@@ -89,6 +89,7 @@ const FLAGS: &[Flag] = &[
     text("peer-trusted-ca-file", "authorities of members' certificates"),
     text("peer-crl-file", "revoked certificates of members"),
     switch("peer-cert-names-member", "members' certificates name the member (--name), not a host of its peer URLs"),
+    text("peer-hints-file", "JSON file: by a member's name, URLs to try it at first; needs peer-cert-names-member"),
     text("quota-backend-bytes", "bytes of keys and values; 0 means 2 GiB"),
     text("max-request-bytes", "largest request (1572864)"),
     text("max-txn-ops", "most operations in a transaction (128)"),

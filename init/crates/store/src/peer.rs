@@ -33,6 +33,7 @@
 //! - A request whose answer did not come may have been carried out. [`CallError::NotSent`] alone says that it was not.
 
 mod frame;
+mod hints;
 mod link;
 pub mod links;
 mod record;

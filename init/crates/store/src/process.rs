@@ -236,7 +236,8 @@ async fn begin(
     let plan = plan(settings);
     let random = Arc::new(SystemRandom);
     let dialer = Dialer::new(settings.peer_tls.as_ref()).map_err(Error::PeerTls)?;
-    let dialer = Arc::new(dialer.by_name(settings.peer_cert_names_member));
+    let dialer = dialer.by_name(settings.peer_cert_names_member).with_hints(settings.peer_hints_file.clone());
+    let dialer = Arc::new(dialer);
     let (identity, initial) = plan.identity(disk.as_ref(), random.as_ref(), &dialer).await.map_err(Error::Bootstrap)?;
     let local =
         peer::Local { cluster_id: identity.cluster_id, member_id: identity.member_id, store_id: identity.store_id };

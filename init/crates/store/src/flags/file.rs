@@ -31,6 +31,7 @@ const SECTIONS: [(&str, &[(&str, &str)]); 2] = [
             ("allowed-hostname", "peer-cert-allowed-hostname"),
             ("skip-client-san-verification", "peer-skip-client-san-verification"),
             ("names-member", "peer-cert-names-member"),
+            ("hints-file", "peer-hints-file"),
         ],
     ),
 ];

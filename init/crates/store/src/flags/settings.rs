@@ -34,6 +34,8 @@ pub struct Settings {
     pub peer_tls: Option<TlsFiles>,
     /// Whether members' certificates are for names of members, not for hosts.
     pub peer_cert_names_member: bool,
+    /// Where members may be that are not where the membership has them; see [`crate::peer`].
+    pub peer_hints_file: Option<PathBuf>,
     pub quota_bytes: u64,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
@@ -114,6 +116,7 @@ impl Settings {
             client_tls,
             peer_tls,
             peer_cert_names_member: take.switch("peer-cert-names-member")?,
+            peer_hints_file: take.text("peer-hints-file").map(PathBuf::from),
             quota_bytes: match take.number("quota-backend-bytes", 0, i64::MIN..=i64::MAX, "bytes")? {
                 0 => DEFAULT_QUOTA_BYTES,
                 // etcd: a negative quota is none.
@@ -138,6 +141,9 @@ impl Settings {
             name,
         };
         settings.check_cluster()?;
+        if settings.peer_hints_file.is_some() && !settings.peer_cert_names_member {
+            return Err(SettingsError::Incomplete { given: "peer-hints-file", missing: "peer-cert-names-member" });
+        }
         let longest = Duration::from_secs(50);
         if settings.election_timeout < 5 * settings.heartbeat_interval || settings.election_timeout > longest {
             return Err(SettingsError::Election);

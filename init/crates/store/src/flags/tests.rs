@@ -128,6 +128,14 @@ fn what_would_do_something_else_here_is_refused() {
 }
 
 #[test]
+fn hints_need_certificates_that_name_members() {
+    let error = settings(&["--peer-hints-file=h"]).unwrap_err().to_string();
+    assert!(error.contains("--peer-hints-file needs --peer-cert-names-member"), "{error}");
+    let given = settings(&["--peer-hints-file=h", "--peer-cert-names-member"]).unwrap();
+    assert_eq!(given.peer_hints_file.as_deref(), Some(std::path::Path::new("h")));
+}
+
+#[test]
 fn restrictions_on_clients_are_taken_and_need_an_authority() {
     let tls = ["--cert-file=c", "--key-file=k", "--client-crl-file=r", "--client-cert-allowed-hostname=a,b"];
     let error = settings(&tls).unwrap_err().to_string();

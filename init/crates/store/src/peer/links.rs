@@ -1,12 +1,14 @@
 //! The connections to all other members.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use rustls::ClientConfig;
 use tokio::time::Instant;
 
+use super::hints::Hints;
 use super::link::{self, ConnectError, Link};
 use super::{Answer, BoxFuture, CallError, ClusterInfo, Hello, Lane, Local, Refusal, Request, Transport};
 use crate::flags::TlsFiles;
@@ -24,13 +26,15 @@ pub struct Dialer {
     tls: Option<Reloading<ClientConfig>>,
     /// Whether certificates name members; hosts otherwise.
     by_name: bool,
+    /// Where members may be that are not where the membership has them.
+    hints: Option<Hints>,
 }
 
 impl Dialer {
     pub fn new(tls: Option<&TlsFiles>) -> Result<Self, TlsError> {
         // Without an authority no member can be verified. One that runs alone may still have a certificate to listen with.
         let tls = tls.filter(|files| files.trusted_ca.is_some()).map(Reloading::client).transpose()?;
-        Ok(Self { tls, by_name: false })
+        Ok(Self { tls, by_name: false, hints: None })
     }
 
     /// Expects certificates to name members.
@@ -39,9 +43,24 @@ impl Dialer {
         Self { by_name, ..self }
     }
 
+    /// Tries members where this file says, too. Their certificates have to name them.
+    #[must_use]
+    pub fn with_hints(self, file: Option<PathBuf>) -> Self {
+        Self { hints: file.map(Hints::new), ..self }
+    }
+
+    /// Where to try a member.
+    fn urls(&self, name: &str, known: &[String]) -> Vec<String> {
+        match self.hints.as_ref().filter(|_| self.by_name && !name.is_empty()) {
+            Some(hints) => hints.urls(name, known),
+            None => known.to_vec(),
+        }
+    }
+
     async fn connect(&self, name: &str, urls: &[String], hello: &Hello, timeout: Duration) -> Result<Link, CallError> {
+        let urls = self.urls(name, urls);
         let name = Some(name).filter(|name| self.by_name && !name.is_empty());
-        connect(self.tls.as_ref(), name, urls, hello, timeout).await
+        connect(self.tls.as_ref(), name, &urls, hello, timeout).await
     }
 
     /// What the member at these URLs says of its cluster, asked by one that may be no member yet.
@@ -165,8 +184,10 @@ async fn connect(
     let target = hello.target;
     let deadline = Instant::now() + timeout;
     let mut reason = "it has no peer URL".to_owned();
-    for url in urls {
-        match tokio::time::timeout_at(deadline, Link::connect(url, name, hello, tls)).await {
+    for (url, left) in urls.iter().zip((1..=urls.len()).rev()) {
+        // Where nothing answers takes no more than its part.
+        let part = deadline.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(u32::MAX);
+        match tokio::time::timeout(part, Link::connect(url, name, hello, tls)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(ConnectError::Refused(refusal))) => return Err(CallError::Refused { target, refusal }),
             Ok(Err(ConnectError::Io(error))) => reason = format!("{url}: {error}"),
@@ -190,7 +211,8 @@ impl Transport for Links {
     fn is_gone(&self, member: MemberId, timeout: Duration) -> BoxFuture<'_, bool> {
         Box::pin(async move {
             let Some(member) = self.member(member) else { return false };
-            tokio::time::timeout(timeout, link::is_refused(&member.peer_urls)).await.unwrap_or(false)
+            let urls = self.dialer.urls(&member.name, &member.peer_urls);
+            tokio::time::timeout(timeout, link::is_refused(&urls)).await.unwrap_or(false)
         })
     }
 
