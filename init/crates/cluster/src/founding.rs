@@ -92,7 +92,7 @@ async fn ask_one(node: &Node, peer: &str, config: &Arc<ClientConfig>) -> Answer 
 }
 
 /// `HOST` or `HOST:PORT`, an IPv6 address with a port in brackets, as the configuration has checked it.
-fn endpoint(peer: &str) -> String {
+pub(crate) fn endpoint(peer: &str) -> String {
     let is_ipv6 = peer.parse::<std::net::Ipv6Addr>().is_ok();
     match peer.rsplit_once(':') {
         _ if is_ipv6 => format!("[{peer}]:{PORT}"),

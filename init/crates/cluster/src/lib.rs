@@ -14,6 +14,7 @@ pub mod client;
 pub mod container_runtime;
 pub mod credentials;
 pub mod departed;
+pub mod discovery;
 pub mod events;
 pub mod features;
 pub mod founding;

@@ -30,8 +30,8 @@ use crate::store::{self, StoreError};
 use crate::unix_socket::Admitted;
 use crate::worker::{Worker, WorkerError};
 use crate::{
-    accounts, api_server, boot_mark, container_runtime, departed, events, features, images, login, network, operators,
-    probes, proxy_feed, report, signer, supervision, virtual_address, worker,
+    accounts, api_server, boot_mark, container_runtime, departed, discovery, events, features, images, login, network,
+    operators, probes, proxy_feed, report, signer, supervision, virtual_address, worker,
 };
 
 mod cluster;
@@ -105,6 +105,7 @@ pub async fn run_with(paths: Paths, files: Arc<dyn Files>) -> Result<(), StartEr
         tokio::spawn(serve_api(Arc::clone(&node), Arc::clone(&api))),
         tokio::spawn(proxy_feed::run(Arc::clone(&node))),
         tokio::spawn(boot_mark::run(Arc::clone(&node))),
+        tokio::spawn(discovery::answer(Arc::clone(&node))),
     ] {
         // They run as long as the process; none has an end that anybody waits for.
         drop(task);
@@ -315,7 +316,7 @@ impl Manager {
         let (node, files) = (Arc::clone(&self.node), Arc::clone(&self.files));
         if let Some(registry) = &self.registry {
             let (registry, membership) = (Arc::clone(registry), Arc::clone(&self.membership));
-            return tokio::spawn(place::watch_removal(node, files, registry, membership));
+            return tokio::spawn(place::watch(node, files, registry, membership));
         }
         let member = self.node.member().await;
         tokio::spawn(renewal::follow_settings(node, files, member))

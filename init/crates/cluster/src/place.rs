@@ -5,8 +5,8 @@
 //!    was removed while it was off hears so here, before a store or a pod of it has begun.
 //! 2. From then on it keeps its record, the URL of its own member, and the list on STATE as they should be, and takes those
 //!    members out whose nodes were removed ([`keep`]).
-//! 3. Whether it was removed itself, only others can say with certainty ([`watch_removal`]): its own store may have been
-//!    taken out already, or may be needed until it is.
+//! 3. Whether it was removed itself, only others can say with certainty ([`watch`]): its own store may have been
+//!    taken out already, or may be needed until it is. While the store is silent the others are looked for as well ([`search`]).
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use hyper::Method;
 use keelson_api::{ErrorBody, ErrorCode, EventKind, NodeOrder, NodeSettings, StoreMembers, paths};
-use keelson_pki::{AuthorityError, Files, Pair};
+use keelson_pki::{AuthorityError, Files, FilesError, Pair};
 use tokio::time::timeout;
 
 use crate::admission;
@@ -42,10 +42,18 @@ const REMOVAL_INTERVAL: Duration = Duration::from_secs(2);
 /// A store that does not answer for so long may have been taken out.
 const SILENCE: Duration = Duration::from_secs(5);
 
+mod search;
+
+use search::Search;
+
 #[derive(Debug, thiserror::Error)]
 pub enum PlaceError {
     #[error(transparent)]
     Peers(#[from] PeersError),
+    #[error(transparent)]
+    Files(#[from] FilesError),
+    #[error("asking who of the cluster is there")]
+    Search(#[source] std::io::Error),
     #[error("no other control plane answers")]
     Planes(#[from] PlanesError),
     #[error("the cluster does not answer this node: {}", .0.message)]
@@ -86,17 +94,8 @@ pub async fn enter(
     if endpoints.is_empty() {
         return Ok(());
     }
-    let planes = Planes::new(endpoints, membership.trust.fingerprint());
-    let certificate = certificate(node, membership, held)?;
-    let asking =
-        planes.ask::<_, StoreMembers>(Method::POST, paths::NODE_STORE_MEMBER, Some(&NodeOrder {}), Some(&certificate));
-    let answer = match timeout(ENTER_DEADLINE, asking).await {
-        Ok(Ok(answer)) => answer.map_err(refused),
-        Ok(Err(error)) => Err(error.into()),
-        Err(_) => Err(PlaceError::Planes(PlanesError::Timeout { endpoint: "the other control planes".to_owned() })),
-    };
-    match answer {
-        Ok(told) => save_peers(files, node, Peers::told(told.members)).await.map(drop),
+    match ask_for_place(node, files, membership, held, endpoints).await {
+        Ok(()) => Ok(()),
         Err(PlaceError::Removed) => Err(PlaceError::Removed),
         Err(error) if known.is_empty() => Err(error),
         Err(error) => {
@@ -104,6 +103,27 @@ pub async fn enter(
             Ok(())
         }
     }
+}
+
+/// Asks at these endpoints to be a member of the store, under the address that this node is seen at.
+async fn ask_for_place(
+    node: &Node,
+    files: &Arc<dyn Files>,
+    membership: &Membership,
+    held: &ControlPlane,
+    endpoints: Vec<String>,
+) -> Result<(), PlaceError> {
+    let planes = Planes::new(endpoints, membership.trust.fingerprint());
+    let certificate = certificate(node, membership, held)?;
+    let asking =
+        planes.ask::<_, StoreMembers>(Method::POST, paths::NODE_STORE_MEMBER, Some(&NodeOrder {}), Some(&certificate));
+    let told = match timeout(ENTER_DEADLINE, asking).await {
+        Ok(answer) => answer?.map_err(refused)?,
+        Err(_) => {
+            return Err(PlanesError::Timeout { endpoint: "the other control planes".to_owned() }.into());
+        }
+    };
+    save_peers(files, node, Peers::told(told.members)).await.map(drop)
 }
 
 /// This node's own, which it may make since it holds the authority.
@@ -202,26 +222,33 @@ pub async fn record_own(
     for gone in record.addresses.iter().filter(|address| !wanted.contains(address)) {
         change = change.free_address(gone);
     }
+    let mut taken = Vec::new();
     for address in &wanted {
         let (revision, owner) = registry.address(address).await?;
-        // Whoever has it keeps it until it is removed; the status of the node says so.
-        if owner.is_some_and(|owner| owner != identity.name) {
-            return Ok(false);
+        // Whoever has it keeps it until it is removed, or has another itself; the status of the node says so.
+        if owner.is_none_or(|owner| owner == identity.name) {
+            change = change.take_address(address, revision, &identity.name);
+            taken.push(address.clone());
         }
-        change = change.take_address(address, revision, &identity.name);
     }
-    if let Some(event) = told_of_own(identity, &record, revision, &wanted) {
+    let is_whole = taken == wanted;
+    if !is_whole && (revision == 0 || taken == record.addresses) {
+        return Ok(false);
+    }
+    if let Some(event) = told_of_own(identity, &record, revision, &taken) {
         change = change.put(&event)?;
     }
-    record.addresses = wanted;
+    // What it has no more is free from here on, whether or not it has all that it wants: several nodes may have changed places.
+    record.addresses = taken;
     record.signing_key = signing_key;
-    Ok(registry.commit(change.put(&record)?).await?)
+    Ok(registry.commit(change.put(&record)?).await? && is_whole)
 }
 
 fn told_of_own(identity: &Identity, record: &NodeRecord, revision: Revision, wanted: &[String]) -> Option<EventRecord> {
     let name = &identity.name;
     let (kind, message) = match revision {
         0 => (EventKind::NodeJoined, format!("{name} founded the cluster")),
+        _ if wanted.is_empty() => return None,
         _ if record.addresses != wanted => (EventKind::NodeMoved, format!("{name} is at {} now", wanted.join(", "))),
         _ => return None,
     };
@@ -245,22 +272,23 @@ fn new_record(identity: &Identity) -> NodeRecord {
 }
 
 /// Returns once another control plane has said that this one was removed and is out of the store. They are asked while the
-/// records say so, and while the store is silent.
-pub async fn watch_removal(
-    node: Arc<Node>,
-    files: Arc<dyn Files>,
-    registry: Arc<Registry>,
-    membership: Arc<Membership>,
-) {
+/// records say so, and while the store is silent; then they are looked for, too.
+pub async fn watch(node: Arc<Node>, files: Arc<dyn Files>, registry: Arc<Registry>, membership: Arc<Membership>) {
     let Some(held) = membership.control_plane() else { return std::future::pending().await };
     let uid = membership.identity.node_uid.as_str();
+    let mut search = Search::default();
     loop {
         tokio::time::sleep(REMOVAL_INTERVAL).await;
         let removed = registry.view_now().is_some_and(|view| view.removed.contains_key(uid));
-        if !removed && !registry.is_silent_for(SILENCE) {
-            continue;
+        if registry.is_silent_for(SILENCE) {
+            search.look(&node, &files, &membership, held).await;
+        } else {
+            search.settle(&node, &files).await;
+            if !removed {
+                continue;
+            }
         }
-        if let Ok(true) = ask_whether_removed(&node, &files, &membership, held).await {
+        if let Ok(true) = ask_whether_removed(&node, &files, &membership, held, &search.endpoints).await {
             return;
         }
     }
@@ -272,8 +300,10 @@ async fn ask_whether_removed(
     files: &Arc<dyn Files>,
     membership: &Membership,
     held: &ControlPlane,
+    found: &[String],
 ) -> Result<bool, PlaceError> {
-    let endpoints = read_peers(files, node).await?.endpoints(membership.identity.node_uid.as_str());
+    let mut endpoints = read_peers(files, node).await?.endpoints(membership.identity.node_uid.as_str());
+    endpoints.extend_from_slice(found);
     if endpoints.is_empty() {
         return Ok(false);
     }

@@ -8,6 +8,7 @@
 //! files that it names.
 
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
 
 use keelson_pki::{AuthorityKind, Clock, Files, FilesError, Mode, Owner};
 use serde_json::{Value, json};
@@ -83,6 +84,7 @@ fn configuration(paths: &Paths, circumstances: Circumstances<'_>, peers: &Peers)
     let mut peer_transport = transport("peer.pem", "peer-ca.crt");
     if let Some(fields) = peer_transport.as_object_mut() {
         fields.insert("names-member".to_owned(), true.into());
+        fields.insert("hints-file".to_owned(), json!(hints_file(paths)));
     }
     let mut configuration = json!({
         "name": uid,
@@ -100,6 +102,11 @@ fn configuration(paths: &Paths, circumstances: Circumstances<'_>, peers: &Peers)
         fields.insert("initial-cluster-state".to_owned(), "existing".into());
     }
     configuration
+}
+
+/// Where the store tries members first; see [`crate::place`].
+pub fn hints_file(paths: &Paths) -> PathBuf {
+    paths.service(SERVICE).join("hints.json")
 }
 
 /// Where a member at this address is found.

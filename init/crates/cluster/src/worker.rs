@@ -6,7 +6,7 @@
 
 use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use keelson_api::{Identities, MemberAddresses, NodeSettings};
 use keelson_config::NodeConfig;
@@ -61,6 +61,8 @@ pub struct Worker {
     pub key: Key,
     settings: watch::Sender<Arc<NodeSettings>>,
     pairs: watch::Sender<Option<Arc<Identities<Arc<Pair>>>>>,
+    /// Where control planes were found that the settings do not name.
+    found: Mutex<Vec<String>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -184,7 +186,19 @@ impl Worker {
             key: Key::from_file(&holding.key.to_file())?,
             settings: watch::Sender::new(Arc::new(holding.settings.clone())),
             pairs: watch::Sender::new(holding.pairs.clone().map(Arc::new)),
+            found: Mutex::default(),
         })
+    }
+
+    /// Where control planes may answer, `ADDRESS:PORT`.
+    pub fn endpoints(&self) -> Vec<String> {
+        let mut endpoints = endpoints(&self.settings_now());
+        endpoints.extend(self.found.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
+        endpoints
+    }
+
+    pub fn set_found(&self, endpoints: Vec<String>) {
+        *self.found.lock().unwrap_or_else(PoisonError::into_inner) = endpoints;
     }
 
     pub fn settings(&self) -> watch::Receiver<Arc<NodeSettings>> {

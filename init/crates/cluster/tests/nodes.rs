@@ -36,6 +36,9 @@ mod founding;
 #[path = "nodes/growth.rs"]
 mod growth;
 #[cfg(test)]
+#[path = "nodes/moved.rs"]
+mod moved;
+#[cfg(test)]
 #[path = "nodes/operators.rs"]
 mod operators;
 #[cfg(test)]

@@ -37,6 +37,8 @@ pub enum PairError {
     Key,
     #[error("the key is not the certificate's")]
     Mismatch,
+    #[error("signing with the certificate's key")]
+    Sign,
 }
 
 pub struct Pair {
@@ -61,6 +63,11 @@ impl Pair {
 
     pub fn private_key(&self) -> PrivateKeyDer<'static> {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.key.serialize_der()))
+    }
+
+    /// ECDSA with SHA-256, ASN.1.
+    pub fn sign(&self, message: &[u8]) -> Result<Vec<u8>, PairError> {
+        rcgen::SigningKey::sign(&self.key, message).map_err(|_| PairError::Sign)
     }
 
     /// The content of the pair's file.

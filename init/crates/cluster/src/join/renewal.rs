@@ -12,6 +12,7 @@ use keelson_api::{Challenge, ErrorBody, ErrorCode, NodeSettings, RenewRequest, R
 use keelson_pki::Files;
 
 use super::connection::{Planes, PlanesError};
+use crate::discovery;
 use crate::identity::Identity;
 use crate::node::{Member, Node};
 use crate::report;
@@ -42,7 +43,7 @@ fn refused(body: ErrorBody) -> RenewalError {
 }
 
 fn planes(worker: &Worker, trust: &Trust) -> Planes {
-    Planes::new(worker::endpoints(&worker.settings_now()), trust.fingerprint())
+    Planes::new(worker.endpoints(), trust.fingerprint())
 }
 
 /// Gets new certificates for the proof of the node's key, if they are due.
@@ -110,6 +111,20 @@ pub async fn fetch_settings(
     Ok(worker.set_settings(settings))
 }
 
+/// No control plane is where the settings say: all may have got other addresses.
+async fn look_elsewhere(node: &Node, worker: &Worker, member: &Member) {
+    match discovery::search(node, member.trust(), member.identity.node_uid.as_str()).await {
+        Ok(found) => {
+            let names: Vec<_> = found.iter().map(|plane| plane.name.as_str()).collect();
+            if !names.is_empty() {
+                report::info(format!("control planes are found at other addresses: {}", names.join(", ")));
+            }
+            worker.set_found(discovery::endpoints(&found));
+        }
+        Err(error) => report::info(format!("error: looking for control planes: {error}")),
+    }
+}
+
 /// Follows the settings until the node was removed.
 pub async fn follow_settings(node: Arc<Node>, files: Arc<dyn Files>, member: Arc<Member>) {
     let Some(worker) = member.worker.clone() else { return };
@@ -119,7 +134,12 @@ pub async fn follow_settings(node: Arc<Node>, files: Arc<dyn Files>, member: Arc
             Ok(_) => complaint.passed(),
             Err(RenewalError::Removed) => return,
             // The last ones stand; the pods go on.
-            Err(error) => complaint.of(report::chain(&error)),
+            Err(error) => {
+                complaint.of(report::chain(&error));
+                if let RenewalError::Planes(PlanesError::Connect(_)) = error {
+                    look_elsewhere(&node, &worker, &member).await;
+                }
+            }
         }
         tokio::time::sleep(SETTINGS_INTERVAL).await;
     }

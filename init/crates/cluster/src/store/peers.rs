@@ -79,6 +79,16 @@ impl Peers {
         self.0.iter().find(|peer| peer.name == uid).map(|peer| peer.peer_urls.as_slice())
     }
 
+    pub fn has(&self, uid: &str) -> bool {
+        self.0.iter().any(|peer| peer.name == uid)
+    }
+
+    /// Whether a member is known to be at one of these addresses.
+    pub fn is_at(&self, uid: &str, addresses: &[IpAddr]) -> bool {
+        let urls = self.own_urls(uid).unwrap_or_default();
+        urls.iter().filter_map(|url| address_of(url)).any(|address| addresses.contains(&address))
+    }
+
     fn others(&self, uid: &str) -> impl Iterator<Item = &Peer> {
         self.0.iter().filter(move |peer| peer.name != uid)
     }

@@ -10,7 +10,7 @@ const FOUNDER: &str = "keelson.role=control-plane keelson.bootstrap keelson.peer
 const PLANE: &str = "keelson.role=control-plane";
 
 /// Exactly these are members of the store, as many of them vote, and one of the voters leads.
-async fn wait_for_members(at: &Node, names: &[&str], voters: usize) {
+pub(super) async fn wait_for_members(at: &Node, names: &[&str], voters: usize) {
     wait_until(&format!("{names:?} are members, {voters} vote"), async || {
         let members = store_members(at).await;
         let mut found: Vec<_> = members.iter().map(|one| one["node"].clone()).collect();

@@ -82,6 +82,26 @@ fn sh(line: &str) {
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
+/// As keelson-network does.
+fn write_network_state(root: &Path, last: u8) {
+    let address = IpAddr::from([10, 99, 0, last]);
+    let link = LinkState {
+        name: "eth0".to_owned(),
+        index: 2,
+        mac: None,
+        mtu: 1500,
+        carrier: true,
+        addresses: vec![IpNet::new(address, 24).unwrap()],
+        gateway: None,
+        nameservers: Vec::new(),
+        search: Vec::new(),
+        ntp_servers: Vec::new(),
+        lease: None,
+    };
+    let network = NetworkState { node_addresses: vec![address], links: vec![link], ..NetworkState::default() };
+    std::fs::write(root.join("run/keelson/network/state.json"), serde_json::to_vec(&network).unwrap()).unwrap();
+}
+
 impl World {
     /// A node that is switched on: 10.99.0.`last`.
     pub(super) fn node(&mut self, name: &str, last: u8, words: &str, token: Option<&str>) -> Node {
@@ -115,22 +135,7 @@ impl World {
         let floor = time::OffsetDateTime::now_utc().unix_timestamp() - 86_400;
         let floor_file = root.join(keelson_config::CLOCK_FLOOR_PATH.trim_start_matches('/'));
         std::fs::write(floor_file, format!("{floor}\n")).unwrap();
-        let address = IpAddr::from([10, 99, 0, last]);
-        let link = LinkState {
-            name: "eth0".to_owned(),
-            index: 2,
-            mac: None,
-            mtu: 1500,
-            carrier: true,
-            addresses: vec![IpNet::new(address, 24).unwrap()],
-            gateway: None,
-            nameservers: Vec::new(),
-            search: Vec::new(),
-            ntp_servers: Vec::new(),
-            lease: None,
-        };
-        let network = NetworkState { node_addresses: vec![address], links: vec![link], ..NetworkState::default() };
-        std::fs::write(root.join("run/keelson/network/state.json"), serde_json::to_vec(&network).unwrap()).unwrap();
+        write_network_state(&root, last);
         let node = Node {
             name: name.to_owned(),
             root,
@@ -220,7 +225,9 @@ impl Node {
 
     /// What is below `/run` is new at each boot.
     fn start(&mut self, mut command: Command) {
-        for file in ["init.sock", "store/config.json", "cluster/apiserver-ready", "cluster/virtual-address.json"] {
+        let services =
+            ["store/config.json", "store/hints.json", "cluster/apiserver-ready", "cluster/virtual-address.json"];
+        for file in services.into_iter().chain(["init.sock"]) {
             let _ = std::fs::remove_file(self.root.join("run/keelson").join(file));
         }
         let log = std::fs::File::create(self.root.join("node.log")).unwrap();
@@ -239,6 +246,13 @@ impl Node {
             }
         }
         let _ = process.wait();
+    }
+
+    /// It gets another address, while it is off.
+    pub(super) fn move_to(&self, last: u8) {
+        sh(&format!("ip -n {} -4 addr flush dev eth0", self.namespace));
+        sh(&format!("ip -n {} addr add 10.99.0.{last}/24 dev eth0", self.namespace));
+        write_network_state(&self.root, last);
     }
 
     /// Whether the API server that stands in for the real one is well.
