@@ -28,6 +28,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
+use openraft::async_runtime::watch::WatchReceiver as _;
 use tokio::sync::{Semaphore, watch};
 
 use crate::disk::Disk;
@@ -46,6 +47,7 @@ use crate::state::Replicated;
 pub use checkpoints::Policy as CheckpointPolicy;
 pub use config::{Config, Initial};
 pub use error::{ProposeError, StartError};
+pub use forward::Leadership;
 pub use maintenance::MaintenanceError;
 pub use reads::ReadError;
 pub use space::Usage;
@@ -225,10 +227,15 @@ impl<S: Replicated> Node<S> {
             crate::blocking::spawn(space::watch(Arc::downgrade(self))),
             crate::blocking::spawn(watch_consensus(self.raft.clone(), Arc::clone(&self.fail))),
             crate::blocking::spawn(watching::follow_members(self.raft.clone(), Arc::clone(&self.transport))),
+            crate::blocking::spawn(watching::rest_alone(self.raft.clone(), self.identity.member_id)),
             crate::blocking::spawn(watching::watch_removal(Arc::downgrade(self))),
             crate::blocking::spawn(changes::publish(Arc::downgrade(self))),
-            crate::blocking::spawn(changes::tend(Arc::downgrade(self))),
-            crate::blocking::spawn(succession::run(Arc::downgrade(self), Arc::clone(&self.succession))),
+            crate::blocking::spawn(changes::tend(Arc::downgrade(self), self.raft.clone())),
+            crate::blocking::spawn(succession::run(
+                Arc::downgrade(self),
+                self.raft.clone(),
+                Arc::clone(&self.succession),
+            )),
         ];
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }
@@ -338,20 +345,16 @@ fn report(fail: &watch::Sender<Option<Failure>>, reason: String) {
     });
 }
 
-/// How often to look whether consensus still runs. Its metrics change with every write; waiting on them would cost each write a wake-up.
-const CONSENSUS_POLL: Duration = Duration::from_millis(250);
-
 /// Reports that consensus has stopped by itself: a checkpoint failed, an entry could not be read, a defect.
+///
+/// Whatever way it ends, the metrics' sender goes with it. Those that are waited for here do not change with every write.
 async fn watch_consensus<S: Replicated>(raft: Raft<S>, fail: Arc<watch::Sender<Option<Failure>>>) {
-    let mut poll = tokio::time::interval(CONSENSUS_POLL);
-    loop {
-        poll.tick().await;
-        // Asked, not read: one that panicked has left metrics that say that it runs.
-        if let Err(error) = raft.is_initialized().await {
-            if !matches!(error, openraft::errors::Fatal::Stopped) {
-                report(&fail, format!("consensus has stopped: {error}"));
-            }
-            return;
-        }
+    let mut metrics = raft.server_metrics();
+    while metrics.changed().await.is_ok() {}
+    // Asked, not read: one that panicked has left metrics that say that it runs.
+    if let Err(error) = raft.is_initialized().await
+        && !matches!(error, openraft::errors::Fatal::Stopped)
+    {
+        report(&fail, format!("consensus has stopped: {error}"));
     }
 }

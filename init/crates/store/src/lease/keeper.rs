@@ -20,7 +20,7 @@ pub use crate::peer::TimeToLive;
 
 /// Revocations proposed at once. Each is a log entry; a thousand leases that end together are a few batches.
 const REVOKE_BATCH: usize = 128;
-/// How often leadership is looked at when no lease is due.
+/// How soon leadership is looked at again while it changes.
 const POLL: Duration = Duration::from_millis(500);
 
 /// How often remaining times are written down, if that is asked for, and of how many leases at once. etcd's values.
@@ -53,6 +53,7 @@ impl Keeper {
     /// Watches deadlines, for ever.
     pub async fn run(&self) {
         let mut checkpointed = self.countdown.now();
+        let mut leadership = self.node.leadership();
         loop {
             let leads_in = self.arm();
             self.countdown.begin_granted();
@@ -64,9 +65,17 @@ impl Keeper {
                 }
             }
             let next = self.node.state().deadlines().next().unwrap_or(Duration::MAX);
-            let wait = next.saturating_sub(self.countdown.now()).min(POLL);
-            // Either reason to look again is as good as the other.
-            let _ = tokio::time::timeout(wait, self.node.state().lease_granted()).await;
+            let mut wait = next.saturating_sub(self.countdown.now());
+            if leads_in != leadership.leads_in() {
+                wait = wait.min(POLL);
+            } else if self.checkpoints && leads_in.is_some() {
+                wait = wait.min((checkpointed + CHECKPOINT_INTERVAL).saturating_sub(self.countdown.now()));
+            }
+            // Each reason to look again is as good as the others.
+            tokio::select! {
+                () = leadership.changed() => {}
+                _ = tokio::time::timeout(wait, self.node.state().lease_granted()) => {}
+            }
         }
     }
 

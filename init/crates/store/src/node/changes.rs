@@ -18,7 +18,7 @@ use tokio::time::Instant;
 use super::{Node, RETRY_PAUSE};
 use crate::member::{Member, MemberId, Membership};
 use crate::peer::{Answer, CallError, Change, ChangeError, ClusterInfo, Failure, Removal, Request};
-use crate::raft::{TypeConfig, to_membership};
+use crate::raft::{Raft, TypeConfig, to_membership};
 use crate::state::Replicated;
 
 /// More voters make each write slower, and survive failures that nobody has.
@@ -281,8 +281,21 @@ pub(super) async fn publish<S: Replicated>(node: Weak<Node<S>>) {
 }
 
 /// What a leader does for the members by itself.
-pub(super) async fn tend<S: Replicated>(node: Weak<Node<S>>) {
+pub(super) async fn tend<S: Replicated>(node: Weak<Node<S>>, raft: Raft<S>) {
+    let mut metrics = raft.server_metrics();
     loop {
+        let has_to_tend = {
+            let metrics = metrics.borrow_watched();
+            let membership = metrics.membership_config.membership();
+            let changes = membership.get_joint_config().len() > 1 || membership.learner_ids().next().is_some();
+            changes && metrics.current_leader == Some(metrics.id)
+        };
+        if !has_to_tend {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
         tokio::time::sleep(TEND_INTERVAL).await;
         let Some(node) = node.upgrade() else { return };
         if node.leads_in().is_some() {

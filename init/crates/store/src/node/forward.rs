@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
 use openraft::errors::ClientWriteError;
-use openraft::type_config::alias::CommittedLeaderIdOf;
+use openraft::metrics::RaftServerMetrics;
+use openraft::type_config::alias::{CommittedLeaderIdOf, WatchReceiverOf};
 use tokio::time::Instant;
 
 use super::{Node, ProposeError, RETRY_PAUSE, space};
@@ -27,6 +28,29 @@ pub(super) enum Proposed {
 
 /// The term that a write is to be part of.
 pub(super) type Term = CommittedLeaderIdOf<TypeConfig>;
+
+/// Whether this member leads, as it changes: told a moment before [`Node::leads_in`] knows.
+pub struct Leadership(WatchReceiverOf<TypeConfig, RaftServerMetrics<TypeConfig>>);
+
+impl std::fmt::Debug for Leadership {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("Leadership").field(&self.leads_in()).finish()
+    }
+}
+
+impl Leadership {
+    pub fn leads_in(&self) -> Option<u64> {
+        let metrics = self.0.borrow_watched();
+        (metrics.current_leader == Some(metrics.id)).then_some(metrics.vote.leader_id.term)
+    }
+
+    /// Returns at a change, and never once consensus has stopped.
+    pub async fn changed(&mut self) {
+        if self.0.changed().await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    }
+}
 
 impl<S: Replicated> Node<S> {
     /// Puts a command into the log and returns what applying it answered.
@@ -172,6 +196,10 @@ impl<S: Replicated> Node<S> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         (metrics.current_leader == Some(self.identity.member_id)).then_some(metrics.current_term)
+    }
+
+    pub fn leadership(&self) -> Leadership {
+        Leadership(self.raft.server_metrics())
     }
 
     /// Gives leadership to another voter before this member stops: nobody then waits for an election.

@@ -29,7 +29,7 @@ use super::Node;
 use crate::log::{LogId, Vote};
 use crate::member::MemberId;
 use crate::peer::{Answer, Ballot, Failure, Lane, Request};
-use crate::raft::{from_log_id, from_vote};
+use crate::raft::{Raft, from_log_id, from_vote};
 use crate::state::Replicated;
 
 /// Heartbeats after which the machine of a silent leader is asked.
@@ -62,8 +62,19 @@ impl Succession {
 }
 
 /// Watches the leader for as long as the node lives.
-pub(super) async fn run<S: Replicated>(node: Weak<Node<S>>, succession: Arc<Succession>) {
+pub(super) async fn run<S: Replicated>(node: Weak<Node<S>>, raft: Raft<S>, succession: Arc<Succession>) {
+    let mut metrics = raft.server_metrics();
     loop {
+        let is_led = {
+            let metrics = metrics.borrow_watched();
+            metrics.current_leader.is_some_and(|leader| leader != metrics.id)
+        };
+        if !is_led {
+            if metrics.changed().await.is_err() {
+                return;
+            }
+            continue;
+        }
         let Some(live) = node.upgrade() else { return };
         let heartbeat = live.timing.heartbeat_interval;
         // What is suspected and not agreed upon may be a moment later: not everybody sees the end of a process at once.

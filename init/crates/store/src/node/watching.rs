@@ -6,6 +6,7 @@ use std::sync::{Arc, Weak};
 use openraft::async_runtime::watch::WatchReceiver;
 
 use super::{Node, report};
+use crate::member::MemberId;
 use crate::peer::{Answer, CallError, Lane, Refusal, Request, Transport};
 use crate::raft::{Raft, to_log_id, to_membership};
 use crate::state::Replicated;
@@ -22,6 +23,23 @@ pub(super) async fn follow_members<S: Replicated>(raft: Raft<S>, transport: Arc<
             transport.set_members(membership.members.clone().into_iter().collect());
             known = Some(membership);
         }
+        if metrics.changed().await.is_err() {
+            return;
+        }
+    }
+}
+
+/// Consensus looks many times in each heartbeat whether one is due, or an election. Whoever leads alone needs neither.
+pub(super) async fn rest_alone<S: Replicated>(raft: Raft<S>, own: MemberId) {
+    let mut metrics = raft.server_metrics();
+    loop {
+        let is_alone = {
+            let metrics = metrics.borrow_watched();
+            let mut lists = [&metrics.membership_config, &metrics.committed_membership_config].into_iter();
+            metrics.state == openraft::ServerState::Leader
+                && lists.all(|list| list.nodes().map(|(id, _)| *id).eq([own]))
+        };
+        raft.runtime_config().tick(!is_alone);
         if metrics.changed().await.is_err() {
             return;
         }

@@ -2,8 +2,12 @@
 
 use std::os::unix::net::UnixDatagram;
 use std::process::Command;
+use std::time::Duration;
 
 use crate::harness::{READY, Store, get, put};
+
+/// Twice of what it does, and a fraction of what consensus does that counts time.
+const IDLE_WAITS_A_SECOND: u64 = 25;
 
 #[tokio::test]
 async fn a_stop_by_signal_exits_zero_and_keeps_everything() {
@@ -24,13 +28,32 @@ fn readiness_is_told_to_the_supervisor_once_it_serves() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("notify");
     let supervisor = UnixDatagram::bind(&path).unwrap();
-    supervisor.set_read_timeout(Some(std::time::Duration::from_mins(1))).unwrap();
+    supervisor.set_read_timeout(Some(Duration::from_mins(1))).unwrap();
     let environment = [("NOTIFY_SOCKET", path.to_str().unwrap())];
     let store = Store::spawn(&directory.path().join("data"), &[], &environment);
     let mut message = [0; 64];
     let len = supervisor.recv(&mut message).unwrap();
     assert_eq!(&message[..len], b"READY=1");
     assert!(std::net::TcpStream::connect(("127.0.0.1", store.port)).is_ok());
+}
+
+/// Each waking costs an idle machine more than what is done then.
+#[tokio::test]
+async fn a_member_that_is_alone_and_idle_sleeps() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = Store::start(directory.path(), &[]);
+    store.client().await.put(put("key", "value")).await.unwrap();
+    let mut rates = Vec::new();
+    // What a start leaves to do comes to an end.
+    for _ in 0..10 {
+        let before = store.waits();
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        rates.push(store.waits().saturating_sub(before) / 2);
+        if rates.last().is_some_and(|rate| *rate < IDLE_WAITS_A_SECOND) {
+            return;
+        }
+    }
+    panic!("it wakes so often a second: {rates:?}");
 }
 
 #[test]
