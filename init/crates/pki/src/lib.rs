@@ -21,6 +21,7 @@ pub mod pair;
 pub mod pin;
 pub mod profile;
 pub mod validity;
+pub mod verifier;
 
 pub use authority::{Authority, AuthorityError, AuthorityKind, Fingerprint, request_key};
 pub use files::{Files, FilesError, Mode, Owner, StandardFiles};
@@ -29,3 +30,4 @@ pub use pair::{Pair, PairError};
 pub use pin::PinnedVerifier;
 pub use profile::{Names, Profile, Subject, Usage};
 pub use validity::{Clock, Validity};
+pub use verifier::Verifier;

@@ -7,70 +7,58 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustls::{
-    CertificateError, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-    client::{
-        WebPkiServerVerifier,
-        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-        verify_server_cert_signed_by_trust_anchor,
-    },
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, verify_tls12_signature, verify_tls13_signature},
+    CertificateError, Error, RootCertStore,
+    client::{WebPkiServerVerifier, danger::ServerCertVerifier as _, verify_server_cert_signed_by_trust_anchor},
+    crypto::CryptoProvider,
     server::ParsedCertificate,
 };
-use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::authority::Fingerprint;
+use crate::verifier::{Belief, Shown, Verifier};
+
+pub type PinnedVerifier = Verifier<Pinned>;
 
 #[derive(Debug)]
-pub struct PinnedVerifier {
+pub struct Pinned {
     pin: Fingerprint,
     /// The organization that the server's subject must name, if any will not do.
     organization: Option<&'static str>,
     /// Whether its name matters.
     any_name: bool,
-    provider: Arc<CryptoProvider>,
     /// The fingerprint of the last certificate of a chain in which the pinned one was not.
     found: Mutex<Option<String>>,
 }
 
 impl PinnedVerifier {
     pub fn new(pin: Fingerprint, provider: Arc<CryptoProvider>) -> Self {
-        Self { pin, organization: None, any_name: false, provider, found: Mutex::default() }
+        Self::believing(Pinned { pin, organization: None, any_name: false, found: Mutex::default() }, provider)
     }
 
     /// Accepts servers of this organization only: an authority certifies several kinds of server.
     #[must_use]
     pub fn organization(mut self, organization: &'static str) -> Self {
-        self.organization = Some(organization);
+        self.belief.organization = Some(organization);
         self
     }
 
     /// Accepts servers whatever their names are: one that was reached through another.
     #[must_use]
     pub fn any_name(mut self) -> Self {
-        self.any_name = true;
+        self.belief.any_name = true;
         self
     }
 
     /// What was shown instead of the pinned authority, if that is why the handshake failed.
     pub fn mismatch(&self) -> Option<String> {
-        self.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    fn algorithms(&self) -> WebPkiSupportedAlgorithms {
-        self.provider.signature_verification_algorithms
+        self.belief.found.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
-impl ServerCertVerifier for PinnedVerifier {
-    fn verify_server_cert(
-        &self,
-        end_entity: &CertificateDer<'_>,
-        intermediates: &[CertificateDer<'_>],
-        server_name: &ServerName<'_>,
-        ocsp_response: &[u8],
-        now: UnixTime,
-    ) -> Result<ServerCertVerified, Error> {
+impl Belief for Pinned {
+    fn check(&self, shown: &Shown<'_>, provider: &Arc<CryptoProvider>) -> Result<(), Error> {
+        let Shown { end_entity, intermediates, server_name, ocsp_response, now } = *shown;
         let pinned = intermediates.iter().find(|certificate| Fingerprint::of(certificate) == self.pin);
         let Some(authority) = pinned else {
             let last = intermediates.last().unwrap_or(end_entity);
@@ -85,36 +73,13 @@ impl ServerCertVerifier for PinnedVerifier {
         }
         if self.any_name {
             let certificate = ParsedCertificate::try_from(end_entity)?;
-            let algorithms = self.algorithms().all;
-            verify_server_cert_signed_by_trust_anchor(&certificate, &roots, intermediates, now, algorithms)?;
-            return Ok(ServerCertVerified::assertion());
+            let algorithms = provider.signature_verification_algorithms.all;
+            return verify_server_cert_signed_by_trust_anchor(&certificate, &roots, intermediates, now, algorithms);
         }
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
+        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
             .build()
             .map_err(|error| Error::General(error.to_string()))?;
-        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
-    }
-
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signature, &self.algorithms())
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        certificate: &CertificateDer<'_>,
-        signature: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.algorithms())
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms().supported_schemes()
+        verifier.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now).map(drop)
     }
 }
 
