@@ -193,6 +193,9 @@ pub struct NodeSettings {
     /// The API servers' address that goes from one control plane to another, if there is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_address: Option<String>,
+    /// The control plane that has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_address_holder: Option<String>,
     /// Whether the node's pods are on the cluster's own network, or on one that the operator brings.
     #[serde(default = "own_network")]
     pub pod_network: bool,

@@ -47,7 +47,7 @@ pub use operators::{
 };
 pub use power::{PowerAccepted, PowerRequest};
 pub use services::{Service, ServiceList, ServiceState, Usage};
-pub use status::{Condition, ConditionStatus, Phase, Status, Versions};
+pub use status::{Condition, ConditionStatus, Phase, Status, Versions, VirtualAddress};
 pub use token::{CreatedToken, Token, TokenEntry, TokenList, TokenRequest, TokenRole, TokenState};
 
 /// The first element of every path.

@@ -22,6 +22,9 @@ pub struct Node {
     #[serde(default)]
     pub unschedulable: bool,
     pub addresses: Vec<String>,
+    /// The cluster's virtual address, if the node has it now.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_address: Option<String>,
     pub kubelet_version: String,
     /// When the node was first registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -20,10 +20,25 @@ pub struct Status {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub api_server: Option<String>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub virtual_address: Option<VirtualAddress>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
     pub versions: Versions,
     /// In the order in which one depends on the other: the first that is not true is the reason for those behind it.
     pub conditions: Vec<Condition>,
+}
+
+/// The API servers' address that goes from one control plane to another.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct VirtualAddress {
+    pub address: String,
+    /// The control plane that has it, as the node heard last; none while nobody has it, or the node cannot know.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub holder: Option<String>,
+    /// Whether that is the node itself.
+    #[serde(default)]
+    pub here: bool,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]

@@ -198,6 +198,11 @@ impl Admission<'_> {
             cluster_domain: self.cluster.cluster_domain.clone(),
             dns_address: self.cluster.dns_address.to_string(),
             virtual_address: self.cluster.virtual_address.map(|address| address.to_string()),
+            virtual_address_holder: self
+                .cluster
+                .virtual_address
+                .and_then(|address| view.virtual_addresses.get(&address.to_string()))
+                .map(|record| record.name.clone()),
             pod_network: FeatureName::Network.record(&view).enabled,
             control_planes: self.control_planes().await?,
             members: self.members(|_| true).await?,

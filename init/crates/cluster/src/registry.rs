@@ -181,6 +181,8 @@ pub struct View {
     pub operators: BTreeMap<String, OperatorRecord>,
     /// Those of which something was said.
     pub features: BTreeMap<String, FeatureRecord>,
+    /// Those that somebody has.
+    pub virtual_addresses: BTreeMap<String, VirtualAddressRecord>,
 }
 
 #[derive(Debug)]
@@ -254,14 +256,15 @@ impl Registry {
 
     /// Reads the view anew.
     pub async fn refresh(&self) -> Result<Arc<View>, RegistryError> {
-        let (nodes, removed, operators, features) =
-            tokio::try_join!(self.list(), self.list(), self.list(), self.list())?;
+        let (nodes, removed, operators, features, virtual_addresses) =
+            tokio::try_join!(self.list(), self.list(), self.list(), self.list(), self.list())?;
         self.heard.send_replace(Instant::now());
         let view = Arc::new(View {
             nodes: by_id(nodes),
             removed: by_id(removed),
             operators: by_id(operators),
             features: by_id(features),
+            virtual_addresses: by_id(virtual_addresses),
         });
         self.view.send_if_modified(|present| {
             let changed = present.as_ref() != Some(&view);

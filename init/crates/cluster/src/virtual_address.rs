@@ -74,6 +74,25 @@ pub async fn keep(
     }
 }
 
+/// Whose the address is, as this node knows.
+pub fn shown(node: &Node) -> Option<keelson_api::VirtualAddress> {
+    let address = node.cluster().virtual_address?.to_string();
+    let member = node.member_now();
+    let mut shown = keelson_api::VirtualAddress { address, holder: None, here: false };
+    let Some(member) = member else { return Some(shown) };
+    if let Some(worker) = &member.worker {
+        shown.holder.clone_from(&worker.settings_now().virtual_address_holder);
+    }
+    // A record that was read before its lease can have ended.
+    let registry = member.registry.as_ref().filter(|registry| !registry.is_silent_for(TERM));
+    let view = registry.and_then(|registry| registry.view_now());
+    if let Some(record) = view.as_ref().and_then(|view| view.virtual_addresses.get(&shown.address)) {
+        shown.holder = Some(record.name.clone());
+        shown.here = record.uid == member.identity.node_uid.as_str();
+    }
+    Some(shown)
+}
+
 struct Keeper<'a> {
     contender: Contender<'a>,
     node: &'a Node,

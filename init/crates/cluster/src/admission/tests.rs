@@ -18,7 +18,7 @@ use crate::membership::Membership;
 use crate::membership::tests::found_in_memory;
 use crate::place::record_own;
 use crate::registry::memory::Memory;
-use crate::registry::{RemovedRecord, TokenRecord};
+use crate::registry::{Change, LeaseId, RemovedRecord, TokenRecord, VirtualAddressRecord};
 use crate::worker;
 
 mod control_planes;
@@ -280,6 +280,26 @@ async fn a_name_in_use_is_refused_and_its_owner_is_unharmed() {
     assert!(matches!(error, AdmissionError::Name { .. }), "{error:?}");
     assert_eq!(cluster.records().await, before);
     cluster.admission().settings_of("w1", &joined.node_uid).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_worker_is_told_who_has_the_virtual_address() {
+    let mut cluster = Cluster::new();
+    cluster.settings.virtual_address = Some(Machine::new("nobody", 100).address);
+    cluster.record_own().await;
+    let joined = cluster.join(&Machine::new("w1", 7), &cluster.token(|_| {}).await).await.unwrap();
+    assert_eq!(joined.settings.virtual_address_holder, None);
+    let record = VirtualAddressRecord {
+        version: 1,
+        address: "192.0.2.100".to_owned(),
+        name: "a".to_owned(),
+        uid: "uid-of-a".to_owned(),
+        lease: LeaseId(1),
+    };
+    assert!(cluster.registry.commit(Change::default().put(&record).unwrap()).await.unwrap());
+    cluster.registry.refresh().await.unwrap();
+    let told = cluster.admission().settings_of("w1", &joined.node_uid).await.unwrap();
+    assert_eq!(told.virtual_address_holder.as_deref(), Some("a"));
 }
 
 #[tokio::test]

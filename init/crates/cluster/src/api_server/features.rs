@@ -137,6 +137,7 @@ mod tests {
             ready,
             unschedulable: false,
             addresses: Vec::new(),
+            virtual_address: None,
             kubelet_version: String::new(),
             created: None,
             conditions: vec![Condition {

@@ -4,6 +4,7 @@ use std::{net::IpAddr, time::Duration};
 
 use keelson_api::{
     Boot, BootList, ErrorCode, Membership, NodeList, Service, ServiceList, ServiceState as Shown, Status, Versions,
+    VirtualAddress,
 };
 use keelson_control::{BootRecord, ClientError, ServiceState, ServiceStatus};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -11,6 +12,7 @@ use tokio::time::timeout;
 
 use super::{respond::Refusal, router::Context, sources::NodeSourceError, usage};
 use crate::node::{ControlError, Node};
+use crate::virtual_address;
 
 /// Kubernetes' API server on every control plane.
 const API_SERVER_PORT: u16 = 6443;
@@ -39,6 +41,7 @@ pub fn status(node: &Node) -> Status {
         boot_id: boot_id(node),
         ready: node.status.ready(),
         api_server: member.as_ref().and(addresses.first()).map(|address| api_server_url(*address)),
+        virtual_address: virtual_address::shown(node),
         cluster_id: member.map(|member| member.identity.cluster_id.as_str().to_owned()),
         addresses: addresses.iter().map(ToString::to_string).collect(),
         versions: Versions {
@@ -75,7 +78,14 @@ fn kubernetes_version(pins: &str) -> Option<&str> {
 
 pub async fn nodes(context: &Context) -> Result<NodeList, Refusal> {
     match timeout(NODES_DEADLINE, context.nodes.nodes()).await {
-        Ok(Ok(nodes)) => Ok(nodes),
+        Ok(Ok(mut list)) => {
+            if let Some(VirtualAddress { address, holder: Some(holder), .. }) = virtual_address::shown(&context.node) {
+                for node in list.nodes.iter_mut().filter(|node| node.name == holder) {
+                    node.virtual_address = Some(address.clone());
+                }
+            }
+            Ok(list)
+        }
         Ok(Err(error @ NodeSourceError::Unavailable(_))) => Err(Refusal::because(ErrorCode::Unavailable, &error)),
         Ok(Err(error)) => Err(Refusal::because(ErrorCode::Internal, &error)),
         Err(_) => Err(Refusal::new(ErrorCode::Timeout, "Kubernetes' API did not answer in time")),

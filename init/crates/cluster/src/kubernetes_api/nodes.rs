@@ -23,6 +23,8 @@ fn node(object: &Value) -> Node {
             .filter(|address| address["type"] == "InternalIP")
             .filter_map(|address| address["address"].as_str().map(str::to_owned))
             .collect(),
+        // Kubernetes does not know of it.
+        virtual_address: None,
         kubelet_version: text("/status/nodeInfo/kubeletVersion"),
         created: Some(text("/metadata/creationTimestamp")).filter(|created| !created.is_empty()),
         conditions,

@@ -3,8 +3,11 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use hyper::Method;
+use keelson_api::paths;
 use keelson_config::virtual_address::VirtualAddress;
 use keelson_pki::Pair;
+use serde_json::{Value, json};
 
 use super::control_planes::wait_for_voters;
 use super::power::token;
@@ -44,6 +47,17 @@ async fn is_had_by_one_of(nodes: &[&Node], all: &[&Node]) -> String {
     now
 }
 
+/// The nodes' status, to operators.
+async fn is_told_by(nodes: &[&Node], holder: &str) {
+    for node in nodes {
+        let expected = json!({ "address": ADDRESS, "holder": holder, "here": node.name == holder });
+        wait_until(&format!("{} says that {holder} has the address", node.name), async || {
+            node.ask(Method::GET, paths::STATUS, Value::Null).await["virtualAddress"] == expected
+        })
+        .await;
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_virtual_address_is_had_by_one_control_plane_that_is_well_and_survives_it() {
     let Some(mut world) = world_without_kubernetes() else { return };
@@ -67,7 +81,8 @@ async fn the_virtual_address_is_had_by_one_control_plane_that_is_well_and_surviv
         assert!(names.contains(&ADDRESS.to_string()), "{names}");
     }
     wait_for_voters(&a, &["a", "b", "c"]).await;
-    is_had_by_one_of(&[&a, &b, &c], &[&a, &b, &c]).await;
+    let first = is_had_by_one_of(&[&a, &b, &c], &[&a, &b, &c]).await;
+    is_told_by(&[&a, &b, &c], &first).await;
 
     // One that is not well has it no longer, and neither has one that died.
     a.set_well(false);
@@ -76,5 +91,6 @@ async fn the_virtual_address_is_had_by_one_control_plane_that_is_well_and_surviv
     a.wait_for(&["ApiServerReady"]).await;
     let (dead, alive) = if second == "b" { (&mut b, &c) } else { (&mut c, &b) };
     dead.switch_off();
-    is_had_by_one_of(&[&a, alive], &[&a, alive, dead]).await;
+    let last = is_had_by_one_of(&[&a, alive], &[&a, alive, dead]).await;
+    is_told_by(&[&a, alive], &last).await;
 }

@@ -39,6 +39,24 @@ async fn status_says_in_plain_words_why_the_node_is_not_ready() {
 }
 
 #[tokio::test]
+async fn status_and_nodes_say_who_has_the_virtual_address() {
+    let fixture = start();
+    let status = || async { get(&fixture, paths::STATUS).await.json()["virtualAddress"].clone() };
+    let of_node = || async { get(&fixture, paths::NODES).await.json()["nodes"][0]["virtualAddress"].clone() };
+    assert_eq!((status().await, of_node().await), (Value::Null, Value::Null));
+    let address = "192.0.2.100".parse().expect("an address");
+    fixture.give_virtual_address(address, Some("second"));
+    assert_eq!(status().await, json!({ "address": "192.0.2.100", "holder": "second", "here": false }));
+    assert_eq!(of_node().await, Value::Null);
+    fixture.give_virtual_address(address, Some("first"));
+    assert_eq!(status().await, json!({ "address": "192.0.2.100", "holder": "first", "here": true }));
+    assert_eq!(of_node().await, "192.0.2.100");
+    fixture.give_virtual_address(address, None);
+    assert_eq!(status().await, json!({ "address": "192.0.2.100", "here": false }));
+    assert_eq!(of_node().await, Value::Null);
+}
+
+#[tokio::test]
 async fn services_are_pid_1s_with_their_reasons_and_figures() {
     let fixture = start();
     let list = get(&fixture, paths::SERVICES).await.json();

@@ -4,7 +4,7 @@
 
 use std::{
     fmt, fs,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -20,10 +20,10 @@ use keelson_cluster::{
     membership::{self, Decision},
     registry::{
         Answer, Backend, Change, Entry, LeaseId, MemberChange, MemberError, NodeRecord, Registry, RegistryError,
-        Removal, Revision, StoreMember,
+        Removal, Revision, StoreMember, VirtualAddressRecord,
     },
 };
-use keelson_config::{Inputs, Remembered, Role, network_state::NetworkState};
+use keelson_config::{ClusterConfig, Inputs, Remembered, Role, network_state::NetworkState};
 use keelson_control::{
     BootRecord, Desired, ExitReason, LastExit, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceState,
     ServiceStatus, SupervisorStatus, codec,
@@ -128,9 +128,40 @@ impl Fixture {
             token: None,
             joined: 0,
         };
-        let change = Change::default().put(&record).expect("a record");
-        let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
-        assert!(runtime.block_on(self.registry.commit(change)).expect("written"));
+        self.commit(Change::default().put(&record).expect("a record"));
+    }
+
+    /// The cluster has a virtual address, and a control plane of that name has it, if one has.
+    pub(crate) fn give_virtual_address(&self, address: IpAddr, holder: Option<&str>) {
+        let mut cluster = ClusterConfig::clone(&self.node.cluster());
+        cluster.virtual_address = Some(address);
+        self.node.set_cluster(cluster);
+        let id = address.to_string();
+        let member = self.member();
+        let own = &member.identity;
+        let change = match holder {
+            Some(name) => {
+                let uid = if name == own.name { own.node_uid.as_str().to_owned() } else { format!("uid-of-{name}") };
+                let record =
+                    VirtualAddressRecord { version: 1, address: id, name: name.to_owned(), uid, lease: LeaseId(1) };
+                Change::default().put(&record).expect("a record")
+            }
+            None => Change::default().delete::<VirtualAddressRecord>(&id),
+        };
+        self.commit(change);
+    }
+
+    /// Also within a test's own runtime.
+    fn commit(&self, change: Change) {
+        let commit = async {
+            assert!(self.registry.commit(change).await.expect("written"));
+            self.registry.refresh().await.expect("read");
+        };
+        let on_another_thread = move || {
+            let runtime = tokio::runtime::Builder::new_current_thread().build().expect("a runtime");
+            runtime.block_on(commit);
+        };
+        thread::scope(|scope| scope.spawn(on_another_thread).join().expect("no panic"));
     }
 
     /// From here on the server's certificate is a worker's.
@@ -355,6 +386,7 @@ fn node() -> ApiNode {
         ready: false,
         unschedulable: true,
         addresses: vec!["192.0.2.10".to_owned()],
+        virtual_address: None,
         kubelet_version: "v1.37.2".to_owned(),
         created: Some("2026-11-24T08:00:00Z".to_owned()),
         conditions: vec![Condition {

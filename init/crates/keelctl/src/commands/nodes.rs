@@ -18,14 +18,15 @@ pub(super) async fn run(mut session: Session, format: Format) -> Result<(), Erro
         let mut table = Table::new(["NAME", "STATUS", "ROLE", "AGE", "VERSION", "ADDRESSES", "REASON"]);
         for node in &list.nodes {
             let age = node.created.as_deref().map_or_else(|| "-".to_owned(), |created| age::since(created, now));
-            let addresses = node.addresses.join(",");
+            let virtual_address = node.virtual_address.iter().map(|address| format!("{address} (virtual)"));
+            let addresses: Vec<_> = node.addresses.iter().cloned().chain(virtual_address).collect();
             table.row([
                 node.name.clone(),
                 state(node),
                 node.role.clone(),
                 age,
                 node.kubelet_version.clone(),
-                addresses,
+                addresses.join(","),
                 reason(node),
             ]);
         }

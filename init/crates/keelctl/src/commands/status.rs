@@ -44,6 +44,14 @@ fn print(status: &Status) -> Result<(), Error> {
     head.row(["PHASE".to_owned(), phase(status.phase).to_owned()]);
     head.row(["ADDRESSES".to_owned(), or_none(&status.addresses.join(", "))]);
     head.row(["API SERVER".to_owned(), or_none(status.api_server.as_deref().unwrap_or_default())]);
+    if let Some(virtual_address) = &status.virtual_address {
+        let place = match &virtual_address.holder {
+            Some(_) if virtual_address.here => "at this node".to_owned(),
+            Some(holder) => format!("at {holder}"),
+            None => "at no control plane that is known here".to_owned(),
+        };
+        head.row(["VIRTUAL ADDRESS".to_owned(), format!("{}, {place}", virtual_address.address)]);
+    }
     head.row(["CLUSTER".to_owned(), or_none(status.cluster_id.as_deref().unwrap_or_default())]);
     let versions = &status.versions;
     let versions = [("Keelson", &versions.keelson), ("Kubernetes", &versions.kubernetes), ("Linux", &versions.kernel)];

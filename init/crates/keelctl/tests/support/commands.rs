@@ -31,6 +31,26 @@ fn status_answers_why_the_node_is_not_ready() {
 }
 
 #[test]
+fn who_has_the_virtual_address_is_shown() {
+    let (workstation, fixture) = Workstation::with_node();
+    let shown = || {
+        let status = workstation.run(&["status"]).well().out;
+        let line = status.lines().find_map(|line| line.strip_prefix("VIRTUAL ADDRESS"));
+        line.map(|line| line.trim().to_owned())
+    };
+    assert_eq!(shown(), None);
+    let address = "192.0.2.100".parse().expect("an address");
+    fixture.give_virtual_address(address, None);
+    assert_eq!(shown().as_deref(), Some("192.0.2.100, at no control plane that is known here"));
+    fixture.give_virtual_address(address, Some("second"));
+    assert_eq!(shown().as_deref(), Some("192.0.2.100, at second"));
+    assert!(!workstation.run(&["nodes"]).well().out.contains("192.0.2.100"));
+    fixture.give_virtual_address(address, Some("first"));
+    assert_eq!(shown().as_deref(), Some("192.0.2.100, at this node"));
+    assert!(workstation.run(&["nodes"]).well().out.contains("192.0.2.10,192.0.2.100 (virtual)"));
+}
+
+#[test]
 fn status_waits_and_tells_what_is_awaited() {
     let (workstation, fixture) = Workstation::with_node();
     fixture.node.status.fails(ConditionKind::Member, "the first reason");
