@@ -38,6 +38,12 @@ pub enum EventKind {
     NodeRemoved,
     /// It was verified at another address.
     NodeMoved,
+    /// New pods are kept away from it.
+    NodeCordoned,
+    /// It gets pods again.
+    NodeUncordoned,
+    /// Its pods have gone, as they were asked to.
+    NodeDrained,
     TokenCreated,
     TokenUsed,
     TokenRevoked,

@@ -22,7 +22,7 @@ use crate::credentials::Circumstances;
 use crate::features::settings::FeatureName;
 use crate::identity::{Identity, NodeUid};
 use crate::membership::ControlPlane;
-use crate::registry::{EventRecord, MemberError, NodeRecord, Registry, RegistryError, View};
+use crate::registry::{Change, EventRecord, MemberError, NodeRecord, Registry, RegistryError, View};
 use crate::shared_secrets::SharedSecretsError;
 use crate::trust::Trust;
 
@@ -154,6 +154,13 @@ impl Admission<'_> {
     /// What is told of a change, in the change itself.
     fn event(&self, kind: EventKind, actor: &str, message: String) -> EventRecord {
         EventRecord::new(&self.identity.name, actor, kind, self.now(), message)
+    }
+
+    /// Tells of what was done with a node elsewhere than in the records.
+    pub async fn tell(&self, kind: EventKind, node: &str, actor: &str, message: String) -> Result<(), AdmissionError> {
+        let event = self.event(kind, actor, message).about(node);
+        self.registry.commit(Change::default().put(&event)?).await?;
+        Ok(())
     }
 
     /// Certifies a node's requests under what its record says.

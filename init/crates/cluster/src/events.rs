@@ -1,7 +1,8 @@
 //! What happened to the cluster, for operators to read.
 //!
 //! An event is written in the transaction of the change that it tells of, so neither is without the other, and the order of
-//! events is that of the store's revisions. Names, addresses and ids of tokens are in them, and no secret.
+//! events is that of the store's revisions. What Kubernetes was asked to do is told once it has done it. Names, addresses and ids of tokens are
+//! in them, and no secret.
 //!
 //! What the store does by itself, it does not write down: control planes see it in the list of its members, and the first to write
 //! it is the only one, by the event's id.

@@ -127,7 +127,7 @@ impl NodeSource for KubernetesApi {
         })
     }
 
-    fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> Answer<'a, ()> {
+    fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> Answer<'a, bool> {
         Box::pin(async move {
             let client = self.for_operators()?;
             answer(departure::set_unschedulable(&client, name, unschedulable).await)

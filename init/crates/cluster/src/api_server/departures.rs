@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use keelson_api::{Denial, DrainStep, ErrorCode, NodeOrdered, RemovalOrder};
+use keelson_api::{Denial, DrainStep, ErrorCode, EventKind, NodeOrdered, RemovalOrder};
 use tokio::time::timeout;
 
 use super::members::{Powers, refusal};
@@ -14,19 +14,42 @@ use crate::admission::Gone;
 /// Below the deadline of an answer, so that what was done is told.
 pub(super) const KUBERNETES_DEADLINE: Duration = Duration::from_secs(15);
 
+/// What is so already is done, and no event.
 pub(super) async fn set_unschedulable(
     context: &Context,
     name: &str,
     unschedulable: bool,
+    operator: &str,
 ) -> Result<NodeOrdered, Refusal> {
     check_name(name)?;
-    within(context.nodes.set_unschedulable(name, unschedulable)).await?;
+    let powers = Powers::of(context)?;
+    if within(context.nodes.set_unschedulable(name, unschedulable)).await? {
+        let (kind, what) = if unschedulable {
+            (EventKind::NodeCordoned, "gets no new pods")
+        } else {
+            (EventKind::NodeUncordoned, "gets pods again")
+        };
+        tell(context, &powers, kind, name, operator, what).await;
+    }
     Ok(NodeOrdered { name: name.to_owned(), pending: String::new(), lost: Vec::new() })
 }
 
-pub(super) async fn drain(context: &Context, name: &str) -> Result<DrainStep, Refusal> {
-    check_name(name)?;
-    within(context.nodes.drain(name)).await
+/// Each drain is told once, with its last step.
+pub(super) async fn drain(context: &Context, name: &str, operator: &str) -> Result<DrainStep, Refusal> {
+    set_unschedulable(context, name, true, operator).await?;
+    let step = within(context.nodes.drain(name)).await?;
+    if step.remaining.is_empty() {
+        let powers = Powers::of(context)?;
+        tell(context, &powers, EventKind::NodeDrained, name, operator, "is drained").await;
+    }
+    Ok(step)
+}
+
+/// Kubernetes has done it, so an event that cannot be written is no reason to refuse.
+async fn tell(context: &Context, powers: &Powers, kind: EventKind, name: &str, operator: &str, what: &str) {
+    if let Err(error) = powers.admission(context).tell(kind, name, operator, format!("{name} {what}")).await {
+        crate::report::error(&error);
+    }
 }
 
 /// The identity is denied when this answers. Kubernetes' objects are deleted now if its API answers, and otherwise by

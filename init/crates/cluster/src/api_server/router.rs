@@ -127,7 +127,7 @@ where
         }
         paths::NODE_CORDON | paths::NODE_UNCORDON | paths::NODE_DRAIN => {
             let NodeOrder {} = read(body).await?;
-            departures(context, operation.path, parameter).await
+            departures(context, operation.path, parameter, operator).await
         }
         paths::DENIALS => {
             let _: serde_json::Value = read(body).await?;
@@ -164,12 +164,13 @@ where
 }
 
 /// What is done with one node.
-async fn departures(context: &Context, path: &str, name: &str) -> Result<Answer, Refusal> {
+async fn departures(context: &Context, path: &str, name: &str, operator: &str) -> Result<Answer, Refusal> {
     if path == paths::NODE_DRAIN {
-        return departures::drain(context, name).await.map(|step| respond::json(&step));
+        return departures::drain(context, name, operator).await.map(|step| respond::json(&step));
     }
     let unschedulable = path == paths::NODE_CORDON;
-    departures::set_unschedulable(context, name, unschedulable).await.map(|done| respond::json(&done))
+    let done = departures::set_unschedulable(context, name, unschedulable, operator).await;
+    done.map(|done| respond::json(&done))
 }
 
 /// What concerns the cluster's members.

@@ -22,9 +22,9 @@ pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, NodeSourceError>>
 /// The cluster's nodes, as Kubernetes' API tells them, and what it can be asked to do with one.
 pub trait NodeSource: fmt::Debug + Send + Sync {
     fn nodes(&self) -> Answer<'_, NodeList>;
-    /// Whether new pods are kept away.
-    fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> Answer<'a, ()>;
-    /// One step of draining.
+    /// Whether new pods are kept away. Says whether that is news.
+    fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> Answer<'a, bool>;
+    /// One step of draining a node that new pods are kept away from.
     fn drain<'a>(&'a self, name: &'a str) -> Answer<'a, DrainStep>;
     /// Of the cluster's own DNS: replicas that are to be, and those that are ready; `None` if there is none.
     fn dns(&self) -> Answer<'_, Option<(u64, u64)>>;

@@ -14,14 +14,22 @@ use super::leases;
 /// What Kubernetes asks for between two lists of the same node's pods.
 const PODS: &str = "/api/v1/pods?fieldSelector=spec.nodeName%3D";
 
-pub async fn set_unschedulable(client: &Client, name: &str, unschedulable: bool) -> Result<(), ClientError> {
-    let change = json!({ "spec": { "unschedulable": unschedulable } });
-    client.merge(&format!("/api/v1/nodes/{name}"), &change).await.map(|_| ())
+/// Says whether that is news.
+pub async fn set_unschedulable(client: &Client, name: &str, unschedulable: bool) -> Result<bool, ClientError> {
+    let path = format!("/api/v1/nodes/{name}");
+    if is_unschedulable(&client.get(&path).await?) == unschedulable {
+        return Ok(false);
+    }
+    client.merge(&path, &json!({ "spec": { "unschedulable": unschedulable } })).await?;
+    Ok(true)
+}
+
+pub fn is_unschedulable(node: &Value) -> bool {
+    node.pointer("/spec/unschedulable").and_then(Value::as_bool).unwrap_or_default()
 }
 
 /// Asks every pod of the node to go that may be asked, as `kubectl drain --ignore-daemonsets` does, and says which are left.
 pub async fn drain(client: &Client, name: &str) -> Result<DrainStep, ClientError> {
-    set_unschedulable(client, name, true).await?;
     let mut remaining = Vec::new();
     for pod in pods(client, name).await?.iter().filter(|pod| goes(pod)) {
         let Some((namespace, pod_name)) = names(pod) else { continue };

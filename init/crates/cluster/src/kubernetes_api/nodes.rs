@@ -3,6 +3,8 @@
 use keelson_api::{Condition, ConditionStatus, Node, NodeList};
 use serde_json::Value;
 
+use crate::features::departure::is_unschedulable;
+
 pub(super) fn list(list: &Value) -> NodeList {
     let items = list.get("items").and_then(Value::as_array);
     NodeList { nodes: items.into_iter().flatten().map(node).collect() }
@@ -18,7 +20,7 @@ fn node(object: &Value) -> Node {
         ready: conditions
             .iter()
             .any(|condition| condition.kind == "Ready" && condition.status == ConditionStatus::True),
-        unschedulable: object.pointer("/spec/unschedulable").and_then(Value::as_bool).unwrap_or_default(),
+        unschedulable: is_unschedulable(object),
         addresses: each(object, "/status/addresses")
             .filter(|address| address["type"] == "InternalIP")
             .filter_map(|address| address["address"].as_str().map(str::to_owned))

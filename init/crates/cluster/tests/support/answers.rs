@@ -3,7 +3,7 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use http_body_util::BodyExt;
-use keelson_api::paths;
+use keelson_api::{EventKind, paths};
 use keelson_control::Request;
 use keelson_pki::{AuthorityKind, Profile, Subject};
 use rustls::version::TLS13;
@@ -156,6 +156,36 @@ async fn features_say_how_they_stand_and_change_by_what_is_named() {
         list["features"][0]["reason"].as_str().is_some_and(|reason| reason.contains("connection refused")),
         "{list}"
     );
+}
+
+#[tokio::test]
+async fn what_is_done_with_a_nodes_pods_is_told_once_with_who_asked() {
+    let fixture = start();
+    let post = async |template: &str| ask_locally(&fixture.socket, "POST", &paths::node(template, "w1"), "{}").await;
+    for template in [paths::NODE_CORDON, paths::NODE_CORDON, paths::NODE_UNCORDON, paths::NODE_UNCORDON] {
+        assert_eq!(post(template).await.status, 200, "{template}");
+    }
+    let step = post(paths::NODE_DRAIN).await.json();
+    assert_eq!(step["remaining"].as_array().map(Vec::len), Some(1), "{step}");
+    assert_eq!(post(paths::NODE_DRAIN).await.json()["remaining"], json!([]));
+    let told = || async {
+        let list: keelson_api::EventList =
+            serde_json::from_str(&get(&fixture, paths::EVENTS).await.text).expect("a list");
+        list.events
+    };
+    let events = told().await;
+    let kinds: Vec<_> = events.iter().map(|event| event.kind).collect();
+    let expected =
+        [EventKind::NodeCordoned, EventKind::NodeUncordoned, EventKind::NodeCordoned, EventKind::NodeDrained];
+    assert_eq!(kinds, expected);
+    for event in &events {
+        let who = (event.actor.as_str(), event.node.as_deref(), event.recorded_by.as_str());
+        assert_eq!(who, ("root", Some("w1"), "first"), "{event:?}");
+    }
+    // What Kubernetes does not do is told by nobody.
+    fixture.kubernetes.down.store(true, Ordering::Release);
+    assert_eq!(post(paths::NODE_UNCORDON).await.status, 503);
+    assert_eq!(told().await, events);
 }
 
 fn texts(answer: &Answer) -> Vec<&str> {

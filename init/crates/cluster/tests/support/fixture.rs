@@ -3,6 +3,7 @@
 #![allow(dead_code, reason = "neither of the tests that include this file needs all of it")]
 
 use std::{
+    collections::BTreeSet,
     fmt, fs,
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
     path::{Path, PathBuf},
@@ -323,6 +324,7 @@ pub(crate) struct FakeKubernetes {
     pub(crate) down: AtomicBool,
     /// What was asked of it but for lists.
     pub(crate) orders: Mutex<Vec<String>>,
+    cordoned: Mutex<BTreeSet<String>>,
     /// Replicas of the cluster's DNS, wanted and ready.
     pub(crate) dns: Mutex<Option<(u64, u64)>>,
 }
@@ -352,8 +354,14 @@ impl NodeSource for FakeKubernetes {
         self.answer(NodeList { nodes: vec![node()] })
     }
 
-    fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> NodeAnswer<'a, ()> {
-        self.order(format!("{} {name}", if unschedulable { "cordon" } else { "uncordon" }))
+    fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> NodeAnswer<'a, bool> {
+        let mut cordoned = self.cordoned.lock().expect("no panic before");
+        let is_news = if unschedulable { cordoned.insert(name.to_owned()) } else { cordoned.remove(name) };
+        if is_news {
+            let order = format!("{} {name}", if unschedulable { "cordon" } else { "uncordon" });
+            self.orders.lock().expect("no panic before").push(order);
+        }
+        self.answer(is_news)
     }
 
     /// The first step leaves a pod, the next none.

@@ -99,7 +99,17 @@ fn a_node_is_drained_before_it_is_removed_and_its_objects_are_deleted() {
     let removed = workstation.run(&["node", "remove", "w1"]).well();
     assert!(removed.out.contains("w1 is removed") && removed.err.contains("default/a: it is ending"), "{removed:?}");
     let orders = fixture.kubernetes.orders.lock().expect("no panic").clone();
-    assert_eq!(orders, ["cordon w1", "uncordon w1", "drain w1", "drain w1", "clean w1"]);
+    assert_eq!(orders, ["cordon w1", "uncordon w1", "cordon w1", "drain w1", "drain w1", "clean w1"]);
+    let told = workstation.run(&["events"]).well().out;
+    let told: Vec<_> = told.lines().map(|line| line.split_once("  ").expect("a time and a sentence").1).collect();
+    let expected = [
+        "w1 gets no new pods  (ann)",
+        "w1 gets pods again  (ann)",
+        "w1 gets no new pods  (ann)",
+        "w1 is drained  (ann)",
+        "w1 was removed  (ann)",
+    ];
+    assert_eq!(told, expected);
     let again = workstation.run(&["node", "remove", "w1", "--force"]);
     assert_eq!(again.code, 6, "{again:?}");
     assert!(again.err.contains("no node w1"), "{again:?}");
