@@ -172,7 +172,7 @@ pub struct StoreMember {
     pub peer_urls: Vec<String>,
     /// Whether it takes part in decisions; otherwise it follows them.
     pub votes: bool,
-    /// Whether it leads the others now.
+    /// Whether it leads the others now; a control plane that enters is not told.
     #[serde(default)]
     pub leads: bool,
 }

@@ -25,7 +25,8 @@ impl Admission<'_> {
             if let Some(record) = self.readdress(&stored, peer).await?
                 && let Some(members) = self.admit_store(&record, peer).await?
             {
-                return self.described(&members).await;
+                // Who leads is an operator's question.
+                return self.described(&members, None).await;
             }
             super::pause(attempt).await?;
         }
@@ -34,7 +35,9 @@ impl Admission<'_> {
 
     /// The store's members, for an operator.
     pub async fn store_members(&self) -> Result<StoreMembers, AdmissionError> {
-        self.described(&self.registry.members().await?).await
+        let members = self.registry.members().await?;
+        let leader = self.registry.leader().await?;
+        self.described(&members, leader).await
     }
 
     /// `None` if somebody else changed the members in between.
@@ -55,9 +58,8 @@ impl Admission<'_> {
         }
     }
 
-    async fn described(&self, members: &[StoreMember]) -> Result<StoreMembers, AdmissionError> {
+    async fn described(&self, members: &[StoreMember], leader: Option<u64>) -> Result<StoreMembers, AdmissionError> {
         let view = self.registry.refresh().await?;
-        let leader = self.registry.leader().await?;
         let describe = |member: &StoreMember| keelson_api::StoreMember {
             name: member.name.clone(),
             node: node_of(&view, &member.name).map(str::to_owned),

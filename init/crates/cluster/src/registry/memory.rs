@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::{
@@ -14,6 +15,8 @@ pub(crate) struct Memory {
     members: Mutex<Vec<StoreMember>>,
     /// Members that do not answer.
     pub(crate) silent: Mutex<Vec<u64>>,
+    /// Nobody says who leads.
+    pub(crate) leaderless: AtomicBool,
     leases: Mutex<Leases>,
 }
 
@@ -178,9 +181,12 @@ impl Backend for Memory {
     }
 
     fn leader(&self) -> Answer<'_, Option<u64>> {
-        Box::pin(
-            async move { Ok(self.members.lock().unwrap().iter().find(|member| member.votes).map(|member| member.id)) },
-        )
+        Box::pin(async move {
+            if self.leaderless.load(Ordering::Relaxed) {
+                return Err(RegistryError::Unavailable("nobody leads".into()));
+            }
+            Ok(self.members.lock().unwrap().iter().find(|member| member.votes).map(|member| member.id))
+        })
     }
 
     fn change_members(&self, change: MemberChange) -> Answer<'_, Vec<StoreMember>> {

@@ -53,7 +53,12 @@ impl Cluster {
 
     /// The founder, as it is once it serves.
     async fn begun() -> Self {
-        let cluster = Self::new();
+        Self::begun_on(Arc::default()).await
+    }
+
+    async fn begun_on(memory: Arc<Memory>) -> Self {
+        let mut cluster = Self::new();
+        cluster.registry = Registry::new(memory);
         cluster.record_own().await;
         let name = cluster.membership.identity.node_uid.as_str().to_owned();
         let change = MemberChange::Add { name, peer_url: "https://192.0.2.1:2380".to_owned() };
@@ -205,6 +210,21 @@ async fn a_place_in_the_store_is_given_once_and_follows_the_node_to_another_addr
 }
 
 #[tokio::test]
+async fn a_place_in_the_store_is_given_without_asking_who_leads() {
+    let memory = Arc::new(Memory::default());
+    let cluster = Cluster::begun_on(Arc::clone(&memory)).await;
+    let plane = Plane::new("b", 7);
+    let joined = plane.join(&cluster, &cluster.plane_token(1).await).await.unwrap();
+    memory.leaderless.store(true, std::sync::atomic::Ordering::Relaxed);
+    let told = cluster.enter(&plane, &joined).await.unwrap().members;
+    assert_eq!((told.len(), told.iter().any(|member| member.leads)), (2, false));
+    cluster.admission().store_members().await.expect_err("an operator is told who leads");
+    memory.leaderless.store(false, std::sync::atomic::Ordering::Relaxed);
+    let told = cluster.admission().store_members().await.unwrap().members;
+    assert_eq!(told.iter().filter(|member| member.leads).count(), 1);
+}
+
+#[tokio::test]
 async fn a_removed_control_plane_is_told_so_once_the_store_goes_on_without_it() {
     let (b, c) = (Plane::new("b", 2), Plane::new("c", 3));
     let (cluster, _) = Cluster::begun().await.with(&b).await;
@@ -234,13 +254,7 @@ async fn a_removed_control_plane_is_told_so_once_the_store_goes_on_without_it() 
 async fn a_removal_that_would_cost_the_quorum_is_refused_and_if_forced_names_what_is_lost() {
     let (b, c) = (Plane::new("b", 2), Plane::new("c", 3));
     let memory = Arc::new(Memory::default());
-    let mut cluster = Cluster::new();
-    cluster.registry = Registry::new(Arc::clone(&memory) as Arc<dyn crate::registry::Backend>);
-    cluster.record_own().await;
-    let name = cluster.membership.identity.node_uid.as_str().to_owned();
-    let change = MemberChange::Add { name, peer_url: "https://192.0.2.1:2380".to_owned() };
-    cluster.registry.change_members(change).await.unwrap();
-    let (cluster, _) = cluster.with(&b).await;
+    let (cluster, _) = Cluster::begun_on(Arc::clone(&memory)).await.with(&b).await;
     let (cluster, c_joined) = cluster.with(&c).await;
     let members = cluster.registry.members().await.unwrap();
     let silent = members.iter().find(|member| member.name == c_joined.node_uid).unwrap().id;
