@@ -54,14 +54,18 @@ pub async fn list(registry: &Registry, after: Option<i64>) -> Result<EventList, 
         .rev()
         .take(EVENTS_MAX)
         .take_while(|stored| after.is_none_or(|after| stored.revision > after));
-    let mut events: Vec<_> = kept.map(event).collect();
+    let mut events: Vec<_> = kept.map(Event::from).collect();
     events.reverse();
     Ok(EventList { events })
 }
 
-fn event(stored: Stored<EventRecord>) -> Event {
-    let EventRecord { at, kind, node, recorded_by, actor, message, .. } = stored.value;
-    Event { revision: stored.revision, time: timestamp(at), kind, node, recorded_by, actor, message }
+/// Names each field of both, so that none can be forgotten.
+impl From<Stored<EventRecord>> for Event {
+    fn from(stored: Stored<EventRecord>) -> Self {
+        let Stored { revision, value } = stored;
+        let EventRecord { version: _, id: _, at, kind, node, recorded_by, actor, message } = value;
+        Self { revision, time: timestamp(at), kind, node, recorded_by, actor, message }
+    }
 }
 
 /// The oldest first.
@@ -180,6 +184,21 @@ mod tests {
         let after = all.events[1].revision;
         assert_eq!(messages(&list(&registry, Some(after)).await.unwrap()), ["three"]);
         assert!(list(&registry, Some(all.events[2].revision)).await.unwrap().events.is_empty());
+    }
+
+    #[test]
+    fn an_event_says_all_that_its_record_does() {
+        let record = EventRecord::new("a", "ann", EventKind::NodeRemoved, 1_800_000_000, "w1 was removed".to_owned());
+        let expected = Event {
+            revision: 7,
+            time: "2027-01-15T08:00:00Z".to_owned(),
+            kind: EventKind::NodeRemoved,
+            node: Some("w1".to_owned()),
+            recorded_by: "a".to_owned(),
+            actor: "ann".to_owned(),
+            message: "w1 was removed".to_owned(),
+        };
+        assert_eq!(Event::from(Stored { revision: 7, value: record.about("w1") }), expected);
     }
 
     #[tokio::test]
