@@ -159,19 +159,8 @@ mod tests {
 
     fn service(name: &str, state: ServiceState, seconds: u64) -> ServiceStatus {
         ServiceStatus {
-            name: ServiceName::new(name).unwrap(),
-            state,
-            desired: Desired::Up,
-            pid: None,
             in_state_milliseconds: seconds * 1000,
-            started_at_boottime_milliseconds: None,
-            ready_at_boottime_milliseconds: None,
-            restarts: 0,
-            last_exit: None,
-            waiting_for: None,
-            reason: None,
-            memory_bytes: None,
-            cpu_microseconds: None,
+            ..ServiceStatus::new(ServiceName::new(name).unwrap(), state)
         }
     }
 

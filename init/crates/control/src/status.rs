@@ -49,6 +49,27 @@ pub struct ServiceStatus {
     pub cpu_microseconds: Option<u64>,
 }
 
+impl ServiceStatus {
+    /// One that is wanted, and of which nothing more than its state is known.
+    pub fn new(name: ServiceName, state: ServiceState) -> Self {
+        Self {
+            name,
+            state,
+            desired: Desired::Up,
+            pid: None,
+            in_state_milliseconds: 0,
+            started_at_boottime_milliseconds: None,
+            ready_at_boottime_milliseconds: None,
+            restarts: 0,
+            last_exit: None,
+            waiting_for: None,
+            reason: None,
+            memory_bytes: None,
+            cpu_microseconds: None,
+        }
+    }
+}
+
 /// The state a service is in. The supervisor's core has the table of transitions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -173,6 +194,15 @@ pub struct BootRecord {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_not_known_of_a_service_is_not_sent() {
+        let status = ServiceStatus::new(ServiceName::new("kubelet").unwrap(), ServiceState::Waiting);
+        let sent = serde_json::to_string(&status).unwrap();
+        let expected = r#"{"name":"kubelet","state":"waiting","desired":"up","in_state_milliseconds":0,"restarts":0}"#;
+        assert_eq!(sent, expected);
+        assert_eq!(serde_json::from_str::<ServiceStatus>(&sent).unwrap(), status);
+    }
 
     #[test]
     fn exit_reasons_read_as_sentences() {

@@ -10,8 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use keelson_control::{
-    Applied, Condition, Desired, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceSpec, ServiceState,
-    ServiceStatus, SupervisorStatus, codec,
+    Applied, Condition, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceSpec, ServiceState, ServiceStatus,
+    SupervisorStatus, codec,
 };
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -154,21 +154,7 @@ fn log(root: &Path, name: &str) -> std::fs::File {
 }
 
 fn status(name: &str) -> ServiceStatus {
-    ServiceStatus {
-        name: ServiceName::new(name).expect("a service's name"),
-        state: ServiceState::Ready,
-        desired: Desired::Up,
-        pid: None,
-        in_state_milliseconds: 0,
-        started_at_boottime_milliseconds: None,
-        ready_at_boottime_milliseconds: None,
-        restarts: 0,
-        last_exit: None,
-        waiting_for: None,
-        reason: None,
-        memory_bytes: None,
-        cpu_microseconds: None,
-    }
+    ServiceStatus::new(ServiceName::new(name).expect("a service's name"), ServiceState::Ready)
 }
 
 fn run_store(program: &Path, root: &Path) {

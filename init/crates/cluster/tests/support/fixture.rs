@@ -26,8 +26,8 @@ use keelson_cluster::{
 };
 use keelson_config::{ClusterConfig, Inputs, Remembered, Role, network_state::NetworkState};
 use keelson_control::{
-    BootRecord, Desired, ExitReason, LastExit, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceState,
-    ServiceStatus, SupervisorStatus, codec,
+    BootRecord, ExitReason, LastExit, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceState, ServiceStatus,
+    SupervisorStatus, codec,
 };
 use keelson_log::{
     files::{Directory, ROTATION},
@@ -288,19 +288,10 @@ fn answer(request: Request, orders: &Mutex<Vec<Request>>) -> Response {
 
 fn service(name: &str, state: ServiceState) -> ServiceStatus {
     ServiceStatus {
-        name: ServiceName::new(name).expect("a service's name"),
-        state,
-        desired: Desired::Up,
-        pid: None,
         in_state_milliseconds: 5000,
-        started_at_boottime_milliseconds: None,
-        ready_at_boottime_milliseconds: None,
-        restarts: 0,
-        last_exit: None,
-        waiting_for: None,
-        reason: None,
         memory_bytes: Some(1 << 20),
         cpu_microseconds: Some(1_500_000),
+        ..ServiceStatus::new(ServiceName::new(name).expect("a service's name"), state)
     }
 }
 
