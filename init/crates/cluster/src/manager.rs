@@ -316,7 +316,7 @@ impl Manager {
         let (node, files) = (Arc::clone(&self.node), Arc::clone(&self.files));
         if let Some(registry) = &self.registry {
             let (registry, membership) = (Arc::clone(registry), Arc::clone(&self.membership));
-            return tokio::spawn(place::watch(node, files, registry, membership));
+            return tokio::spawn(place::watch_others(node, files, registry, membership));
         }
         let member = self.node.member().await;
         tokio::spawn(renewal::follow_settings(node, files, member))

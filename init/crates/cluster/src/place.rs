@@ -5,7 +5,7 @@
 //!    was removed while it was off hears so here, before a store or a pod of it has begun.
 //! 2. From then on it keeps its record, the URL of its own member, and the list on STATE as they should be, and takes those
 //!    members out whose nodes were removed ([`keep`]).
-//! 3. Whether it was removed itself, only others can say with certainty ([`watch`]): its own store may have been
+//! 3. Whether it was removed itself, only others can say with certainty ([`watch_others`]): its own store may have been
 //!    taken out already, or may be needed until it is. While the store is silent the others are looked for as well ([`search`]).
 
 use std::net::IpAddr;
@@ -15,6 +15,7 @@ use std::time::Duration;
 use hyper::Method;
 use keelson_api::{ErrorBody, ErrorCode, EventKind, NodeOrder, NodeSettings, StoreMembers, paths};
 use keelson_pki::{AuthorityError, Files, FilesError, Pair};
+use tokio::sync::watch;
 use tokio::time::timeout;
 
 use crate::admission;
@@ -25,7 +26,7 @@ use crate::join::connection::{Planes, PlanesError};
 use crate::membership::{ControlPlane, Membership};
 use crate::node::Node;
 use crate::registry::{
-    Change, EventRecord, MemberChange, NodeRecord, Registry, RegistryError, RemovedRecord, Revision, StoreMember,
+    Change, EventRecord, MemberChange, NodeRecord, Registry, RegistryError, RemovedRecord, Revision, StoreMember, View,
 };
 use crate::report;
 use crate::secrets::SecretsError;
@@ -152,20 +153,29 @@ pub async fn keep(node: Arc<Node>, files: Arc<dyn Files>, registry: Arc<Registry
     let mut network = node.network();
     let mut views = registry.view();
     let mut complaint = report::Complaint::default();
-    let mut members = None;
+    let mut settled = Settled::default();
     loop {
-        match settle(&node, &files, &registry, &membership.identity, held, &mut members).await {
+        match settle(&node, &files, &registry, &membership.identity, held, &mut settled).await {
             Ok(()) => complaint.passed(),
             // The registry's own keeper says when the store does not answer.
             Err(PlaceError::Registry(RegistryError::Unavailable(_))) => {}
             Err(error) => complaint.of(report::chain(&error)),
         }
         tokio::select! {
-            _ = network.changed() => {}
-            _ = views.changed() => {}
+            _ = network.changed() => settled.is_recorded = false,
+            _ = views.changed() => settled.is_recorded = false,
+            // The store promotes and loses members by itself, and etcd's API has no watch for those.
             () = tokio::time::sleep(INTERVAL) => {}
         }
     }
+}
+
+/// What was so when it was looked at last.
+#[derive(Debug, Default)]
+struct Settled {
+    /// This node's record is as it should be. What could change that is watched.
+    is_recorded: bool,
+    members: Option<Vec<StoreMember>>,
 }
 
 async fn settle(
@@ -174,11 +184,14 @@ async fn settle(
     registry: &Registry,
     identity: &Identity,
     held: &ControlPlane,
-    known: &mut Option<Vec<StoreMember>>,
+    settled: &mut Settled,
 ) -> Result<(), PlaceError> {
     let addresses = node.addresses();
     let Some(preferred) = addresses.first().copied() else { return Ok(()) };
-    if !record_own(registry, identity, held, &addresses).await? {
+    if !settled.is_recorded {
+        settled.is_recorded = record_own(registry, identity, held, &addresses).await?;
+    }
+    if !settled.is_recorded {
         return Ok(());
     }
     let Some(view) = registry.view_now() else { return Ok(()) };
@@ -190,12 +203,15 @@ async fn settle(
         let change = MemberChange::Update { id: member.id, peer_url: peer_url(preferred) };
         members = registry.change_members(change).await?;
     }
+    if settled.members.as_ref() == Some(&members) {
+        return Ok(());
+    }
     save_peers(files, node, Peers::of(&members)).await?;
     let now = node.clock().now.unix_timestamp();
-    if let Some(before) = known {
+    if let Some(before) = &settled.members {
         events::tell_members(registry, &identity.name, before, &members, now).await?;
     }
-    *known = Some(members);
+    settled.members = Some(members);
     Ok(())
 }
 
@@ -273,24 +289,36 @@ fn new_record(identity: &Identity) -> NodeRecord {
 
 /// Returns once another control plane has said that this one was removed and is out of the store. They are asked while the
 /// records say so, and while the store is silent; then they are looked for, too.
-pub async fn watch(node: Arc<Node>, files: Arc<dyn Files>, registry: Arc<Registry>, membership: Arc<Membership>) {
+pub async fn watch_others(
+    node: Arc<Node>,
+    files: Arc<dyn Files>,
+    registry: Arc<Registry>,
+    membership: Arc<Membership>,
+) {
     let Some(held) = membership.control_plane() else { return std::future::pending().await };
     let uid = membership.identity.node_uid.as_str();
     let mut search = Search::default();
+    let mut views = registry.view();
     loop {
-        tokio::time::sleep(REMOVAL_INTERVAL).await;
-        let removed = registry.view_now().is_some_and(|view| view.removed.contains_key(uid));
-        if registry.is_silent_for(SILENCE) {
-            search.look(&node, &files, &membership, held).await;
-        } else {
-            search.settle(&node, &files).await;
-            if !removed {
+        tokio::select! {
+            () = is_recorded_as_removed(&mut views, uid) => {}
+            () = registry.falls_silent_for(SILENCE) => search.look(&node, &files, &membership, held).await,
+            () = tokio::time::sleep(REMOVAL_INTERVAL), if search.has_hints() => {
+                search.settle(&node, &files).await;
                 continue;
             }
         }
         if let Ok(true) = ask_whether_removed(&node, &files, &membership, held, &search.endpoints).await {
             return;
         }
+        tokio::time::sleep(REMOVAL_INTERVAL).await;
+    }
+}
+
+async fn is_recorded_as_removed(views: &mut watch::Receiver<Option<Arc<View>>>, uid: &str) {
+    let removed = |view: &Option<Arc<View>>| view.as_ref().is_some_and(|view| view.removed.contains_key(uid));
+    if views.wait_for(removed).await.is_err() {
+        std::future::pending::<()>().await;
     }
 }
 

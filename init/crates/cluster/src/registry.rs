@@ -43,8 +43,8 @@ pub use records::{
 };
 
 const PREFIX: &str = "/keelson/v1/";
-/// How soon a change that another control plane made is seen. A list of this size a second costs less than keeping a
-/// watch whole through every fault.
+/// How soon a change that another control plane made is seen. A question of this size a second costs less than keeping a
+/// watch whole through every fault, and says that a quorum of the store is there.
 const REFRESH: Duration = Duration::from_secs(1);
 /// More nodes than one cluster has.
 pub const RECORDS_MAX: usize = 20_000;
@@ -89,6 +89,23 @@ pub struct Change {
     pub lease: Option<LeaseId>,
 }
 
+/// The records, as they were at a moment, without what they say.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Glance {
+    /// The store's.
+    pub revision: Revision,
+    pub keys: i64,
+    /// Whether a key that is there was written after the revision that was asked about.
+    pub written: bool,
+}
+
+impl Glance {
+    /// Whether anything can have happened since. What was deleted is missing from the keys, unless something else was written.
+    fn is_news_after(&self, before: &Self) -> bool {
+        self.written || self.keys != before.keys || self.revision < before.revision
+    }
+}
+
 pub type Answer<'a, T> = Pin<Box<dyn Future<Output = Result<T, RegistryError>> + Send + 'a>>;
 
 /// What the records are kept in.
@@ -96,6 +113,8 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn get(&self, key: String) -> Answer<'_, Option<Entry>>;
     /// In the order of their keys.
     fn list(&self, prefix: String) -> Answer<'_, Vec<Entry>>;
+    /// What is below a prefix, and whether any of it was written after a revision.
+    fn glance(&self, prefix: String, after: Revision) -> Answer<'_, Glance>;
     /// False if something was not as expected.
     fn commit(&self, change: Change) -> Answer<'_, bool>;
     /// A lease that lasts for so many seconds from no earlier than this call, or longer.
@@ -249,9 +268,20 @@ impl Registry {
         self.view.borrow().clone()
     }
 
-    /// Whether the view has not been read for so long.
+    /// Whether the store has not answered for so long.
     pub fn is_silent_for(&self, time: Duration) -> bool {
         self.heard.borrow().elapsed() > time
+    }
+
+    /// Returns once the store has not answered for so long.
+    pub async fn falls_silent_for(&self, time: Duration) {
+        loop {
+            let due = *self.heard.borrow() + time;
+            if due < Instant::now() {
+                return;
+            }
+            tokio::time::sleep_until(due + Duration::from_millis(1)).await;
+        }
     }
 
     /// Reads the view anew.
@@ -276,10 +306,10 @@ impl Registry {
 
     /// Keeps the view young, for ever. While the store is away the last one stands.
     pub async fn keep(&self, mut failed: impl FnMut(&RegistryError)) {
-        let mut complained = false;
+        let (mut complained, mut seen) = (false, None);
         loop {
-            match self.refresh().await {
-                Ok(_) => complained = false,
+            match self.look(&mut seen).await {
+                Ok(()) => complained = false,
                 Err(error) => {
                     if !std::mem::replace(&mut complained, true) {
                         failed(&error);
@@ -288,6 +318,19 @@ impl Registry {
             }
             tokio::time::sleep(REFRESH).await;
         }
+    }
+
+    /// Reads the view anew if there is anything new.
+    async fn look(&self, seen: &mut Option<Glance>) -> Result<(), RegistryError> {
+        let after = seen.map_or(0, |seen| seen.revision);
+        // First, so that what comes in between is seen twice and not missed.
+        let now = self.backend.glance(PREFIX.to_owned(), after).await?;
+        self.heard.send_replace(Instant::now());
+        if seen.is_none_or(|seen| now.is_news_after(&seen)) {
+            self.refresh().await?;
+        }
+        *seen = Some(now);
+        Ok(())
     }
 }
 
@@ -335,5 +378,60 @@ mod tests {
         assert!(registry.commit(Change::default().put(&node("a")).unwrap()).await.unwrap());
         registry.refresh().await.unwrap();
         assert!(view.borrow_and_update().as_ref().unwrap().nodes.contains_key("a"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_view_is_read_when_something_was_written_or_deleted_and_only_then() {
+        let memory = Arc::new(Memory::default());
+        let registry = Registry::new(Arc::clone(&memory) as Arc<dyn Backend>);
+        let keeping = registry.keep(|error| panic!("{error}"));
+        let changing = async {
+            let lists = || memory.lists.load(std::sync::atomic::Ordering::Relaxed);
+            let pass = || tokio::time::sleep(REFRESH * 3 / 2);
+            let names = || registry.view_now().unwrap().nodes.keys().cloned().collect::<Vec<_>>();
+            pass().await;
+            let each = lists();
+            assert!(each > 0 && names().is_empty());
+            pass().await;
+            assert_eq!(lists(), each, "nothing has happened");
+            let both = Change::default().put(&node("a")).unwrap().put(&node("b")).unwrap();
+            assert!(registry.commit(both).await.unwrap());
+            pass().await;
+            assert_eq!((names(), lists()), (vec!["a".to_owned(), "b".to_owned()], 2 * each));
+            assert!(registry.commit(Change::default().delete::<NodeRecord>("a")).await.unwrap());
+            pass().await;
+            assert_eq!((names(), lists()), (vec!["b".to_owned()], 3 * each));
+            let instead = Change::default().delete::<NodeRecord>("b").put(&node("c")).unwrap();
+            assert!(registry.commit(instead).await.unwrap());
+            pass().await;
+            assert_eq!((names(), lists()), (vec!["c".to_owned()], 4 * each));
+            pass().await;
+            assert_eq!(lists(), 4 * each);
+        };
+        tokio::select! {
+            () = keeping => panic!("it never ends"),
+            () = changing => {}
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_is_silent_once_it_has_not_answered_for_so_long() {
+        let registry = Registry::new(Arc::new(Memory::default()));
+        let (begun, silence) = (Instant::now(), Duration::from_secs(5));
+        let answering = async {
+            for _ in 0..3 {
+                tokio::time::sleep(Duration::from_secs(4)).await;
+                registry.refresh().await.unwrap();
+            }
+        };
+        tokio::join!(answering, registry.falls_silent_for(silence));
+        assert!(registry.is_silent_for(silence) && begun.elapsed() < Duration::from_secs(18));
+    }
+
+    #[test]
+    fn an_older_revision_than_before_is_news() {
+        let glance = |revision| Glance { revision, keys: 1, written: false };
+        assert!(!glance(7).is_news_after(&glance(7)) && !glance(8).is_news_after(&glance(7)));
+        assert!(glance(6).is_news_after(&glance(7)), "the store was restored from a copy");
     }
 }

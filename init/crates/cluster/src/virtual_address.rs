@@ -54,6 +54,7 @@ pub async fn keep(
     let Some(address) = node.cluster().virtual_address else { return };
     let mut status = node.status.watch();
     let mut network = node.network();
+    let mut views = registry.view();
     let mut keeper = Keeper {
         contender: Contender::new(&registry, address, &identity),
         node: &node,
@@ -63,15 +64,25 @@ pub async fn keep(
     };
     loop {
         let is_ready = *ready.borrow_and_update();
-        keeper.look(is_ready).await;
+        let next = keeper.look(is_ready).await;
         tokio::select! {
+            // Who has it, and who was removed.
+            () = changed(Some(&mut views)) => {}
             () = changed(Some(&mut ready)) => {}
             () = changed(Some(&mut network)) => {}
             // The machine may be about to end.
             () = changed(Some(&mut status)) => {}
-            () = tokio::time::sleep(INTERVAL) => {}
+            () = tokio::time::sleep(INTERVAL), if next == Next::Soon => {}
         }
     }
+}
+
+/// When there is something to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Soon,
+    /// What it waits for is watched.
+    News,
 }
 
 /// Whose the address is, as this node knows.
@@ -103,11 +114,15 @@ struct Keeper<'a> {
 }
 
 impl Keeper<'_> {
-    async fn look(&mut self, is_ready: bool) {
+    async fn look(&mut self, is_ready: bool) -> Next {
         let view = self.contender.registry.view_now();
         let obstacle = obstacle(self.node, view.as_deref(), self.contender.address, &self.contender.uid, is_ready);
         if let Some(obstacle) = obstacle {
-            return self.give_up(&obstacle).await;
+            self.give_up(&obstacle).await;
+            return Next::News;
+        }
+        if self.contender.claim.is_none() && view.is_some_and(|view| self.contender.is_beaten(&view)) {
+            return Next::News;
         }
         let had_it = self.contender.claim.is_some();
         let left = self.contender.claim.map(|claim| claim.until.saturating_sub(since_boot()).min(RENEWAL_DEADLINE));
@@ -127,6 +142,7 @@ impl Keeper<'_> {
             _ => {}
         }
         self.tell().await;
+        Next::Soon
     }
 
     /// First the address goes, then the record: nobody takes it before.
@@ -236,6 +252,11 @@ impl<'a> Contender<'a> {
     fn new(registry: &'a Registry, address: IpAddr, identity: &Identity) -> Self {
         let (name, uid) = (identity.name.clone(), identity.node_uid.as_str().to_owned());
         Self { registry, address, name, uid, claim: None }
+    }
+
+    /// Whether somebody else has it. That ends with the record.
+    fn is_beaten(&self, view: &View) -> bool {
+        view.virtual_addresses.get(&self.address.to_string()).is_some_and(|record| record.uid != self.uid)
     }
 
     /// Renews what this node has, or takes what nobody has.

@@ -76,12 +76,14 @@ impl Search {
         Ok(())
     }
 
+    /// Whether there is something to forget.
+    pub(super) fn has_hints(&self) -> bool {
+        !self.hints.is_empty()
+    }
+
     /// While the store answers: forgets what its members have told it by now.
     pub(super) async fn settle(&mut self, node: &Node, files: &Arc<dyn Files>) {
         self.endpoints.clear();
-        if self.hints.is_empty() {
-            return;
-        }
         let forgotten = async {
             let known = read_peers(files, node).await?;
             if self.hints.iter().all(|(member, addresses)| known.is_at(member, addresses)) {

@@ -25,8 +25,8 @@ use tokio_rustls::client::TlsStream;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{
-    Answer, Backend, Change, Entry, LeaseId, MemberChange, MemberError, RECORDS_MAX, RegistryError, Removal,
-    StoreMember,
+    Answer, Backend, Change, Entry, Glance, LeaseId, MemberChange, MemberError, RECORDS_MAX, RegistryError, Removal,
+    Revision, StoreMember,
 };
 use crate::membership::ControlPlane;
 
@@ -188,6 +188,18 @@ fn range_end(prefix: &str) -> Vec<u8> {
     end
 }
 
+/// The filter cuts what is answered, not what is counted.
+fn glance(prefix: String, after: Revision) -> pb::RangeRequest {
+    pb::RangeRequest {
+        range_end: range_end(&prefix).into(),
+        key: prefix.into_bytes().into(),
+        min_mod_revision: after + 1,
+        keys_only: true,
+        limit: 1,
+        ..Default::default()
+    }
+}
+
 fn request(change: Change) -> pb::TxnRequest {
     let lease = change.lease.map_or(0, |lease| lease.0);
     let compare = |(key, revision): (String, i64)| pb::Compare {
@@ -234,6 +246,14 @@ impl Backend for Etcd {
                 ..Default::default()
             };
             Ok(entries(answer(self.client().range(request)).await?))
+        })
+    }
+
+    fn glance(&self, prefix: String, after: Revision) -> Answer<'_, Glance> {
+        Box::pin(async move {
+            let response = answer(self.client().range(glance(prefix, after))).await?;
+            let revision = response.header.map_or(0, |header| header.revision);
+            Ok(Glance { revision, keys: response.count, written: !response.kvs.is_empty() })
         })
     }
 

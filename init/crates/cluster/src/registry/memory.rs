@@ -2,11 +2,12 @@
 
 use std::collections::BTreeMap;
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::{
-    Answer, Backend, Change, Entry, LeaseId, MemberChange, MemberError, RegistryError, Removal, Revision, StoreMember,
+    Answer, Backend, Change, Entry, Glance, LeaseId, MemberChange, MemberError, RegistryError, Removal, Revision,
+    StoreMember,
 };
 
 #[derive(Debug, Default)]
@@ -15,6 +16,8 @@ pub(crate) struct Memory {
     members: Mutex<Vec<StoreMember>>,
     /// Members that do not answer.
     pub(crate) silent: Mutex<Vec<u64>>,
+    /// How often a list was read.
+    pub(crate) lists: AtomicUsize,
     /// Nobody says who leads.
     pub(crate) leaderless: AtomicBool,
     leases: Mutex<Leases>,
@@ -114,9 +117,19 @@ impl Backend for Memory {
 
     fn list(&self, prefix: String) -> Answer<'_, Vec<Entry>> {
         Box::pin(async move {
+            self.lists.fetch_add(1, Ordering::Relaxed);
             let content = self.content.lock().unwrap();
             let entries = content.1.values().filter(|entry| entry.key.starts_with(&prefix));
             Ok(entries.cloned().collect())
+        })
+    }
+
+    fn glance(&self, prefix: String, after: Revision) -> Answer<'_, Glance> {
+        Box::pin(async move {
+            let content = self.content.lock().unwrap();
+            let below: Vec<_> = content.1.values().filter(|entry| entry.key.starts_with(&prefix)).collect();
+            let written = below.iter().any(|entry| entry.revision > after);
+            Ok(Glance { revision: content.0, keys: i64::try_from(below.len()).unwrap(), written })
         })
     }
 

@@ -10,7 +10,7 @@ use crate::membership::tests::{found_in_memory, founding};
 use crate::paths::Paths;
 use crate::registry::memory::Memory;
 use crate::registry::records::tests::node as record;
-use crate::registry::{Answer, Backend, Entry, MemberChange, NodeRecord, StoreMember};
+use crate::registry::{Answer, Backend, Entry, Glance, MemberChange, NodeRecord, Revision, StoreMember};
 
 const ADDRESS: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 10));
 
@@ -128,6 +128,10 @@ impl Backend for Distant {
 
     fn list(&self, prefix: String) -> Answer<'_, Vec<Entry>> {
         Box::pin(self.ask(self.memory.list(prefix)))
+    }
+
+    fn glance(&self, prefix: String, after: Revision) -> Answer<'_, Glance> {
+        Box::pin(self.ask(self.memory.glance(prefix, after)))
     }
 
     fn commit(&self, change: Change) -> Answer<'_, bool> {
@@ -274,6 +278,27 @@ async fn the_network_is_told_until_when_and_before_the_record_goes() {
     };
     tokio::join!(keeper.look(false), watching);
     assert_eq!((world.told().unwrap().left(since_boot()), holder(&registry).await), (None, None));
+}
+
+#[tokio::test]
+async fn who_sees_that_another_has_it_waits_for_news_and_takes_it_when_that_is_gone() {
+    let (world, memory) = (World::new(), Arc::new(Memory::default()));
+    let registry = Registry::new(Arc::clone(&memory) as Arc<dyn Backend>);
+    let now = || memory.now();
+    let mut other = contender(&registry, "b");
+    other.look(&now).await.unwrap();
+    let mut keeper = world.keeper(&registry);
+    assert_eq!(keeper.look(true).await, Next::Soon, "it has not seen it yet");
+    registry.refresh().await.unwrap();
+    assert_eq!(keeper.look(true).await, Next::News);
+    memory.advance(Duration::from_secs(LEASE_SECONDS.into()));
+    assert_eq!(keeper.look(true).await, Next::News, "it has not seen it go");
+    registry.refresh().await.unwrap();
+    assert_eq!((keeper.look(true).await, holder(&registry).await.as_deref()), (Next::Soon, Some("a")));
+    // Its own record is nobody else's, and has to be renewed.
+    registry.refresh().await.unwrap();
+    assert_eq!(keeper.look(true).await, Next::Soon);
+    assert_eq!(keeper.look(false).await, Next::News);
 }
 
 #[test]

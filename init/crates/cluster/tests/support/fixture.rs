@@ -20,8 +20,8 @@ use keelson_cluster::{
     api_server::{self, Answer as NodeAnswer, Endpoints, NodeSource, NodeSourceError},
     membership::{self, Decision},
     registry::{
-        Answer, Backend, Change, Entry, LeaseId, MemberChange, MemberError, NodeRecord, Registry, RegistryError,
-        Removal, Revision, StoreMember, VirtualAddressRecord,
+        Answer, Backend, Change, Entry, Glance, LeaseId, MemberChange, MemberError, NodeRecord, Registry,
+        RegistryError, Removal, Revision, StoreMember, VirtualAddressRecord,
     },
 };
 use keelson_config::{ClusterConfig, Inputs, Remembered, Role, network_state::NetworkState};
