@@ -13,6 +13,22 @@ pub struct ErrorBody {
     /// The field of the request (a path such as `csr`, or a parameter's name) that the refusal is about.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
+    /// Each thing that is wrong with a document, where the request has one.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub faults: Vec<FieldFault>,
+}
+
+/// One fault of a document; no value of a field is in it that may be a secret.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct FieldFault {
+    /// The path in the document, such as `spec.node.labels`.
+    pub field: String,
+    /// A clause.
+    pub problem: String,
+    /// What would be right, if there is such a thing.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub allowed: String,
 }
 
 /// The kinds of refusal a program can act on.
@@ -96,11 +112,11 @@ impl ErrorCode {
 
 impl ErrorBody {
     pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
-        Self { code, message: message.into(), field: None }
+        Self { code, message: message.into(), field: None, faults: Vec::new() }
     }
 
     /// A refusal of one field of the request.
     pub fn invalid(field: impl Into<String>, message: impl Into<String>) -> Self {
-        Self { code: ErrorCode::Invalid, message: message.into(), field: Some(field.into()) }
+        Self { field: Some(field.into()), ..Self::new(ErrorCode::Invalid, message) }
     }
 }

@@ -50,6 +50,8 @@ pub enum EventKind {
     OperatorAdded,
     OperatorRemoved,
     FeatureChanged,
+    /// What operators say of the cluster or of a node.
+    ConfigurationChanged,
     /// A control plane's store follows the cluster's.
     StoreMemberAdded,
     /// It takes part in decisions.

@@ -21,6 +21,7 @@ use std::fmt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::configuration::NodeScopes;
 use crate::token::TokenRole;
 
 /// The first line of what a node signs to renew. A change of the form changes its number.
@@ -190,7 +191,7 @@ pub struct NodeSettings {
     pub service_cidr: String,
     pub cluster_domain: String,
     pub dns_address: String,
-    /// The API servers' address that goes from one control plane to another, if there is one.
+    /// The API servers' address that goes from one control plane to another, if the cluster was founded with one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub virtual_address: Option<String>,
     /// The control plane that has it.
@@ -203,6 +204,9 @@ pub struct NodeSettings {
     /// All members, control planes included, with the addresses that they were verified at: where their pods are.
     #[serde(default)]
     pub members: Vec<MemberAddresses>,
+    /// What operators have said since; control planes of an older release say nothing of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configuration: Option<NodeScopes>,
 }
 
 /// What control planes of an older release do not say.

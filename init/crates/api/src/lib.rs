@@ -30,8 +30,11 @@ pub mod status;
 pub mod token;
 
 pub use boots::{Boot, BootList};
-pub use configuration::{Configuration, ConfigurationField};
-pub use error::{ErrorBody, ErrorCode};
+pub use configuration::{
+    Configuration, ConfigurationField, NextValue, NodeScopes, ScopeConfiguration, ScopeConfigurationChange,
+    ScopeConfigurationRequest,
+};
+pub use error::{ErrorBody, ErrorCode, FieldFault};
 pub use events::{Event, EventKind, EventList, EventQuery};
 pub use features::{Feature, FeatureChange, FeatureList, FeatureSetting, FeatureState};
 pub use join::{

@@ -11,8 +11,9 @@ use crate::{
     BootList, Certificate, CertificateRequest, Challenge, Configuration, CreatedToken, Denial, DrainStep, ErrorBody,
     EventList, Feature, FeatureChange, FeatureList, JoinRequest, Joined, KubeconfigMaterial, KubeconfigRequest,
     Membership, NodeList, NodeOrder, NodeOrdered, NodeSettings, OperatorEntry, OperatorList, OperatorRequest,
-    PowerAccepted, PowerRequest, PublicAuthority, RemovalOrder, RenewRequest, Renewed, ServiceList, Status,
-    StoreMembers, TokenEntry, TokenList, TokenRequest,
+    PowerAccepted, PowerRequest, PublicAuthority, RemovalOrder, RenewRequest, Renewed, ScopeConfiguration,
+    ScopeConfigurationChange, ScopeConfigurationRequest, ServiceList, Status, StoreMembers, TokenEntry, TokenList,
+    TokenRequest,
     logs::{LINES_DEFAULT, LINES_MAX},
     paths,
 };
@@ -27,6 +28,7 @@ const OPENAPI_VERSION: &str = "3.1.0";
 pub enum Method {
     Get,
     Post,
+    Put,
     Delete,
 }
 
@@ -35,6 +37,7 @@ impl Method {
         match self {
             Self::Get => "GET",
             Self::Post => "POST",
+            Self::Put => "PUT",
             Self::Delete => "DELETE",
         }
     }
@@ -83,6 +86,11 @@ const fn post(
     answer: Content,
 ) -> Operation {
     Operation { method: Method::Post, path, access: Access::Operator, summary, request: Some(request), answer }
+}
+
+const fn put_configuration(path: &'static str, summary: &'static str) -> Operation {
+    let answer = json_of::<ScopeConfigurationChange>();
+    Operation { method: Method::Put, ..post(path, summary, schema_of::<ScopeConfigurationRequest>, answer) }
 }
 
 const fn delete(path: &'static str, summary: &'static str, answer: Content) -> Operation {
@@ -137,6 +145,17 @@ pub const OPERATIONS: &[Operation] = &[
     ),
     get(paths::STATUS, "What this node says of itself, and why it is not ready", json_of::<Status>()),
     get(paths::CONFIGURATION, "What this node goes by, and who said it", json_of::<Configuration>()),
+    get(
+        paths::CLUSTER_CONFIGURATION,
+        "What operators have said of all nodes of the cluster",
+        json_of::<ScopeConfiguration>(),
+    ),
+    put_configuration(
+        paths::CLUSTER_CONFIGURATION,
+        "Says something else of all nodes of the cluster; what is so already changes nothing",
+    ),
+    get(paths::NODE_CONFIGURATION, "What operators have said of a node", json_of::<ScopeConfiguration>()),
+    put_configuration(paths::NODE_CONFIGURATION, "Says something else of a node; what is so already changes nothing"),
     get(paths::NODES, "The cluster's nodes, as Kubernetes knows them", json_of::<NodeList>()),
     node_order(paths::NODE_CORDON, "Keeps new pods away from a node", json_of::<NodeOrdered>()),
     node_order(paths::NODE_UNCORDON, "Lets pods onto a node again", json_of::<NodeOrdered>()),
@@ -370,6 +389,7 @@ mod tests {
             "RemovalOrder",
             "OperatorRequest",
             "FeatureChange",
+            "ScopeConfigurationRequest",
         ] {
             assert_eq!(additional(request), Some(Value::Bool(false)), "{request}");
         }

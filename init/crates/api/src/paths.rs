@@ -11,6 +11,10 @@ pub const OPERATOR: &str = "/v1/operators/{name}";
 pub const KUBECONFIG: &str = "/v1/kubeconfig";
 pub const STATUS: &str = "/v1/status";
 pub const CONFIGURATION: &str = "/v1/config";
+/// What operators say of all nodes.
+pub const CLUSTER_CONFIGURATION: &str = "/v1/config/cluster";
+/// What they say of one, whose name stands in the braces.
+pub const NODE_CONFIGURATION: &str = "/v1/config/nodes/{name}";
 pub const NODES: &str = "/v1/nodes";
 /// The name of the node stands in the braces, here and in the following.
 pub const NODE_REMOVAL: &str = "/v1/nodes/{name}/removal";

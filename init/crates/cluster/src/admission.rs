@@ -14,8 +14,8 @@ use aws_lc_rs::rand;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::token::TokenError;
-use keelson_api::{EventKind, Identities, MemberAddresses, NodeSettings, TokenRole};
-use keelson_config::{ClusterConfig, OperatorKey, Role};
+use keelson_api::{EventKind, Identities, MemberAddresses, NodeScopes, NodeSettings, TokenRole};
+use keelson_config::{ClusterConfig, ConfigErrors, OperatorKey, Role, Scopes};
 use keelson_pki::{AuthorityError, Clock, KeyError, pair::certificate_pem};
 
 use crate::credentials::Circumstances;
@@ -26,6 +26,7 @@ use crate::registry::{Change, EventRecord, MemberError, NodeRecord, Registry, Re
 use crate::shared_secrets::SharedSecretsError;
 use crate::trust::Trust;
 
+mod configuration;
 mod features;
 mod join;
 mod names;
@@ -90,6 +91,11 @@ pub enum AdmissionError {
     Field { field: &'static str, problem: String },
     #[error("{name}: {problem}")]
     Setting { name: String, problem: String },
+    /// Each is told for itself.
+    #[error("the settings are not valid, and nothing was changed")]
+    Configuration(ConfigErrors),
+    #[error("somebody else has changed the settings meanwhile; look at them again (keelctl config show)")]
+    Outdated,
     #[error("there is no feature {name}; there are: {there}")]
     NoFeature { name: String, there: String },
     #[error("there are {count} join tokens; revoke some")]
@@ -139,6 +145,8 @@ pub struct Admission<'a> {
     pub trust: &'a Trust,
     pub identity: &'a Identity,
     pub cluster: &'a ClusterConfig,
+    /// The virtual address that the cluster was founded with, whatever operators have said since.
+    pub virtual_address: Option<IpAddr>,
     /// Who may make tokens offline; only asked about where a token is judged.
     pub operators: &'a [OperatorKey],
     /// This control plane's own.
@@ -197,6 +205,7 @@ impl Admission<'_> {
     /// What a node has to know of the cluster.
     async fn settings(&self, record: &NodeRecord) -> Result<NodeSettings, AdmissionError> {
         let view = self.view().await?;
+        let Scopes { node, cluster } = view.scopes(&record.name);
         Ok(NodeSettings {
             addresses: record.addresses.clone(),
             trust: self.trust.bundle(),
@@ -204,15 +213,15 @@ impl Admission<'_> {
             service_cidr: self.cluster.service_cidr.to_string(),
             cluster_domain: self.cluster.cluster_domain.clone(),
             dns_address: self.cluster.dns_address.to_string(),
-            virtual_address: self.cluster.virtual_address.map(|address| address.to_string()),
+            virtual_address: self.virtual_address.map(|address| address.to_string()),
             virtual_address_holder: self
-                .cluster
                 .virtual_address
                 .and_then(|address| view.virtual_addresses.get(&address.to_string()))
                 .map(|record| record.name.clone()),
             pod_network: FeatureName::Network.record(&view).enabled,
             control_planes: self.control_planes().await?,
             members: self.members(|_| true).await?,
+            configuration: Some(NodeScopes { node, cluster }),
         })
     }
 

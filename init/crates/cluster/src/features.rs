@@ -18,6 +18,7 @@ use crate::status::ConditionKind;
 pub mod access;
 pub mod departure;
 pub mod dns;
+pub mod labels;
 pub mod leases;
 pub mod node_object;
 pub mod pod_network;
@@ -124,7 +125,7 @@ impl Features {
         }
     }
 
-    /// Every member's Node says what it is: kubelet may not say that of its own node.
+    /// Every member's Node says what it is, and what operators say of it: kubelet may not say that of its own node.
     async fn keep_roles(&self) {
         let member = self.node.member().await;
         let Some(registry) = member.registry.clone() else { return };
@@ -132,7 +133,7 @@ impl Features {
             self.api_server().await;
             self.access_applied().await;
             let result = match self.api.client() {
-                Ok(client) => roles::follow(&registry, &client).await.map_err(Into::into),
+                Ok(client) => roles::follow(&registry, &client, &hostname()).await.map_err(Into::into),
                 Err(error) => Err(error),
             };
             if let Err(error) = result {

@@ -11,6 +11,7 @@ pub mod api_server;
 pub mod authorities;
 pub mod boot_mark;
 pub mod client;
+pub mod configuration;
 pub mod container_runtime;
 pub mod credentials;
 pub mod departed;

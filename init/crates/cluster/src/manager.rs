@@ -8,12 +8,14 @@
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
+use keelson_config::Scopes;
 use keelson_control::ServiceSpec;
 use keelson_pki::{AuthorityError, Files, FilesError, Mode, Owner, StandardFiles};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
+use crate::configuration;
 use crate::credentials::CredentialError;
 use crate::join::renewal::{self, RenewalError};
 use crate::kubernetes::KubernetesError;
@@ -182,6 +184,9 @@ struct Manager {
     worker: Option<Arc<Worker>>,
     /// What PID 1 has accepted.
     applied: Option<Vec<ServiceSpec>>,
+    /// What operators have said, as far as it is known.
+    scopes: Option<Scopes>,
+    complaint: report::Complaint,
 }
 
 impl Manager {
@@ -190,7 +195,8 @@ impl Manager {
             let backend = Etcd::new(store::CLIENT_ADDRESS, Arc::clone(held), node.clock_floor);
             Arc::new(Registry::new(Arc::new(backend)))
         });
-        Self { node, files, membership, registry, worker: None, applied: None }
+        let complaint = report::Complaint::default();
+        Self { node, files, membership, registry, worker: None, applied: None, scopes: None, complaint }
     }
 
     /// The first certificates, before anything can be served under them.
@@ -220,13 +226,44 @@ impl Manager {
             };
             self.ask_whether_removed(&worker).await?;
         }
+        self.recall_scopes().await;
+        self.node.start();
         if let Standing::ControlPlane(held) = &self.membership.standing {
             if let Some(settings) = &held.settings {
-                self.node.set_cluster(worker::joined_configuration(&self.node.config, settings)?.cluster);
+                self.node.set_cluster(worker::joined_configuration(self.node.started(), settings)?.cluster);
             }
             place::enter(&self.node, &self.files, &self.membership, held).await?;
         }
         self.reconcile().await
+    }
+
+    /// What operators had said when this node heard of it last.
+    async fn recall_scopes(&mut self) {
+        self.scopes = match configuration::kept(&self.files, &self.node.paths).await {
+            Ok(Some(kept)) => Some(kept),
+            // One that has just joined knows what it was told.
+            Ok(None) => self.membership.control_plane().and_then(|held| configuration::told(held.settings.as_ref()?)),
+            Err(error) => {
+                report::error(&error);
+                None
+            }
+        };
+        self.follow_scopes();
+    }
+
+    /// What operators have said since.
+    fn follow_scopes(&mut self) {
+        let known = match (&self.worker, &self.registry) {
+            (Some(worker), _) => configuration::told(&worker.settings_now()),
+            (None, Some(registry)) => registry.view_now().map(|view| view.scopes(self.node.name())),
+            (None, None) => None,
+        };
+        self.scopes = known.or(self.scopes.take());
+        let Some(scopes) = &self.scopes else { return };
+        match self.node.set_scopes(scopes) {
+            Ok(()) => self.complaint.passed(),
+            Err(error) => self.complaint.of(report::chain(&error)),
+        }
     }
 
     /// A node that was removed while it was off has to know before it starts a pod. If nobody answers, it goes on: its pods
@@ -355,6 +392,7 @@ impl Manager {
     }
 
     async fn reconcile(&mut self) -> Result<(), ReconcileError> {
+        self.follow_scopes();
         let mut addresses = self.node.addresses();
         if let Some(worker) = self.worker.clone() {
             match self.renew(&worker).await {
@@ -376,6 +414,7 @@ impl Manager {
             membership: Arc::clone(&self.membership),
             registry: self.registry.clone(),
             worker: self.worker.clone(),
+            scopes: self.scopes.clone(),
             addresses,
         };
         let write = move || work.write_configuration();

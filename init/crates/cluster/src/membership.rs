@@ -204,6 +204,7 @@ pub fn forget(files: &dyn Files, paths: &Paths) -> Result<(), FilesError> {
     Secrets::forget(files, &paths.cluster_state())?;
     files.remove(&paths.store_members())?;
     files.remove(&paths.operators())?;
+    files.remove(&paths.configuration())?;
     worker::forget(files, paths)
 }
 

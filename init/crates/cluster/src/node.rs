@@ -5,15 +5,17 @@
 //! [`Node::member`]; nothing else is global.
 
 use std::net::IpAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use keelson_config::network_state::NetworkState;
-use keelson_config::{ClusterConfig, NodeConfig};
+use keelson_config::scopes::overlay;
+use keelson_config::{ClusterConfig, ConfigErrors, NodeConfig, Scopes};
 use keelson_control::{Client, ClientError};
 use keelson_pki::{Authority, AuthorityKind, Clock, Pair};
 use time::OffsetDateTime;
 use tokio::sync::watch;
 
+use crate::configuration;
 use crate::identity::{Identity, NodeUid};
 use crate::membership::Membership;
 use crate::paths::Paths;
@@ -36,11 +38,16 @@ pub enum ControlError {
 #[derive(Debug)]
 pub struct Node {
     pub paths: Paths,
+    /// As PID 1 wrote it at this boot.
     pub config: NodeConfig,
     pub status: StatusBoard,
     /// No honest clock is before this.
     pub clock_floor: OffsetDateTime,
     name: String,
+    /// The configuration as the next boot will have it.
+    settled: watch::Sender<Arc<NodeConfig>>,
+    /// As it was when this process took the node's place in its cluster.
+    started: OnceLock<NodeConfig>,
     network: watch::Sender<NetworkState>,
     /// What the cluster said of itself to a node that has joined it.
     told: watch::Sender<Option<Arc<ClusterConfig>>>,
@@ -55,6 +62,8 @@ impl Node {
         Self {
             paths,
             status: StatusBoard::of(config.role),
+            settled: watch::Sender::new(Arc::new(config.clone())),
+            started: OnceLock::new(),
             config,
             clock_floor,
             name,
@@ -71,9 +80,46 @@ impl Node {
         &self.name
     }
 
-    /// The cluster's settings: those of the node's own configuration for one that has founded it, and else what it was told.
+    /// The cluster's settings: those of the node's own configuration for one that has founded it, and else what it was told;
+    /// with what operators have said since and needs no boot.
     pub fn cluster(&self) -> Arc<ClusterConfig> {
-        self.told.borrow().clone().unwrap_or_else(|| Arc::new(self.config.cluster.clone()))
+        Arc::new(self.effective().cluster)
+    }
+
+    /// The configuration as it is in effect.
+    pub fn effective(&self) -> NodeConfig {
+        let mut config = self.started().clone();
+        if let Some(told) = self.told.borrow().as_deref() {
+            config.cluster.clone_from(told);
+        }
+        configuration::take_live(&mut config, &self.settled());
+        config
+    }
+
+    /// As it is from the next boot on.
+    pub fn settled(&self) -> Arc<NodeConfig> {
+        Arc::clone(&self.settled.borrow())
+    }
+
+    /// Operators have said this. A fault in it is an error, and what they said before stands.
+    pub fn set_scopes(&self, scopes: &Scopes) -> Result<(), ConfigErrors> {
+        let settled = overlay(&self.config, scopes)?;
+        self.settled.send_replace(Arc::new(settled));
+        Ok(())
+    }
+
+    /// What is fixed at a start is fixed from here on.
+    pub fn start(&self) {
+        self.started.get_or_init(|| {
+            let mut config = self.config.clone();
+            configuration::take_at_start(&mut config, &self.settled());
+            config
+        });
+    }
+
+    /// The configuration that the node's components were started with.
+    pub fn started(&self) -> &NodeConfig {
+        self.started.get().unwrap_or(&self.config)
     }
 
     /// Whether [`Self::cluster`] is what a cluster has told.

@@ -61,6 +61,11 @@ impl Paths {
         self.cluster_state().join("operators.json")
     }
 
+    /// What operators have said of this node and of its cluster.
+    pub fn configuration(&self) -> PathBuf {
+        self.at(keelson_config::SCOPES_PATH)
+    }
+
     /// There since this disk's node was removed from a cluster: it founds no other by words that founded that one.
     pub fn left(&self) -> PathBuf {
         self.cluster_state().join("left")

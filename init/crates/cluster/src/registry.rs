@@ -1,4 +1,4 @@
-//! The cluster's own records in the store: members, join tokens, operators, features, what happened, and whom
+//! The cluster's own records in the store: members, join tokens, operators, features, settings, what happened, and whom
 //! it has put out.
 //!
 //! The records lie beside Kubernetes' keys, below [`PREFIX`], and are read and written through etcd's API with a client
@@ -14,6 +14,7 @@
 //! | `virtual-addresses/ADDRESS` | [`VirtualAddressRecord`], for as long as its lease lasts |
 //! | `operators/ID` | [`OperatorRecord`] |
 //! | `features/NAME` | [`FeatureRecord`] |
+//! | `configurations/cluster`, `configurations/nodes/NAME` | [`ConfigurationRecord`] |
 //! | `events/ID` | [`EventRecord`] |
 //!
 //! Values are JSON with `version`, which a reader that does not know it refuses.
@@ -25,6 +26,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keelson_config::Scopes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -39,7 +41,8 @@ pub(crate) mod memory;
 
 pub use members::{MemberChange, MemberError, Removal, StoreMember};
 pub use records::{
-    EventRecord, FeatureRecord, NodeRecord, OperatorRecord, RemovedRecord, TokenRecord, VirtualAddressRecord,
+    ConfigurationRecord, EventRecord, FeatureRecord, NodeRecord, OperatorRecord, RemovedRecord, TokenRecord,
+    VirtualAddressRecord,
 };
 
 const PREFIX: &str = "/keelson/v1/";
@@ -202,6 +205,16 @@ pub struct View {
     pub features: BTreeMap<String, FeatureRecord>,
     /// Those that somebody has.
     pub virtual_addresses: BTreeMap<String, VirtualAddressRecord>,
+    /// By their ids ([`ConfigurationRecord::id_of`]).
+    pub configurations: BTreeMap<String, ConfigurationRecord>,
+}
+
+impl View {
+    /// What operators have said that concerns a node.
+    pub fn scopes(&self, node: &str) -> Scopes {
+        let said = |node| self.configurations.get(&ConfigurationRecord::id_of(node)).map(|record| record.spec.clone());
+        Scopes { node: said(Some(node)), cluster: said(None) }
+    }
 }
 
 #[derive(Debug)]
@@ -286,8 +299,8 @@ impl Registry {
 
     /// Reads the view anew.
     pub async fn refresh(&self) -> Result<Arc<View>, RegistryError> {
-        let (nodes, removed, operators, features, virtual_addresses) =
-            tokio::try_join!(self.list(), self.list(), self.list(), self.list(), self.list())?;
+        let (nodes, removed, operators, features, virtual_addresses, configurations) =
+            tokio::try_join!(self.list(), self.list(), self.list(), self.list(), self.list(), self.list())?;
         self.heard.send_replace(Instant::now());
         let view = Arc::new(View {
             nodes: by_id(nodes),
@@ -295,6 +308,7 @@ impl Registry {
             operators: by_id(operators),
             features: by_id(features),
             virtual_addresses: by_id(virtual_addresses),
+            configurations: by_id(configurations),
         });
         self.view.send_if_modified(|present| {
             let changed = present.as_ref() != Some(&view);

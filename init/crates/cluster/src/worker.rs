@@ -14,6 +14,7 @@ use keelson_pki::{Clock, Files, FilesError, Key, KeyError, Mode, Owner, Pair, Pa
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+use crate::configuration;
 use crate::paths::Paths;
 use crate::trust::{Trust, TrustError};
 
@@ -260,8 +261,9 @@ pub fn joined_configuration(own: &NodeConfig, settings: &NodeSettings) -> Result
     config.cluster.service_cidr = parsed("serviceCIDR", &settings.service_cidr)?;
     config.cluster.dns_address = parsed("dnsAddress", &settings.dns_address)?;
     config.cluster.cluster_domain.clone_from(&settings.cluster_domain);
-    // A cluster that was founded without one can be given one on each control plane.
-    if let Some(address) = &settings.virtual_address {
+    // A cluster that was founded without one can be given one on each control plane, and operators can give it another.
+    let by_operators = own.sources.get("cluster.virtual_address").is_some_and(configuration::is_of_operators);
+    if let Some(address) = settings.virtual_address.as_ref().filter(|_| !by_operators) {
         config.cluster.virtual_address = Some(parsed("virtualAddress", address)?);
     }
     Ok(config)

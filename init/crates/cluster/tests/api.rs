@@ -15,6 +15,9 @@ mod access;
 #[path = "support/answers.rs"]
 mod answers;
 #[cfg(test)]
+#[path = "support/configuration.rs"]
+mod configuration;
+#[cfg(test)]
 #[path = "support/credentials.rs"]
 mod credentials;
 #[cfg(test)]

@@ -32,13 +32,17 @@ const SHOWN_NAME_MAX: usize = 32;
 
 /// Reads one document that came from `origin`. What could be read is returned beside the faults.
 pub fn parse(bytes: &[u8], origin: &Origin) -> (RawConfig, Vec<ConfigError>) {
-    let whole = Source::document(origin.clone(), "");
-    let tree = match tree(bytes) {
-        Ok(tree) => tree,
+    match tree(bytes) {
+        Ok(tree) => read(tree, origin),
         Err(problem) => {
-            return (RawConfig::default(), vec![ConfigError::new(&whole, "document", problem, "a YAML document")]);
+            let whole = Source::document(origin.clone(), "");
+            (RawConfig::default(), vec![ConfigError::new(&whole, "document", problem, "a YAML document")])
         }
-    };
+    }
+}
+
+/// The same of a document that is a tree already.
+pub fn read(tree: Value, origin: &Origin) -> (RawConfig, Vec<ConfigError>) {
     let (document, mut errors) = shape(tree, origin);
     for (field, said, right) in [("apiVersion", &document.api_version, API_VERSION), ("kind", &document.kind, KIND)] {
         if said.as_deref() != Some(right) {

@@ -40,6 +40,12 @@ impl ConfigError {
             allowed: allowed.into(),
         }
     }
+
+    /// The field's path in its document, or as a word spells it.
+    pub fn place(&self) -> &str {
+        let path = self.source_said.as_ref().and_then(|source| source.field.as_deref());
+        path.filter(|path| !path.is_empty()).unwrap_or(&self.field)
+    }
 }
 
 impl fmt::Display for ConfigError {

@@ -5,8 +5,8 @@
 //! Between them lie the merge (first hit wins per field, in the order of [`Origin`]) and the validation, which reports
 //! every fault and not only the first.
 //!
-//! The parsers take bytes and never touch the machine. They sit behind the feature `sources`, which only keelson-exec
-//! turns on: PID 1 links the types alone.
+//! The parsers take bytes and never touch the machine. They sit behind the feature `sources`: keelson-exec turns it on
+//! for the sources of a machine, keelson-cluster for what operators say later ([`scopes`]). PID 1 links the types alone.
 //!
 //! Secrets never enter [`NodeConfig`]. They travel in [`Secrets`], which has no `Serialize` and prints nothing.
 #![forbid(unsafe_code)]
@@ -27,6 +27,7 @@ mod raw;
 #[cfg(feature = "sources")]
 mod resolve;
 mod resolved;
+pub mod scopes;
 mod secret;
 #[cfg(feature = "sources")]
 pub mod smbios;
@@ -49,8 +50,9 @@ pub use raw::{RawAddressing, RawBond, RawConfig, RawLink, RawOperatorKey, RawRou
 #[cfg(feature = "sources")]
 pub use resolve::{Inputs, read, resolve, state_selection, validate};
 pub use resolved::{Remembered, Resolved};
+pub use scopes::{Scopes, ScopesError};
 pub use secret::{RegistryCredential, Secret, Secrets};
-pub use source::{Origin, Source};
+pub use source::{Origin, Scope, Source};
 
 /// Where PID 1 writes the [`NodeConfig`] for every other process.
 pub const NODE_CONFIG_PATH: &str = "/run/keelson/config/node.json";
@@ -63,3 +65,5 @@ pub const CLOCK_FLOOR_PATH: &str = "/run/keelson/config/clock-floor";
 
 /// There from a node's removal from its cluster until it has forgotten it: DATA is made anew before it is mounted.
 pub const LEAVING_PATH: &str = "/state/cluster/leaving";
+/// Where a node keeps what operators have said of it and of its cluster.
+pub const SCOPES_PATH: &str = "/state/cluster/configuration.json";

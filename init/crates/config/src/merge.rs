@@ -54,7 +54,7 @@ fn both(a: RawConfig, b: RawConfig) -> RawConfig {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::source::{Origin, Source};
+    use crate::source::{Origin, Scope, Source};
 
     fn role(value: &str, source: Source) -> RawConfig {
         RawConfig { role: Some(Said::new(value.to_owned(), source)), ..RawConfig::default() }
@@ -65,6 +65,8 @@ mod tests {
         let sources = [
             Source::word(Origin::CommandLine),
             Source::document(Origin::CommandLine, "spec.role"),
+            Source::document(Origin::Cluster(Scope::Node), "spec.role"),
+            Source::document(Origin::Cluster(Scope::Cluster), "spec.role"),
             Source::word(Origin::Esp("role".into())),
             Source::word(Origin::Smbios(7)),
             Source::document(Origin::Smbios(1), "spec.role"),

@@ -52,6 +52,8 @@ pub struct NodeConfig {
     pub cluster: ClusterConfig,
     /// Where each field that was said at all was said.
     pub sources: BTreeMap<String, Source>,
+    /// The same without what operators have told the cluster, where that has changed something.
+    pub own: Option<Box<Self>>,
 }
 
 /// What the node is in its cluster.
@@ -133,6 +135,11 @@ pub enum StateSelection {
 }
 
 impl NodeConfig {
+    /// What the sources of the machine itself say.
+    pub fn own(&self) -> &Self {
+        self.own.as_deref().unwrap_or(self)
+    }
+
     /// The DNS service's address, for kubelet and CoreDNS.
     pub fn dns_address(&self) -> IpAddr {
         self.cluster.dns_address

@@ -107,6 +107,7 @@ pub fn validate(
         http_proxy: cluster::http_proxy(&mut check, raw.http_proxy.as_ref()),
         cluster,
         sources: node::sources(&raw),
+        own: None,
     };
     consistency(&mut check, &config, role, &raw);
     network::overlaps(&mut check, &config.cluster, &raw);

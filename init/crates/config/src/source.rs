@@ -4,6 +4,25 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+/// Of whom operators have said something to the cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Scope {
+    /// One node.
+    Node,
+    /// All nodes of the cluster.
+    Cluster,
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Node => "the settings of this node",
+            Self::Cluster => "the cluster's settings",
+        })
+    }
+}
+
 /// A place that can say something about the node. The order of the variants is the order of precedence: the first
 /// origin that says a field decides it.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -11,6 +30,8 @@ use serde::{Deserialize, Serialize};
 pub enum Origin {
     /// The kernel's command line.
     CommandLine,
+    /// What operators have told the cluster ([`crate::scopes`]).
+    Cluster(Scope),
     /// A file or a credential on the EFI system partition, by its path there.
     Esp(String),
     /// The nth string (from 1) of the SMBIOS type 11 structures.
@@ -34,14 +55,16 @@ impl Origin {
     pub fn rank(&self) -> u8 {
         match self {
             Self::CommandLine => 0,
-            Self::Esp(_) => 1,
-            Self::Smbios(_) => 2,
-            Self::FwCfg(_) => 3,
-            Self::NoCloud(_) => 4,
-            Self::Vsock => 5,
-            Self::Http(_) => 6,
-            Self::Metadata(_) => 7,
-            Self::State => 8,
+            Self::Cluster(Scope::Node) => 1,
+            Self::Cluster(Scope::Cluster) => 2,
+            Self::Esp(_) => 3,
+            Self::Smbios(_) => 4,
+            Self::FwCfg(_) => 5,
+            Self::NoCloud(_) => 6,
+            Self::Vsock => 7,
+            Self::Http(_) => 8,
+            Self::Metadata(_) => 9,
+            Self::State => 10,
         }
     }
 }
@@ -50,6 +73,7 @@ impl fmt::Display for Origin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::CommandLine => f.write_str("kernel command line"),
+            Self::Cluster(scope) => write!(f, "{scope}"),
             Self::Esp(path) => write!(f, "EFI system partition, {path}"),
             Self::Smbios(string) => write!(f, "SMBIOS type 11 string {string}"),
             Self::FwCfg(item) => write!(f, "fw_cfg {item}"),
@@ -102,6 +126,8 @@ impl fmt::Display for Source {
         match self.field.as_deref() {
             None => write!(f, "{}", self.origin),
             Some("") => write!(f, "document ({})", self.origin),
+            // They are no document that could be looked for anywhere.
+            Some(field) if matches!(self.origin, Origin::Cluster(_)) => write!(f, "{}, field {field}", self.origin),
             Some(field) => write!(f, "document ({}), field {field}", self.origin),
         }
     }

@@ -6,9 +6,12 @@ use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use keelson_config::{ConfigErrors, Inputs, Remembered, resolve};
+use keelson_config::scopes::overlay;
+use keelson_config::{ConfigErrors, Inputs, NodeConfig, Remembered, SCOPES_PATH, Scopes, ScopesError, resolve};
 use keelson_job::Configuration;
 use thiserror::Error;
+
+use crate::jobs::chain;
 
 mod esp;
 
@@ -29,19 +32,39 @@ pub(crate) enum ConfigurationError {
     TooLarge { path: PathBuf },
     #[error(transparent)]
     Faults(#[from] ConfigErrors),
+    #[error(transparent)]
+    Scopes(#[from] ScopesError),
 }
 
 /// Every source, and what all of them together mean.
 pub(crate) fn run(command_line: Vec<u8>, remembered: &Remembered) -> Result<Configuration, ConfigurationError> {
     let resolved = resolve(&inputs(command_line)?, remembered)?;
+    let (config, note) = match with_scopes(&resolved.node, Path::new(SCOPES_PATH)) {
+        Ok(config) => (config, None),
+        // Holding would keep the machine from where operators can mend what they have said.
+        Err(error) => {
+            let note = format!("the node goes without what operators have told its cluster: {}", chain(&error));
+            (resolved.node, Some(note))
+        }
+    };
     let credentials = resolved.secrets.registry_credentials.into_iter();
     Ok(Configuration {
-        node: Box::new(resolved.node),
+        node: Box::new(config),
         token: resolved.secrets.token.map(|token| token.expose().to_owned()),
         registry_credentials: credentials
             .map(|(host, given)| (host, (given.username, given.password.expose().to_owned())))
             .collect(),
+        note,
     })
+}
+
+/// What operators have told the node's cluster goes over what the machine's own sources say.
+fn with_scopes(own: &NodeConfig, path: &Path) -> Result<NodeConfig, ConfigurationError> {
+    // Of a join that was cut off there may be a copy without a cluster.
+    if own.cluster_id.is_none() || !path.exists() {
+        return Ok(own.clone());
+    }
+    Ok(overlay(own, &Scopes::from_file(&read(path)?)?)?)
 }
 
 /// The bytes of every source that this machine has. The command line is PID 1's: another process does not see all of it.
@@ -117,6 +140,37 @@ mod tests {
         let items = fw_cfg(root.path()).unwrap();
         assert_eq!(items.keys().collect::<Vec<_>>(), ["opt/keelson/document", "opt/keelson/role"]);
         assert_eq!(items["opt/keelson/role"], b"worker");
+    }
+
+    fn member() -> NodeConfig {
+        let inputs = Inputs { command_line: b"keelson.role=worker".to_vec(), ..Inputs::default() };
+        let remembered = Remembered { cluster_id: Some("c".to_owned()), ..Remembered::default() };
+        resolve(&inputs, &remembered).unwrap().node
+    }
+
+    #[test]
+    fn what_operators_have_told_the_cluster_is_a_members_and_nobody_elses() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let spec = serde_json::json!({ "timeServers": ["time.example"] });
+        fs::write(file.path(), Scopes { node: None, cluster: Some(spec) }.to_file().unwrap()).unwrap();
+        let mut own = member();
+        assert_eq!(with_scopes(&own, file.path()).unwrap().ntp_servers, ["time.example"]);
+        assert_eq!(with_scopes(&own, Path::new("/nonexistent")).unwrap(), own);
+        own.cluster_id = None;
+        assert_eq!(with_scopes(&own, file.path()).unwrap(), own);
+    }
+
+    #[test]
+    fn what_is_wrong_with_it_is_told_and_is_no_fault_of_the_machine() {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        let told = |content: &[u8]| {
+            fs::write(file.path(), content).unwrap();
+            chain(&with_scopes(&member(), file.path()).unwrap_err())
+        };
+        assert!(told(b"{").contains("on STATE cannot be read"));
+        let later = Scopes { node: Some(serde_json::json!({ "later": 1 })), cluster: None };
+        let said = told(&later.to_file().unwrap());
+        assert!(said.contains("the settings of this node, field spec.later: there is no such field"), "{said}");
     }
 
     #[test]

@@ -48,8 +48,8 @@ pub enum Request {
     Disks { command_line: CommandLine },
     /// Reads what STATE remembers, credits the seed, begins this boot's record. Answered by [`State`].
     OpenState { booted_at: u64 },
-    /// Reads the kernel command line, SMBIOS and `fw_cfg`; what STATE remembers goes before them. Answered by
-    /// [`Configuration`].
+    /// Reads the kernel command line, SMBIOS and `fw_cfg`, and what operators have told the node's cluster; what STATE
+    /// remembers goes before them. Answered by [`Configuration`].
     Configuration { command_line: CommandLine, remembered: Remembered },
     /// Saves the clock and brings this boot's record up to date. Sent every few minutes, and when there is news. Answered by
     /// `()`.
@@ -113,6 +113,8 @@ pub struct Configuration {
     pub token: Option<String>,
     /// User name and password by registry host, in clear like the token.
     pub registry_credentials: BTreeMap<String, (String, String)>,
+    /// Why the node goes without what operators have told its cluster.
+    pub note: Option<String>,
 }
 
 /// The verified root.

@@ -6,7 +6,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use clap_complete::Shell;
 use keelson_api::logs::{LINES_DEFAULT, LINES_MAX};
 
-use crate::{age, error::EXIT_CODES};
+use crate::{age, error::EXIT_CODES, spec};
 
 /// Operates Keelson nodes
 #[derive(Debug, Parser)]
@@ -58,7 +58,8 @@ pub(crate) enum Command {
     /// Lists, adds and removes operators: whose keys obtain certificates
     #[command(subcommand)]
     Operator(Operator),
-    /// Shows what the node goes by; manages contexts: which node, known by which fingerprint, with which key
+    /// Shows what the node goes by, and changes what all nodes or one of them go by; manages contexts: which node, known by
+    /// which fingerprint, with which key
     #[command(subcommand)]
     Config(Config),
     /// Makes and shows operator keys
@@ -261,9 +262,57 @@ pub(crate) enum Operator {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Config {
     /// Shows what the node goes by, field by field, and who said it; secrets are not shown
-    Show(Format),
+    Show(ShowConfig),
+    /// Sets fields for all nodes of the cluster, or for one
+    Set(SetConfig),
+    /// Says nothing of fields any more: each machine's own sources decide them again
+    Unset(UnsetConfig),
+    /// Replaces all that is said for all nodes of the cluster, or for one
+    Apply(ApplyConfig),
     #[command(flatten)]
     Contexts(Contexts),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ShowConfig {
+    /// Show what operators have said for all nodes instead; -o yaml prints the document that apply takes
+    #[arg(long, conflicts_with = "node")]
+    pub cluster: bool,
+    /// Show what operators have said for one node instead
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+    #[command(flatten)]
+    pub format: Format,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SetConfig {
+    /// A field of the document and its value in YAML, such as `cluster.extraSANs=[api.example.org]` or `node.labels.rack=r7`
+    #[arg(required = true, value_name = "FIELD=VALUE", value_parser = spec::assignment)]
+    pub fields: Vec<(spec::Field, serde_json::Value)>,
+    /// Only for this node
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct UnsetConfig {
+    /// A field of the document, such as `timeServers` or `node.labels.rack`
+    #[arg(required = true, value_name = "FIELD", value_parser = spec::field)]
+    pub fields: Vec<spec::Field>,
+    /// Only for this node
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct ApplyConfig {
+    /// The document, as a node boots with: apiVersion, kind, spec
+    #[arg(short = 'f', long, value_name = "FILE")]
+    pub file: PathBuf,
+    /// Only for this node
+    #[arg(long, value_name = "NAME")]
+    pub node: Option<String>,
 }
 
 #[derive(Debug, Subcommand)]

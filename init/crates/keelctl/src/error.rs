@@ -1,8 +1,9 @@
 //! What can go wrong, and with which exit code keelctl ends.
 
+use std::path::PathBuf;
 use std::process::ExitCode;
 
-use keelson_api::{ErrorBody, ErrorCode};
+use keelson_api::{ErrorBody, ErrorCode, FieldFault};
 
 use crate::{
     client::ClientError, config::ConfigError, credential::CredentialError, key::KeyError, private_file::FileError,
@@ -68,6 +69,8 @@ pub(crate) enum Error {
     File(#[from] FileError),
     #[error("the kubeconfig {path} has contexts of other clusters; choose another file with --output-file")]
     ForeignKubeconfig { path: String },
+    #[error("the document {}", path.display())]
+    Document { path: PathBuf, source: std::io::Error },
     #[error("cannot start")]
     Runtime(#[source] std::io::Error),
     #[error("cannot write the output")]
@@ -80,8 +83,9 @@ pub(crate) enum Error {
 
 fn describe(body: &ErrorBody) -> String {
     match &body.field {
-        Some(field) => format!("{} ({field})", body.message),
-        None => body.message.clone(),
+        // Each fault is told for itself.
+        Some(field) if body.faults.is_empty() => format!("{} ({field})", body.message),
+        _ => body.message.clone(),
     }
 }
 
@@ -96,9 +100,18 @@ impl Error {
             Self::Credential { .. }
             | Self::File(_)
             | Self::ForeignKubeconfig { .. }
+            | Self::Document { .. }
             | Self::Runtime(_)
             | Self::Output(_)
             | Self::Format(_) => ExitStatus::Failure,
+        }
+    }
+
+    /// What is wrong with a document that the node has refused.
+    pub(crate) fn faults(&self) -> &[FieldFault] {
+        match self {
+            Self::Answer { body, .. } => &body.faults,
+            _ => &[],
         }
     }
 

@@ -25,6 +25,7 @@ mod client;
 mod age;
 mod output;
 mod progress;
+mod spec;
 
 use std::process::ExitCode;
 

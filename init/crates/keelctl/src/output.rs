@@ -99,10 +99,14 @@ pub(crate) fn note(text: &str) {
     let _ = writeln!(io::stderr(), "{}", clean(text));
 }
 
-/// An error with its causes, on one line.
+/// An error with its causes, on one line, and on one each what is wrong with a document.
 pub(crate) fn error(error: &Error) {
     if !error.is_broken_pipe() {
         note(&format!("keelctl: {}", with_causes(error)));
+    }
+    for fault in error.faults() {
+        let allowed = if fault.allowed.is_empty() { String::new() } else { format!("; allowed: {}", fault.allowed) };
+        note(&format!("  {}: {}{allowed}", fault.field, fault.problem));
     }
 }
 

@@ -49,6 +49,11 @@ impl Session {
         self.json(Method::POST, path, Some(body)).await
     }
 
+    pub(crate) async fn put<B: Serialize, T: DeserializeOwned>(&mut self, path: &str, body: &B) -> Result<T, Error> {
+        let body = client::encode(body).map_err(|source| client_error(&self.context, source))?;
+        self.json(Method::PUT, path, Some(body)).await
+    }
+
     pub(crate) async fn delete<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
         self.json(Method::DELETE, path, None).await
     }

@@ -1,5 +1,6 @@
 //! What the node was told: parsed by keelson-exec, because the sources hold bytes that strangers may have written. What STATE
-//! remembers goes before the sources, and a contradiction is a fault like any other.
+//! remembers goes before the sources, and a contradiction is a fault like any other. A fault in what operators have told
+//! the cluster is not: the machine goes without it, to where they can mend it.
 
 use keelson_config::{RegistryCredential, Secret, Secrets};
 use keelson_job::{Configuration, Request};
@@ -12,6 +13,9 @@ pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
     let remembered = machine.state()?.remembered.clone();
     let request = Request::Configuration { command_line: command_line()?, remembered };
     let configuration: Configuration = job::run(console, &request)?;
+    if let Some(note) = &configuration.note {
+        console.warn("configuration", note);
+    }
     let sentence = describe(&configuration);
     machine.secrets = secrets(configuration.token, configuration.registry_credentials);
     machine.node = Some(*configuration.node);

@@ -10,7 +10,8 @@ use keelson_config::Role;
 use super::{Admission, AdmissionError};
 use crate::registry::members::{self, node_of};
 use crate::registry::{
-    Change, MemberChange, MemberError, NodeRecord, Registry, RegistryError, Removal, RemovedRecord, StoreMember, View,
+    Change, ConfigurationRecord, MemberChange, MemberError, NodeRecord, Registry, RegistryError, Removal,
+    RemovedRecord, StoreMember, View,
 };
 
 /// A member that is no more.
@@ -70,6 +71,7 @@ impl Admission<'_> {
             let mut change = Change::default()
                 .expect::<NodeRecord>(name, stored.revision)
                 .delete::<NodeRecord>(name)
+                .delete::<ConfigurationRecord>(&ConfigurationRecord::id_of(Some(name)))
                 .put(&removed)?
                 .put(&self.event(EventKind::NodeRemoved, by, format!("{name} was removed")).about(name))?;
             for address in &record.addresses {

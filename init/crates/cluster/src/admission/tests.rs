@@ -21,6 +21,7 @@ use crate::registry::memory::Memory;
 use crate::registry::{Change, LeaseId, RemovedRecord, TokenRecord, VirtualAddressRecord};
 use crate::worker;
 
+mod configuration;
 mod control_planes;
 mod features;
 mod operators;
@@ -57,6 +58,7 @@ impl Cluster {
             trust: &self.membership.trust,
             identity: &self.membership.identity,
             cluster: &self.settings,
+            virtual_address: self.settings.virtual_address,
             operators: &self.operators,
             addresses: &OWN,
             clock: Clock { now, floor: now - Duration::DAY },

@@ -1,11 +1,19 @@
 //! What this node goes by: its own configuration, with the cluster's settings where it has joined one, and the source of each
-//! value.
+//! value; and what operators say of the cluster and of its nodes, which a control plane changes.
 //!
 //! Secrets are not in the configuration, and no URL with a password is; that one was said is told, and nothing more.
 
-use keelson_api::{Configuration, ConfigurationField};
+use keelson_api::{
+    Configuration, ConfigurationField, NextValue, ScopeConfiguration, ScopeConfigurationChange,
+    ScopeConfigurationRequest,
+};
+use keelson_config::{NodeConfig, Source};
 use serde_json::Value;
 
+use super::members::{Powers, refusal};
+use super::respond::Refusal;
+use super::router::Context;
+use crate::configuration::is_of_operators;
 use crate::node::Node;
 
 const HIDDEN: &str = "(hidden)";
@@ -13,7 +21,7 @@ const DEFAULT: &str = "default";
 const CLUSTER: &str = "the cluster";
 
 /// The document's path, where the value is in the configuration's JSON, and what its sources call it.
-const FIELDS: [(&str, &str, &str); 27] = [
+const FIELDS: [(&str, &str, &str); 28] = [
     ("spec.role", "/role", "role"),
     ("spec.name", "/name", "name"),
     ("spec.bootstrap", "/bootstrap", "bootstrap"),
@@ -36,6 +44,7 @@ const FIELDS: [(&str, &str, &str); 27] = [
     ("spec.cluster.domain", "/cluster/cluster_domain", "cluster.cluster_domain"),
     ("spec.cluster.dnsAddress", "/cluster/dns_address", "cluster.dns_address"),
     ("spec.cluster.extraSANs", "/cluster/extra_sans", "cluster.extra_sans"),
+    ("spec.cluster.virtualAddress", "/cluster/virtual_address", "cluster.virtual_address"),
     ("spec.cluster.extraArguments", "/cluster/extra_arguments", "cluster.extra_arguments"),
     ("spec.cluster.oidc", "/cluster/oidc", "cluster.oidc"),
     ("spec.registries.mirrors", "/registry_mirrors", "registry_mirrors"),
@@ -54,10 +63,9 @@ const OF_THE_CLUSTER: [&str; 4] =
 const FREE_KEYS: [&str; 5] = ["labels", "sysctls", "options", "required_claims", "extra_arguments"];
 
 pub(super) fn show(node: &Node) -> Result<Configuration, serde_json::Error> {
-    let mut config = node.config.clone();
-    config.cluster = (*node.cluster()).clone();
-    let values = serde_json::to_value(&config)?;
-    let said = |name: &str| node.config.sources.get(name).map(ToString::to_string);
+    let (config, settled) = (node.effective(), node.settled());
+    let (values, later) = (serde_json::to_value(&config)?, serde_json::to_value(&*settled)?);
+    let said = |name: &str| config.sources.get(name).map(ToString::to_string);
     let source = |name: &str| {
         if node.has_joined() && OF_THE_CLUSTER.contains(&name) {
             return CLUSTER.to_owned();
@@ -72,16 +80,49 @@ pub(super) fn show(node: &Node) -> Result<Configuration, serde_json::Error> {
                 "spec.name" => Value::from(node.name()),
                 _ => values.pointer(pointer).cloned().unwrap_or_default(),
             };
-            ConfigurationField { field: field.to_owned(), value: shown(value, is_free(name)), source: source(name) }
+            let next =
+                later.pointer(pointer).filter(|next| **next != value).filter(|_| changes(&config, &settled, name));
+            let next = next.map(|next| NextValue {
+                value: shown(next.clone(), is_free(name)),
+                source: settled.sources.get(name).map_or_else(|| DEFAULT.to_owned(), ToString::to_string),
+            });
+            let value = shown(value, is_free(name));
+            ConfigurationField { field: field.to_owned(), value, source: source(name), next }
         })
         .collect();
     for (field, name) in SECRETS {
         let said = said(name);
         let value = said.as_ref().map_or(Value::Null, |_| Value::from(HIDDEN));
         let source = said.unwrap_or_else(|| DEFAULT.to_owned());
-        fields.push(ConfigurationField { field: field.to_owned(), value, source });
+        fields.push(ConfigurationField { field: field.to_owned(), value, source, next: None });
     }
     Ok(Configuration { fields })
+}
+
+/// Whether operators have said something of the field, now or before this boot: nothing else changes with a boot that this one
+/// could know of.
+fn changes(config: &NodeConfig, settled: &NodeConfig, name: &str) -> bool {
+    let by_operators = |source: Option<&Source>| source.is_some_and(is_of_operators);
+    by_operators(config.sources.get(name)) || by_operators(settled.sources.get(name))
+}
+
+/// Of the node, or of the cluster.
+pub(super) async fn scope(context: &Context, node: Option<&str>) -> Result<ScopeConfiguration, Refusal> {
+    let powers = Powers::of(context)?;
+    powers.admission(context).configuration(node).await.map_err(|error| refusal(&error))
+}
+
+pub(super) async fn set_scope(
+    context: &Context,
+    node: Option<&str>,
+    request: &ScopeConfigurationRequest,
+    operator: &str,
+) -> Result<ScopeConfigurationChange, Refusal> {
+    let powers = Powers::of(context)?;
+    let changed = powers.admission(context).set_configuration(node, request, operator).await;
+    let changed = changed.map_err(|error| refusal(&error))?;
+    powers.renew_view().await;
+    Ok(changed)
 }
 
 fn is_free(name: &str) -> bool {
@@ -121,7 +162,8 @@ fn in_camel_case(key: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use keelson_config::{Inputs, Remembered};
+    use keelson_config::{Inputs, Remembered, Scopes};
+    use serde_json::json;
     use time::OffsetDateTime;
 
     use super::*;
@@ -192,6 +234,50 @@ spec:
     }
 
     #[test]
+    fn what_operators_say_is_shown_as_it_is_in_effect_and_as_the_next_boot_has_it() {
+        let node = node(DOCUMENT);
+        let spec = json!({
+            "timeServers": ["time.example"],
+            "node": { "labels": { "rack": "r8" } },
+            "cluster": { "extraSANs": ["api.example"] },
+        });
+        let scopes = |spec: &Value| Scopes { node: None, cluster: Some(spec.clone()) };
+        let next = |shown: &Configuration, name: &str| {
+            shown.fields.iter().find(|field| field.field == name).unwrap().next.clone()
+        };
+        let told = |field: &str| format!("the cluster's settings, field {field}");
+        node.set_scopes(&scopes(&spec)).unwrap();
+        let first = show(&node).unwrap();
+        assert_eq!(field(&first, "spec.node.labels"), (json!({ "rack": "r8" }), told("spec.node.labels")));
+        assert_eq!(field(&first, "spec.cluster.extraSANs").0, json!(["api.example"]));
+        assert_eq!(field(&first, "spec.timeServers"), (json!([]), "default".to_owned()));
+        let waiting: Vec<_> =
+            first.fields.iter().filter(|field| field.next.is_some()).map(|field| &field.field).collect();
+        assert_eq!(waiting, ["spec.timeServers"]);
+        let later = NextValue { value: json!(["time.example"]), source: told("spec.timeServers") };
+        assert_eq!(next(&first, "spec.timeServers"), Some(later));
+        node.set_scopes(&Scopes::default()).unwrap();
+        let last = show(&node).unwrap();
+        assert_eq!(field(&last, "spec.node.labels").0, json!({ "rack_row": "r_7" }));
+        assert!(last.fields.iter().all(|field| field.next.is_none()), "{last:?}");
+        assert!(node.set_scopes(&scopes(&json!({ "role": "worker" }))).is_err());
+        assert_eq!(show(&node).unwrap(), last, "a fault changes nothing");
+    }
+
+    #[test]
+    fn what_a_boot_had_and_is_said_no_more_goes_with_the_next() {
+        let own = node(DOCUMENT).config;
+        let spec = json!({ "httpProxy": { "https": "http://other.example:3128" } });
+        let booted = keelson_config::scopes::overlay(&own, &Scopes { node: Some(spec), cluster: None }).unwrap();
+        let node = Node::new(Paths::default(), booted, "w1".to_owned(), OffsetDateTime::UNIX_EPOCH);
+        node.set_scopes(&Scopes::default()).unwrap();
+        let shown = show(&node).unwrap();
+        let proxy = shown.fields.iter().find(|field| field.field == "spec.httpProxy").unwrap();
+        assert_eq!(proxy.source, "the settings of this node, field spec.httpProxy");
+        assert_eq!(proxy.next.as_ref().unwrap().value["https"], "http://proxy.example:3128");
+    }
+
+    #[test]
     fn every_source_that_there_may_be_has_its_field() {
         let known: Vec<_> =
             FIELDS.iter().map(|(_, _, name)| *name).chain(SECRETS.iter().map(|(_, name)| *name)).collect();
@@ -202,7 +288,10 @@ spec:
         for (field, pointer, _) in FIELDS {
             assert!(values.pointer(pointer).is_some(), "{field} has no value at {pointer}");
         }
-        let shown = ["cluster_id", "token_given", "sources", "network", "cluster"];
+        for name in values["cluster"].as_object().unwrap().keys() {
+            assert!(FIELDS.iter().any(|(_, pointer, _)| *pointer == format!("/cluster/{name}")), "{name} is not shown");
+        }
+        let shown = ["cluster_id", "token_given", "sources", "own", "network", "cluster"];
         for name in values.as_object().unwrap().keys().filter(|name| !shown.contains(&name.as_str())) {
             assert!(
                 FIELDS.iter().any(|(_, pointer, _)| pointer.strip_prefix('/') == Some(name)),

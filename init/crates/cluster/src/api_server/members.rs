@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use keelson_api::{
-    CreatedToken, ErrorCode, JoinRequest, Joined, NodeSettings, OperatorEntry, OperatorList, OperatorRequest,
-    RenewRequest, Renewed, StoreMembers, TokenEntry, TokenList, TokenRequest,
+    CreatedToken, ErrorCode, FieldFault, JoinRequest, Joined, NodeSettings, OperatorEntry, OperatorList,
+    OperatorRequest, RenewRequest, Renewed, StoreMembers, TokenEntry, TokenList, TokenRequest,
 };
-use keelson_config::{ClusterConfig, OperatorKey};
+use keelson_config::{ClusterConfig, ConfigError, OperatorKey};
 
 use super::caller::Caller;
 use super::operators::{challenge_refusal, limit};
@@ -16,7 +16,7 @@ use super::respond::Refusal;
 use super::router::Context;
 use crate::admission::{Admission, AdmissionError};
 use crate::membership::ControlPlane;
-use crate::node::Member;
+use crate::node::{Member, Node};
 use crate::operators;
 use crate::registry::{Registry, RegistryError};
 use crate::shared_secrets::SharedSecretsError;
@@ -28,6 +28,7 @@ pub(super) struct Powers {
     held: Arc<ControlPlane>,
     addresses: Vec<IpAddr>,
     cluster: Arc<ClusterConfig>,
+    virtual_address: Option<IpAddr>,
     operators: Vec<OperatorKey>,
 }
 
@@ -38,9 +39,10 @@ impl Powers {
         match (held, member.registry.clone()) {
             (Some(held), Some(registry)) => Ok(Self {
                 registry,
-                held,
                 addresses: context.node.addresses(),
                 cluster: context.node.cluster(),
+                virtual_address: founded_virtual_address(&context.node, &held),
+                held,
                 operators: Vec::new(),
                 member,
             }),
@@ -55,6 +57,7 @@ impl Powers {
             trust: self.member.trust(),
             identity: &self.member.identity,
             cluster: &self.cluster,
+            virtual_address: self.virtual_address,
             operators: &self.operators,
             addresses: &self.addresses,
             clock: context.node.clock(),
@@ -74,6 +77,12 @@ impl Powers {
     async fn with_operators(self, context: &Context) -> Self {
         Self { operators: operators::accepted(&context.node, Some(&self.registry)).await, ..self }
     }
+}
+
+/// As this node was told when it joined, or as it was told to have it itself.
+fn founded_virtual_address(node: &Node, held: &ControlPlane) -> Option<IpAddr> {
+    let told = held.settings.as_ref().and_then(|settings| settings.virtual_address.as_deref()?.parse().ok());
+    told.or(node.config.own().cluster.virtual_address)
 }
 
 /// A worker cannot decide; it says who can.
@@ -202,6 +211,8 @@ pub(super) fn refusal(error: &AdmissionError) -> Refusal {
         E::Request { identity, .. } => (ErrorCode::Invalid, Some(*identity)),
         E::Field { field, .. } => (ErrorCode::Invalid, Some(*field)),
         E::Setting { name, .. } => (ErrorCode::Invalid, Some(name.as_str())),
+        E::Configuration(errors) => (ErrorCode::Invalid, errors.0.first().map(ConfigError::place)),
+        E::Outdated => (ErrorCode::Conflict, Some("revision")),
         E::Removed => (ErrorCode::Removed, None),
         E::NoMember => (ErrorCode::Unauthenticated, None),
         E::NoProof => (ErrorCode::Unauthenticated, Some("signature")),
@@ -218,5 +229,12 @@ pub(super) fn refusal(error: &AdmissionError) -> Refusal {
     };
     let mut refusal = Refusal::because(code, error);
     refusal.body.field = field.map(str::to_owned);
+    if let E::Configuration(errors) = error {
+        refusal.body.faults = errors.0.iter().map(fault).collect();
+    }
     refusal
+}
+
+fn fault(error: &ConfigError) -> FieldFault {
+    FieldFault { field: error.place().to_owned(), problem: error.problem.clone(), allowed: error.allowed.clone() }
 }

@@ -113,7 +113,9 @@ where
         | paths::NODE_STORE_MEMBER
         | paths::STORE_MEMBERS
         | paths::OPERATORS
-        | paths::OPERATOR => members(context, caller, operation, parameter, operator, body).await,
+        | paths::OPERATOR
+        | paths::CLUSTER_CONFIGURATION
+        | paths::NODE_CONFIGURATION => members(context, caller, operation, parameter, operator, body).await,
         paths::CHALLENGE => operators::challenge(context, caller).map(|challenge| respond::json(&challenge)),
         paths::OPERATOR_CERTIFICATE => {
             let request = read(body).await?;
@@ -215,9 +217,30 @@ where
         (_, paths::OPERATOR) => {
             members::remove_operator(context, parameter, operator).await.map(|removed| respond::json(&removed))
         }
+        (method, paths::CLUSTER_CONFIGURATION) => scope(context, method, None, operator, body).await,
+        (method, paths::NODE_CONFIGURATION) => scope(context, method, Some(parameter), operator, body).await,
         (_, paths::STORE_MEMBERS) => members::store_members(context).await.map(|members| respond::json(&members)),
         _ => members::settings(context, caller).await.map(|settings| respond::json(&settings)),
     }
+}
+
+/// What operators say of a node, or of the cluster.
+async fn scope<B>(
+    context: &Context,
+    method: Method,
+    node: Option<&str>,
+    operator: &str,
+    body: B,
+) -> Result<Answer, Refusal>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if method == Method::Get {
+        return configuration::scope(context, node).await.map(|scope| respond::json(&scope));
+    }
+    let request = read(body).await?;
+    configuration::set_scope(context, node, &request, operator).await.map(|changed| respond::json(&changed))
 }
 
 /// The operation that a request asks for, and what stands in the place of the path's parameter, if it has one.
@@ -297,6 +320,8 @@ mod tests {
         };
         assert_eq!(found("GET", "/v1/status"), Ok((paths::STATUS, "")));
         assert_eq!(found("GET", "/v1/services/kubelet/logs"), Ok((paths::SERVICE_LOGS, "kubelet")));
+        assert_eq!(found("GET", "/v1/config/nodes/cluster"), Ok((paths::NODE_CONFIGURATION, "cluster")));
+        assert_eq!(found("PUT", "/v1/config/cluster"), Ok((paths::CLUSTER_CONFIGURATION, "")));
         assert_eq!(found("POST", "/v1/status"), Err(ErrorCode::MethodNotAllowed));
         for path in
             ["/", "/v1", "/v1/status/", "/v1/services//logs", "/v1/services/a/b/logs", "/v2/status", "/v1/services/a"]

@@ -12,6 +12,7 @@ use serde_json::{Map, Value, json};
 use tokio::sync::watch;
 
 use crate::client::{Client, ClientError, WatchEvent};
+use crate::configuration::is_of_operators;
 use crate::kubernetes::is_accepted_label;
 use crate::node::{Member, Node};
 use crate::registry::View;
@@ -21,7 +22,7 @@ use crate::{proxy_feed, report};
 use super::pod_network;
 use super::settings::has_pod_network;
 
-const ROLE_LABEL: &str = "node-role.kubernetes.io/";
+pub(super) const ROLE_LABEL: &str = "node-role.kubernetes.io/";
 
 /// Follows the object until the watch ends or fails.
 pub async fn follow(node: &Node, files: &Arc<dyn Files>, client: &Client) -> Result<(), ClientError> {
@@ -193,8 +194,11 @@ pub(super) fn role_labels(role: Role) -> impl Iterator<Item = (String, Value)> {
     roles.iter().map(|role| (format!("{ROLE_LABEL}{role}"), Value::from("")))
 }
 
+/// Those that operators have told the cluster are stated by the control plane that leads ([`super::labels`]).
 fn wanted_labels(node: &Node) -> Map<String, Value> {
-    let given = node.config.labels.iter().filter(|(name, _)| !is_accepted_label(name));
+    let settled = node.settled();
+    let is_own = !settled.sources.get("labels").is_some_and(is_of_operators);
+    let given = settled.labels.iter().filter(|(name, _)| is_own && !is_accepted_label(name));
     role_labels(node.config.role)
         .chain(given.map(|(name, value)| (name.clone(), Value::from(value.as_str()))))
         .collect()

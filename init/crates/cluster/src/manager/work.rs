@@ -3,16 +3,19 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use keelson_config::Scopes;
 use keelson_control::ServiceSpec;
 use keelson_pki::validity::LEAF_LIFE;
 use keelson_pki::{AuthorityKind, Files};
 
 use super::ReconcileError;
+use crate::configuration;
 use crate::credentials::{self, Circumstances};
 use crate::kubernetes::{self, Settings};
 use crate::membership::{ControlPlane, Membership};
 use crate::node::{Member, Node};
 use crate::registry::Registry;
+use crate::report;
 use crate::store::{self, peers::Peers};
 use crate::worker::{self, Worker};
 
@@ -25,6 +28,8 @@ pub(super) struct Work {
     pub membership: Arc<Membership>,
     pub registry: Option<Arc<Registry>>,
     pub worker: Option<Arc<Worker>>,
+    /// What operators have said, as far as it is known.
+    pub scopes: Option<Scopes>,
     pub addresses: Vec<IpAddr>,
 }
 
@@ -32,10 +37,17 @@ impl Work {
     /// The services need an address; without one there are none yet.
     pub(super) fn write_configuration(&self) -> Result<Option<Vec<ServiceSpec>>, ReconcileError> {
         let (node, files) = (&*self.node, &*self.files);
-        if let Some(worker) = &self.worker {
-            node.set_cluster(worker::joined_configuration(&node.config, &worker.settings_now())?.cluster);
+        if let Some(scopes) = &self.scopes
+            && let Err(error) = configuration::save(files, &node.paths, scopes)
+        {
+            // The certificates below do not wait for a disk that is full.
+            report::error(&error);
         }
-        let mut config = node.config.clone();
+        if let Some(worker) = &self.worker {
+            node.set_cluster(worker::joined_configuration(node.started(), &worker.settings_now())?.cluster);
+        }
+        // kubelet registers its Node with labels and taints once: later ones are none of its concern.
+        let mut config = node.started().clone();
         config.cluster = (*node.cluster()).clone();
         let identity = &self.membership.identity;
         let circumstances = Circumstances { identity, cluster: &config.cluster, addresses: &self.addresses };

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use keelson_api::EventKind;
 use keelson_config::Role;
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 
 use super::{LeaseId, Record};
 
@@ -148,6 +149,26 @@ pub struct FeatureRecord {
     pub settings: BTreeMap<String, String>,
 }
 
+/// What operators have said of the cluster or of one node; see [`crate::configuration`]. There is none of whom nothing is
+/// said.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ConfigurationRecord {
+    pub version: u32,
+    pub id: String,
+    /// Of a document, as [`keelson_config::scopes::check`] has let it pass.
+    pub spec: Value,
+    pub changed: i64,
+    pub changed_by: String,
+}
+
+impl ConfigurationRecord {
+    /// Of a node by its name, or of the cluster. No name has a slash, so a node may be called as it likes.
+    pub fn id_of(node: Option<&str>) -> String {
+        node.map_or_else(|| "cluster".to_owned(), |name| format!("nodes/{name}"))
+    }
+}
+
 /// Something that happened; see [`crate::events`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -187,6 +208,7 @@ record!(RemovedRecord, "removed", uid);
 record!(VirtualAddressRecord, "virtual-addresses", address);
 record!(OperatorRecord, "operators", id);
 record!(FeatureRecord, "features", name);
+record!(ConfigurationRecord, "configurations", id);
 record!(EventRecord, "events", id);
 
 #[cfg(test)]

@@ -158,7 +158,9 @@ fn expected(shown: Shown, operation: &Operation) -> Outcome {
             Outcome::NoConnection
         }
         // There is nobody of that name.
-        (Shown::Operator, _) if [paths::NODE_REMOVAL, paths::OPERATOR].contains(&operation.path) => {
+        (Shown::Operator, _)
+            if [paths::NODE_REMOVAL, paths::OPERATOR, paths::NODE_CONFIGURATION].contains(&operation.path) =>
+        {
             Outcome::Status(404)
         }
         // A worker has no store.
@@ -187,6 +189,10 @@ fn request_of(operation: &Operation) -> (String, String) {
         }
         (Method::Post, paths::TOKENS) => serde_json::json!({ "role": "worker" }).to_string(),
         (Method::Post, _) => "{}".to_owned(),
+        (Method::Put, _) => {
+            let document = serde_json::json!({ "apiVersion": "keelson.dev/v1alpha1", "kind": "NodeConfiguration" });
+            serde_json::json!({ "revision": 0, "document": document }).to_string()
+        }
     };
     (path, body)
 }
@@ -223,7 +229,7 @@ async fn each_caller_gets_what_is_its_and_nothing_else() {
         }
     }
     assert_eq!(wrong, 0, "see the table");
-    assert_eq!(ALL.len() * OPERATIONS.len(), 429, "a row was lost");
+    assert_eq!(ALL.len() * OPERATIONS.len(), 481, "a row was lost");
 }
 
 #[tokio::test]

@@ -216,6 +216,63 @@ fn the_configuration_is_shown_with_its_sources() {
 }
 
 #[test]
+fn settings_are_said_of_all_nodes_or_of_one_and_unsaid() {
+    let (workstation, fixture) = Workstation::with_node();
+    fixture.add_worker("w1");
+    let set =
+        workstation.run(&["config", "set", "timeServers=[time.example]", "cluster.extraSANs=[api.example]"]).well();
+    assert_eq!(
+        set.out,
+        "the cluster's settings were changed: spec.timeServers, spec.cluster.extraSANs\n\
+         with each node's next boot only: spec.timeServers\n"
+    );
+    let again = workstation.run(&["config", "set", "spec.timeServers=[time.example]"]).well().out;
+    assert_eq!(again, "the cluster's settings are so already: nothing was changed\n");
+    let one = workstation.run(&["config", "set", "--node", "w1", "node.labels.topology.kubernetes.io/zone=7"]).well();
+    assert_eq!(one.out, "the settings of w1 were changed: spec.node.labels\n");
+    let table = workstation.run(&["config", "show", "--cluster"]).well().out;
+    assert!(table.contains("spec.cluster.extraSANs") && table.contains("[\"time.example\"]"), "{table}");
+
+    let file = workstation.path("document.yaml");
+    let document = workstation.run(&["config", "show", "--node", "w1", "-o", "yaml"]).well().out;
+    assert!(document.contains("topology.kubernetes.io/zone"), "{document}");
+    std::fs::write(&file, document.replace("zone", "rack")).expect("written");
+    let file = file.display().to_string();
+    workstation.run(&["config", "apply", "-f", &file, "--node", "w1"]).well();
+    let json = workstation.run(&["config", "show", "--node", "w1", "-o", "json"]).well().json();
+    assert_eq!(json["spec"], serde_json::json!({ "node": { "labels": { "topology.kubernetes.io/rack": "7" } } }));
+    workstation.run(&["config", "unset", "--node", "w1", "node.labels.topology.kubernetes.io/rack"]).well();
+    let json = workstation.run(&["config", "show", "--node", "w1", "-o", "json"]).well().json();
+    assert_eq!(json["spec"], serde_json::json!({}));
+    let told = workstation.run(&["events"]).well().out;
+    assert_eq!(told.lines().filter(|line| line.contains("settings") && line.ends_with("(ann)")).count(), 4, "{told}");
+}
+
+#[test]
+fn what_is_wrong_with_settings_is_told_field_by_field() {
+    let (workstation, _fixture) = Workstation::with_node();
+    let refused = workstation.run(&["config", "set", "role=worker", "timeServers=a", "node.labels.a b=c"]);
+    assert_eq!(refused.code, 6, "{refused:?}");
+    let lines: Vec<_> = refused.err.lines().collect();
+    assert!(lines[0].ends_with("the settings are not valid, and nothing was changed"), "{refused:?}");
+    for field in ["  spec.role: a node has it for life", "  spec.timeServers: ", "  spec.node.labels.a b: "] {
+        assert!(lines.iter().any(|line| line.starts_with(field)), "{field} is not in {refused:?}");
+    }
+    assert_eq!(lines.len(), 4, "{refused:?}");
+    let stranger = workstation.run(&["config", "set", "--node", "w9", "timeServers=[a]"]);
+    assert!(stranger.code == 6 && stranger.err.contains("there is no node w9"), "{stranger:?}");
+    for words in [
+        &["config", "set", "timeServers"][..],
+        &["config", "set", "a=["],
+        &["config", "show", "--cluster", "--node", "a"],
+    ] {
+        assert_eq!(workstation.run(words).code, 2, "{words:?}");
+    }
+    let missing = workstation.run(&["config", "apply", "-f", "/nonexistent/document.yaml"]);
+    assert!(missing.code == 1 && missing.err.contains("/nonexistent/document.yaml"), "{missing:?}");
+}
+
+#[test]
 fn logs_are_printed_and_followed() {
     let (workstation, fixture) = Workstation::with_node();
     for number in 0..10 {
