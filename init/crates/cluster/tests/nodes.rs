@@ -24,6 +24,9 @@ mod world;
 #[path = "nodes/cases.rs"]
 mod cases;
 #[cfg(test)]
+#[path = "nodes/configuration.rs"]
+mod configuration;
+#[cfg(test)]
 #[path = "nodes/control_planes.rs"]
 mod control_planes;
 #[cfg(test)]
