@@ -5,6 +5,7 @@ use keelson_api::paths;
 use keelson_config::pod_routes::PodRoutes;
 use serde_json::{Value, json};
 
+use super::configuration::say;
 use super::control_planes::{MASTER, make_master};
 use super::world::{Node, wait_until, world};
 
@@ -57,4 +58,18 @@ async fn what_is_disabled_goes_from_the_cluster_and_from_the_node_and_comes_back
     wait_until("it has none", async || !cni.exists() && own().is_empty()).await;
     change(&node, "network", json!({ "enabled": true })).await;
     wait_until("it has it again", async || cni.exists() && !own().is_empty()).await;
+
+    // What operators say of the Node, beside what it carries anyway.
+    let scope = paths::node(paths::NODE_CONFIGURATION, "cp");
+    let carries = || {
+        let object = node.kubernetes(MASTER, "GET", "/api/v1/nodes/cp", &Value::Null)["object"].clone();
+        let taints = object["spec"]["taints"].as_array().cloned().unwrap_or_default();
+        let has_role = object["metadata"]["labels"].get("node-role.kubernetes.io/worker").is_some();
+        (object["metadata"]["labels"]["rack"] == "r7", taints.iter().any(|taint| taint["key"] == "gpu"), has_role)
+    };
+    let taint = json!({ "key": "gpu", "effect": "NoSchedule" });
+    say(&node, &scope, json!({ "node": { "labels": { "rack": "r7" }, "taints": [taint] } })).await;
+    wait_until("the Node carries what was said of it", async || carries() == (true, true, true)).await;
+    say(&node, &scope, json!({})).await;
+    wait_until("it carries that no more", async || carries() == (false, false, true)).await;
 }
