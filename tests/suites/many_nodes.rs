@@ -1,7 +1,8 @@
-//! Machines that become a cluster of three control planes and a worker, and what becomes of it.
+//! Machines that become a cluster of control planes and a worker, and what becomes of it.
 //!
-//! The tests run in this order and share the machines. Four machines under emulation are many for two processors, so the suite runs
-//! only when it is asked for: `cargo test --package keelson-vm --test many_nodes -- --ignored`.
+//! The tests run in this order and share the machines. They are many for an emulated host, so the suite runs only when it is asked for:
+//! `cargo test --package keelson-vm --test many_nodes -- --ignored`. There are three control planes where the host can carry them, and
+//! two elsewhere (`machines::planes`).
 
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, reason = "a test program: what was measured is printed")]

@@ -82,6 +82,13 @@ impl Pace {
     }
 }
 
+/// How many control planes this host carries, of three: all where KVM works or there are more processors, else two. An emulated one takes
+/// most of a processor when it is idle; with more of them than processors, none answers the others before they have given up.
+pub fn control_planes_carried(speed: Speed) -> u8 {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    if speed.accelerator == Accelerator::Kvm || processors > 3 { 3 } else { 2 }
+}
+
 /// Puts a machine that has not run yet on a new segment, as its first. `folder` is the machine's.
 pub fn found(hardware: &mut Hardware, folder: &Path, pace: Pace) -> Result<(), ClusterError> {
     let Network::User(ports) = hardware.network else { return Ok(()) };

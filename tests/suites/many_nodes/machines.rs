@@ -15,6 +15,17 @@ use libtest_mimic::Failed;
 
 use crate::shared::{Outcome, build};
 
+/// The control planes, as many as the host carries.
+pub(crate) fn planes() -> Result<&'static [&'static str], Failed> {
+    let three = cluster::control_planes_carried(build()?.speed) == 3;
+    Ok(if three { &["first", "second", "third"] } else { &["first", "second"] })
+}
+
+/// All nodes of the suite, in the order of their names.
+pub(crate) fn everybody() -> Result<Vec<&'static str>, Failed> {
+    Ok(planes()?.iter().copied().chain(["worker"]).collect())
+}
+
 /// For things that take seconds on an idle emulated node; there are four on two processors.
 pub(crate) const MINUTES: Duration = Duration::from_mins(8);
 
@@ -59,7 +70,7 @@ pub(crate) fn founder(name: &'static str) -> Result<Node, Failed> {
     create_disk(&disk, 16 << 10)?;
     let mut disks = vec![Disk::from_file(&disk, "keelson")];
     disks.extend(image_disk(&folder, std::slice::from_ref(&build.image.workload))?);
-    let pace = Pace::of(3, build.speed);
+    let pace = Pace::of(2, build.speed);
     let mut hardware = Hardware {
         processors: pace.processors(),
         memory_mib: 3072,
@@ -97,15 +108,19 @@ pub(crate) fn open(node: &Node) -> Outcome {
     Ok(node.fetch_kubeconfig()?)
 }
 
-/// Waits until exactly these, named in order, vote, and one of them leads. Returns who.
-pub(crate) fn wait_voters(through: &Node, wanted: &[&str]) -> Result<String, Failed> {
-    let awaited = format!("{} to vote, and one to lead", wanted.join(" and "));
+/// Waits until all control planes are in the store, one of them leads, and as many vote as should: of two, one. Returns who leads.
+pub(crate) fn wait_members(through: &Node) -> Result<String, Failed> {
+    let wanted = planes()?;
+    let voters = if wanted.len() < 3 { 1 } else { 3 };
+    let awaited =
+        format!("{} to be the store's members, {voters} of them to vote and one to lead", wanted.join(" and "));
     Ok(wait::patiently(&awaited, through.machine.speed().scale(MINUTES), || {
         let members = cluster::store_members(through).map_err(|error| error.to_string())?;
-        let voters: Vec<_> = members.iter().filter(|member| member.votes).map(|member| member.node.as_str()).collect();
+        let names: Vec<_> = members.iter().map(|member| member.node.as_str()).collect();
+        let voting = members.iter().filter(|member| member.votes).count();
         let leader = members.iter().find(|member| member.leads).map(|member| member.node.clone());
         match leader {
-            Some(leader) if voters == wanted => Ok(leader),
+            Some(leader) if names == wanted && voting == voters => Ok(leader),
             _ => Err(format!("{members:?}")),
         }
     })?)

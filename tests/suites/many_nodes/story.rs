@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use keelson_vm::cluster::{CONTROL_PLANE, WORKER, join_again, store_members};
+use keelson_vm::cluster::{CONTROL_PLANE, FIRST, WORKER, join_again, store_members};
 use keelson_vm::killer::Killer;
 use keelson_vm::kubectl::{condition_holds, text_at};
 use keelson_vm::machine::create_disk;
@@ -13,7 +13,8 @@ use keelson_vm::writer::Writer;
 use libtest_mimic::Trial;
 
 use crate::machines::{
-    MINUTES, Nodes, founder, is_ready, joiner, node, node_mut, open, wait_all_ready, wait_voters, with_nodes,
+    MINUTES, Nodes, everybody, founder, is_ready, joiner, node, node_mut, open, planes, wait_all_ready, wait_members,
+    with_nodes,
 };
 use crate::shared::{Outcome, ensure, trial};
 use crate::workload::{WEB, job_on};
@@ -26,7 +27,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
-        trial("one_control_plane_becomes_three_and_a_worker_joins_and_no_write_fails", grows),
+        trial("control_planes_and_a_worker_join_and_no_write_fails", grows),
         trial("a_pod_reaches_a_service_on_another_node_by_its_name", across),
         trial("a_node_whose_api_server_is_killed_stays_ready", killed_api_server),
         trial("the_leaders_power_is_cut_under_load_and_nothing_is_lost", leader_cut),
@@ -53,7 +54,7 @@ fn grows() -> Outcome {
 
         let writer = Writer::start(&first.kubectl(), "growing", PAUSE)?;
         // One after the other: emulated, two that start at once starve all three. The store makes one change of it even so.
-        for (name, number) in [("second", 2), ("third", 3)] {
+        for (name, number) in planes()?.iter().copied().zip(FIRST..).skip(1) {
             let mut plane = joiner(node(nodes, "first")?, CONTROL_PLANE, number, name)?;
             let started = Instant::now();
             plane.machine.start()?;
@@ -62,17 +63,18 @@ fn grows() -> Outcome {
             println!("{name} is Ready after {:.1} s", seconds(started));
         }
         let first = node(nodes, "first")?;
-        wait_voters(first, &["first", "second", "third"])?;
-        wait_all_ready(first, &["first", "second", "third"])?;
-        open(node(nodes, "second")?)?;
-        open(node(nodes, "third")?)?;
+        wait_members(first)?;
+        wait_all_ready(first, planes()?)?;
+        for name in planes()?.iter().skip(1) {
+            open(node(nodes, name)?)?;
+        }
 
         let mut worker = joiner(first, WORKER, 11, "worker")?;
         let started = Instant::now();
         worker.machine.start()?;
         nodes.insert("worker", worker);
         let first = node(nodes, "first")?;
-        wait_all_ready(first, &["first", "second", "third", "worker"])?;
+        wait_all_ready(first, &everybody()?)?;
         println!("the worker is Ready after {:.1} s", seconds(started));
 
         let written = writer.stop();
@@ -97,7 +99,7 @@ fn across() -> Outcome {
         })?;
         let pods = first.kubectl().json(&["get", "pods", "-l", "app=web"])?;
         let on = text_at(&pods, "/items/0/spec/nodeName").to_owned();
-        for name in ["first", "second", "third", "worker"].into_iter().filter(|name| *name != on) {
+        for name in everybody()?.into_iter().filter(|name| *name != on) {
             reaches_web(first, name, &format!("web-from-{name}"))?;
             println!("from {name} the pod on {on} is reached");
         }
@@ -139,9 +141,15 @@ fn killed_api_server() -> Outcome {
 /// Some machine's power is cut while a client writes through another's API server.
 fn leader_cut() -> Outcome {
     with_nodes(|nodes| {
-        let all = ["first", "second", "third"];
-        let leader = wait_voters(node(nodes, "first")?, &all)?;
-        let other = all.into_iter().find(|name| *name != leader).unwrap_or_default();
+        let all = planes()?;
+        if all.len() < 3 {
+            println!(
+                "this host carries no three control planes, and two do not outlive one of them: nothing to test, this test ends here"
+            );
+            return Ok(());
+        }
+        let leader = wait_members(node(nodes, "first")?)?;
+        let other = all.iter().copied().find(|name| *name != leader).unwrap_or_default();
         let writer = Writer::start(&node(nodes, other)?.kubectl(), "failing-over", PAUSE)?;
         wait_for_writes(&writer, 20)?;
         node_mut(nodes, &leader)?.machine.cut_power()?;
@@ -155,8 +163,8 @@ fn leader_cut() -> Outcome {
             written.longest_gap.as_secs_f64()
         );
         node_mut(nodes, &leader)?.machine.start()?;
-        wait_voters(node(nodes, other)?, &all)?;
-        wait_all_ready(node(nodes, other)?, &["first", "second", "third", "worker"])?;
+        wait_members(node(nodes, other)?)?;
+        wait_all_ready(node(nodes, other)?, &everybody()?)?;
         let lost = written.lost(&node(nodes, &leader)?.kubectl())?;
         ensure(lost.is_empty(), || format!("lost: {lost:?}"))
     })
@@ -189,7 +197,7 @@ fn again() -> Outcome {
         let started = Instant::now();
         worker.machine.start()?;
         nodes.insert("worker", worker);
-        wait_all_ready(node(nodes, "first")?, &["first", "second", "third", "worker"])?;
+        wait_all_ready(node(nodes, "first")?, &everybody()?)?;
         println!("the worker is Ready again after {:.1} s", seconds(started));
         reaches_web(node(nodes, "first")?, "worker", "web-from-worker-again")
     })
@@ -203,9 +211,12 @@ fn reinstalled() -> Outcome {
         let mut first = nodes.remove("first").ok_or("the first machine was not made")?;
         blank(&first)?;
         let words = first.machine.segment().map(Segment::words).unwrap_or_default();
+        let peers: Vec<_> =
+            planes()?.iter().zip(FIRST..).skip(1).map(|(_, number)| format!("10.75.0.{number}")).collect();
+        let peers = peers.join(",");
         first.machine.change_hardware(|hardware| {
             hardware.command_line = format!(
-                "keelson.role=control-plane keelson.name=first keelson.bootstrap keelson.peers=10.75.0.2,10.75.0.3 {words}"
+                "keelson.role=control-plane keelson.name=first keelson.bootstrap keelson.peers={peers} {words}"
             );
         })?;
         first.machine.start()?;
@@ -219,8 +230,8 @@ fn reinstalled() -> Outcome {
         let started = Instant::now();
         first.machine.start()?;
         nodes.insert("first", first);
-        wait_all_ready(node(nodes, "second")?, &["first", "second", "third", "worker"])?;
-        wait_voters(node(nodes, "second")?, &["first", "second", "third"])?;
+        wait_all_ready(node(nodes, "second")?, &everybody()?)?;
+        wait_members(node(nodes, "second")?)?;
         println!("the reinstalled first node is Ready after {:.1} s", seconds(started));
         open(node(nodes, "first")?)
     })
@@ -252,7 +263,7 @@ fn all_off() -> Outcome {
             node.machine.start()?;
         }
         let second = node(nodes, "second")?;
-        wait_all_ready(second, &["first", "second", "third", "worker"])?;
+        wait_all_ready(second, &everybody()?)?;
         println!("all are Ready {:.1} s after the power came back", seconds(started));
         let lost = written.lost(&second.kubectl())?;
         ensure(lost.is_empty(), || format!("lost: {lost:?}"))
