@@ -42,9 +42,9 @@ pub use error::{ConfigError, ConfigErrors};
 #[cfg(feature = "sources")]
 pub use merge::merge;
 pub use node::{
-    AddressMethod, Bond, ClusterConfig, Component, HttpProxy, LinkConfig, LinkSelector, MacAddress, NetworkConfig,
-    NodeConfig, Oidc, OperatorKey, Peers, RegistryMirror, Role, StateSelection, StaticAddressing, StaticRoute, Taint,
-    TaintEffect, Vlan,
+    AddressMethod, Bond, ClusterConfig, Component, Conflict, HttpProxy, LinkConfig, LinkSelector, MacAddress,
+    NetworkConfig, NodeConfig, Oidc, OperatorKey, Peers, Ranges, RangesError, RegistryMirror, Role, StateSelection,
+    StaticAddressing, StaticRoute, Taint, TaintEffect, Vlan,
 };
 pub use raw::{RawAddressing, RawBond, RawConfig, RawLink, RawOperatorKey, RawRoute, RawTaint, RawVlan, Said};
 #[cfg(feature = "sources")]
@@ -60,7 +60,9 @@ pub const NODE_CONFIG_PATH: &str = "/run/keelson/config/node.json";
 pub const TOKEN_PATH: &str = "/run/keelson/config/token";
 /// Where PID 1 writes credentials of registries, mode 0600, only if some were given: `{"HOST": ["user name", "password"]}`.
 pub const REGISTRY_CREDENTIALS_PATH: &str = "/run/keelson/config/registries.json";
-/// Where PID 1 writes the clock floor: seconds since the epoch, decimal. Nothing sets the clock below it.
+/// The directory of certificates that containerd believes besides the system's, as its Go library finds it (`SSL_CERT_DIR`).
+pub const TRUSTED_CERTIFICATES_PATH: &str = "/run/keelson/containerd/authorities";
+/// Where PID 1 writes the clock floor, the time the image was built: seconds since the epoch, decimal. Nothing sets the clock below it.
 pub const CLOCK_FLOOR_PATH: &str = "/run/keelson/config/clock-floor";
 
 /// There from a node's removal from its cluster until it has forgotten it: DATA is made anew before it is mounted.

@@ -15,11 +15,14 @@ use crate::source::Source;
 
 mod cluster;
 mod network;
+mod ranges;
 
-pub use cluster::{ClusterConfig, Component, HttpProxy, Oidc, RegistryMirror, Taint, TaintEffect};
+pub use cluster::{ClusterConfig, Component, Conflict, HttpProxy, Oidc, RegistryMirror, Taint, TaintEffect};
 pub use network::{
     AddressMethod, Bond, LinkConfig, LinkSelector, MacAddress, NetworkConfig, StaticAddressing, StaticRoute, Vlan,
 };
+pub(crate) use ranges::host;
+pub use ranges::{Ranges, RangesError};
 
 /// A node's whole configuration.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -13,7 +13,9 @@ use serde::{Deserialize, Serialize};
 pub const POD_ROUTES_PATH: &str = "/run/keelson/cluster/routes.json";
 
 /// What a packet between nodes carries in addition: Ethernet, IPv4, UDP and VXLAN headers (RFC 7348, 4.3).
-pub const TUNNEL_OVERHEAD: u32 = 50;
+pub const TUNNEL_OVERHEAD_IPV4: u32 = 50;
+/// The same between IPv6 addresses of nodes.
+pub const TUNNEL_OVERHEAD_IPV6: u32 = 70;
 
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PodRoutes {

@@ -110,7 +110,7 @@ pub fn validate(
         own: None,
     };
     consistency(&mut check, &config, role, &raw);
-    network::overlaps(&mut check, &config.cluster, &raw);
+    network::overlaps(&mut check, &config, &raw);
     check.finish(Resolved { node: config, secrets })
 }
 

@@ -11,6 +11,9 @@ pub struct Remembered {
     pub role: Option<Role>,
     pub name: Option<String>,
     pub cluster_id: Option<String>,
+    /// Of the cluster that it has joined, as a list of what is reached without a proxy names them: the pods' ranges, the
+    /// Services', and the domain behind a dot. Empty for a node that has founded its cluster.
+    pub cluster_networks: Vec<String>,
 }
 
 /// The result of a resolution that went well.

@@ -13,6 +13,7 @@
 //! - Time is an argument. See [`validity`] for what that means before the first time synchronisation.
 #![forbid(unsafe_code)]
 
+pub mod anchors;
 pub mod authority;
 pub mod files;
 pub mod key;
@@ -23,6 +24,7 @@ pub mod profile;
 pub mod validity;
 pub mod verifier;
 
+pub use anchors::{AnchorsError, TrustAnchors};
 pub use authority::{Authority, AuthorityError, AuthorityKind, Fingerprint, request_key};
 pub use files::{Files, FilesError, Mode, Owner, StandardFiles};
 pub use key::{Key, KeyError};

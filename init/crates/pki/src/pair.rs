@@ -104,6 +104,11 @@ impl Pair {
         Ok(Validity { not_before: validity.not_before.to_datetime(), not_after: validity.not_after.to_datetime() })
     }
 
+    /// Whom it names; none if it has other attributes than ours.
+    pub fn subject(&self) -> Option<Subject> {
+        subject(&self.parsed().ok()?)
+    }
+
     /// Whether this certificate is what `profile` describes, apart from its age, and signed by `authority`.
     pub fn matches(&self, profile: &Profile, authority: &CertificateDer<'_>) -> bool {
         let (Ok(own), Ok((_, issuer))) = (self.parsed(), X509Certificate::from_der(authority)) else {

@@ -1,6 +1,6 @@
-//! Trust by fingerprint: the node's certificate must chain to the authority whose SHA-256 is pinned.
+//! Trust by fingerprint: the node's certificate must chain to an authority whose SHA-256 is pinned.
 //!
-//! The node sends its authority behind its own certificate. The one that has the pinned fingerprint is taken as the only
+//! The node sends its authority behind its own certificate. One that has a pinned fingerprint is taken as the only
 //! root, and everything else (signature, name, purpose, validity) is verified by webpki as usual. Without one the handshake
 //! fails, and what was shown instead is kept for the message.
 
@@ -22,18 +22,23 @@ pub type PinnedVerifier = Verifier<Pinned>;
 
 #[derive(Debug)]
 pub struct Pinned {
-    pin: Fingerprint,
+    pins: Vec<Fingerprint>,
     /// The organization that the server's subject must name, if any will not do.
     organization: Option<&'static str>,
     /// Whether its name matters.
     any_name: bool,
-    /// The fingerprint of the last certificate of a chain in which the pinned one was not.
+    /// The fingerprint of the last certificate of a chain in which no pinned one was.
     found: Mutex<Option<String>>,
 }
 
 impl PinnedVerifier {
     pub fn new(pin: Fingerprint, provider: Arc<CryptoProvider>) -> Self {
-        Self::believing(Pinned { pin, organization: None, any_name: false, found: Mutex::default() }, provider)
+        Self::of_any(vec![pin], provider)
+    }
+
+    /// Takes whichever of several authorities is there.
+    pub fn of_any(pins: Vec<Fingerprint>, provider: Arc<CryptoProvider>) -> Self {
+        Self::believing(Pinned { pins, organization: None, any_name: false, found: Mutex::default() }, provider)
     }
 
     /// Accepts servers of this organization only: an authority certifies several kinds of server.
@@ -59,8 +64,8 @@ impl PinnedVerifier {
 impl Belief for Pinned {
     fn check(&self, shown: &Shown<'_>, provider: &Arc<CryptoProvider>) -> Result<(), Error> {
         let Shown { end_entity, intermediates, server_name, ocsp_response, now } = *shown;
-        let pinned = intermediates.iter().find(|certificate| Fingerprint::of(certificate) == self.pin);
-        let Some(authority) = pinned else {
+        let is_pinned = |certificate: &&CertificateDer<'_>| self.pins.contains(&Fingerprint::of(certificate));
+        let Some(authority) = intermediates.iter().find(is_pinned) else {
             let last = intermediates.last().unwrap_or(end_entity);
             let mut found = self.found.lock().unwrap_or_else(PoisonError::into_inner);
             *found = Some(Fingerprint::of(last).to_string());
@@ -83,7 +88,8 @@ impl Belief for Pinned {
     }
 }
 
-fn is_of(certificate: &CertificateDer<'_>, organization: &str) -> bool {
+/// Whether a certificate's subject names this organization.
+pub fn is_of(certificate: &CertificateDer<'_>, organization: &str) -> bool {
     X509Certificate::from_der(certificate)
         .is_ok_and(|(_, parsed)| parsed.subject().iter_organization().any(|name| name.as_str() == Ok(organization)))
 }

@@ -1,8 +1,8 @@
 //! How long a certificate lives, and from when.
 //!
 //! Before the first time synchronisation the clock may be wrong in either direction, but never below the floor that
-//! PID 1 wrote: the latest of the image's build time and the last time seen on disk. So every certificate begins at the
-//! floor, a moment that is in the past for all honest clocks, and ends a life after the latest moment known. A clock
+//! PID 1 wrote: the image's build time. So every certificate begins at the floor, a moment that is in the past for all
+//! honest clocks, also for one that is set back from a time that had run ahead; and it ends a life after the latest moment known. A clock
 //! that turns out to have run ahead leaves a certificate whose end lies too far away; [`Validity::is_due`] treats that
 //! as due for renewal, so no leaf outlives its life for long.
 
@@ -43,9 +43,14 @@ pub struct Validity {
 }
 
 impl Validity {
+    /// When two thirds of its life are over.
+    pub fn renewal(&self, life: Duration) -> OffsetDateTime {
+        self.not_after - life / 3
+    }
+
     /// True from two thirds of the life on, counted back from the end because the beginning is the clock floor.
     pub fn is_due(&self, life: Duration, now: OffsetDateTime) -> bool {
-        now >= self.not_after - life / 3 || now < self.not_before || self.not_after > now + life + CLOCK_SLACK
+        now >= self.renewal(life) || now < self.not_before || self.not_after > now + life + CLOCK_SLACK
     }
 }
 

@@ -157,15 +157,15 @@ pub struct Taint {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(remote = "Self", rename_all = "camelCase", deny_unknown_fields, default)]
 pub struct Cluster {
-    /// Default 10.244.0.0/16.
+    /// Default 10.244.0.0/16. For dual stack an IPv4 and an IPv6 range with a comma between; the first one's family is the cluster's first.
     #[serde(rename = "podCIDR")]
     pub pod_cidr: Option<String>,
-    /// Default 10.96.0.0/16.
+    /// Default 10.96.0.0/16. Of the same families as podCIDR, in the same order.
     #[serde(rename = "serviceCIDR")]
     pub service_cidr: Option<String>,
     /// Default cluster.local.
     pub domain: Option<String>,
-    /// The DNS service's address; by default the tenth of the service network.
+    /// The DNS service's address; by default the tenth of the first service network.
     pub dns_address: Option<String>,
     /// Names and addresses that the API server's certificate carries in addition.
     #[serde(rename = "extraSANs")]
@@ -232,7 +232,8 @@ pub struct Credential {
 pub struct HttpProxy {
     pub http: Option<String>,
     pub https: Option<String>,
-    /// Hosts, domains and networks that are reached directly; the cluster's own are added.
+    /// Hosts, domains and networks that are reached directly; the cluster's own are added, on a node that has joined it from
+    /// its next boot on.
     pub no_proxy: Option<Vec<String>>,
 }
 

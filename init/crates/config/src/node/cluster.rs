@@ -7,13 +7,16 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::{IpNet, Ipv4Net};
 use serde::{Deserialize, Serialize};
 
+use super::{Ranges, host};
+
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[non_exhaustive]
 pub struct ClusterConfig {
-    pub pod_cidr: IpNet,
-    pub service_cidr: IpNet,
+    pub pod_cidr: Ranges,
+    /// Of the same families as `pod_cidr`, in the same order.
+    pub service_cidr: Ranges,
     pub cluster_domain: String,
-    /// Inside `service_cidr`: the tenth address unless another was said.
+    /// Inside the first range of `service_cidr`: the tenth address unless another was said.
     pub dns_address: IpAddr,
     /// Names and addresses that the API server's certificate carries in addition.
     pub extra_sans: Vec<String>,
@@ -27,8 +30,8 @@ pub struct ClusterConfig {
 impl Default for ClusterConfig {
     fn default() -> Self {
         Self {
-            pod_cidr: IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)),
-            service_cidr: IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16)),
+            pod_cidr: IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 244, 0, 0), 16)).into(),
+            service_cidr: IpNet::V4(Ipv4Net::new_assert(Ipv4Addr::new(10, 96, 0, 0), 16)).into(),
             cluster_domain: "cluster.local".to_owned(),
             dns_address: IpAddr::V4(Ipv4Addr::new(10, 96, 0, 10)),
             extra_sans: Vec::new(),
@@ -36,6 +39,41 @@ impl Default for ClusterConfig {
             extra_arguments: BTreeMap::new(),
             oidc: None,
         }
+    }
+}
+
+impl ClusterConfig {
+    /// The address of the API servers' own Service, behind the first of the network.
+    pub fn api_service_address(&self) -> IpAddr {
+        host(self.service_cidr.first(), 1)
+    }
+
+    /// Why the address can be no node's, with the field that has to be another: it is inside one of the cluster's networks.
+    pub fn conflict(&self, address: IpAddr) -> Option<Conflict> {
+        let networks = [
+            ("the pod network", "spec.cluster.podCIDR", self.pod_cidr),
+            ("the service network", "spec.cluster.serviceCIDR", self.service_cidr),
+        ];
+        networks.into_iter().find_map(|(network, field, ranges)| {
+            let range = ranges.around(address)?;
+            Some(Conflict { address, network, field, range })
+        })
+    }
+}
+
+/// A node's address that is inside one of the cluster's networks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Conflict {
+    pub address: IpAddr,
+    network: &'static str,
+    pub field: &'static str,
+    range: IpNet,
+}
+
+impl fmt::Display for Conflict {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { address, network, field, range } = self;
+        write!(f, "the address {address} is inside {network} {range} ({field})")
     }
 }
 
@@ -116,4 +154,35 @@ pub struct Oidc {
     pub required_claims: BTreeMap<String, String>,
     /// PEM; the system's certificates if absent.
     pub certificate_authority: Option<String>,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_inside_one_of_the_networks_is_told_with_the_field() {
+        let cluster = ClusterConfig {
+            pod_cidr: "10.244.0.0/16,fd00:1::/48".parse().unwrap(),
+            service_cidr: "10.96.0.0/16,fd00:2::/112".parse().unwrap(),
+            ..ClusterConfig::default()
+        };
+        let told = |address: &str| cluster.conflict(address.parse().unwrap()).map(|conflict| conflict.to_string());
+        assert_eq!(
+            told("fd00:1:0:7::5").as_deref(),
+            Some("the address fd00:1:0:7::5 is inside the pod network fd00:1::/48 (spec.cluster.podCIDR)")
+        );
+        assert!(told("10.96.3.4").is_some_and(|told| told.ends_with("10.96.0.0/16 (spec.cluster.serviceCIDR)")));
+        assert_eq!(told("10.97.0.1"), None);
+    }
+
+    #[test]
+    fn the_api_servers_service_has_the_first_address_of_the_first_network() {
+        let of = |text: &str| {
+            let cluster = ClusterConfig { service_cidr: text.parse().unwrap(), ..ClusterConfig::default() };
+            cluster.api_service_address().to_string()
+        };
+        assert_eq!(of("10.96.0.0/16"), "10.96.0.1");
+        assert_eq!(of("fd00:2::/112,10.96.0.0/16"), "fd00:2::1");
+    }
 }

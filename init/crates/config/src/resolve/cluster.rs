@@ -1,12 +1,15 @@
 //! What concerns Kubernetes.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
+use std::ops::RangeInclusive;
 
 use ipnet::IpNet;
 
 use crate::error::shown;
-use crate::node::{ClusterConfig, Component, HttpProxy, Oidc, RegistryMirror, Taint, TaintEffect};
+use crate::node::{
+    ClusterConfig, Component, HttpProxy, Oidc, Ranges, RangesError, RegistryMirror, Taint, TaintEffect, host,
+};
 use crate::raw::{RawConfig, RawTaint, Said};
 use crate::resolve::check::Checker;
 use crate::resolve::{syntax, virtual_address};
@@ -14,32 +17,27 @@ use crate::source::Source;
 
 /// A node gets a /24 (IPv4) or /64 (IPv6) of the pod network, and the controller manager bounds the number of nodes
 /// to 16 bits.
-const POD_CIDR: &str = "NETWORK/LENGTH, the length 8 to 24 (IPv4) or 48 to 64 (IPv6)";
+const POD_CIDR: Form = Form {
+    field: "podCIDR",
+    allowed: "NETWORK/LENGTH, the length 8 to 24 (IPv4) or 48 to 64 (IPv6); or one of each, with a comma between",
+    ipv4: 8..=24,
+    ipv6: 48..=64,
+};
 /// kube-apiserver allows 20 bits of IPv4 services; the DNS address is the tenth, which needs 4 bits.
-const SERVICE_CIDR: &str = "NETWORK/LENGTH, the length 12 to 28 (IPv4) or 64 to 124 (IPv6)";
+const SERVICE_CIDR: Form = Form {
+    field: "serviceCIDR",
+    allowed: "NETWORK/LENGTH, the length 12 to 28 (IPv4) or 64 to 124 (IPv6); or one of each, with a comma between",
+    ipv4: 12..=28,
+    ipv6: 64..=124,
+};
 /// The DNS service's place in the service network, where kubeadm has it too.
 const DNS_HOST: u32 = 10;
 
 pub(super) fn cluster(check: &mut Checker, raw: &RawConfig) -> ClusterConfig {
     let default = ClusterConfig::default();
-    let in_range = |v4: std::ops::RangeInclusive<u8>, v6: std::ops::RangeInclusive<u8>| {
-        move |text: &str| {
-            syntax::cidr(text).filter(|net| match net {
-                IpNet::V4(net) => v4.contains(&net.prefix_len()),
-                IpNet::V6(net) => v6.contains(&net.prefix_len()),
-            })
-        }
-    };
-    let pod_cidr = raw
-        .pod_cidr
-        .as_ref()
-        .and_then(|said| check.parsed(&said.source, "podCIDR", &said.value, POD_CIDR, in_range(8..=24, 48..=64)));
-    let service_cidr = raw.service_cidr.as_ref().and_then(|said| {
-        check.parsed(&said.source, "serviceCIDR", &said.value, SERVICE_CIDR, in_range(12..=28, 64..=124))
-    });
-    let pod_cidr = pod_cidr.unwrap_or(default.pod_cidr);
-    let service_cidr = service_cidr.unwrap_or(default.service_cidr);
-    one_family(check, raw, pod_cidr, service_cidr);
+    let pod_cidr = ranges(check, raw.pod_cidr.as_ref(), &POD_CIDR).unwrap_or(default.pod_cidr);
+    let service_cidr = ranges(check, raw.service_cidr.as_ref(), &SERVICE_CIDR).unwrap_or(default.service_cidr);
+    same_families(check, raw, pod_cidr, service_cidr);
     let domain = raw
         .cluster_domain
         .as_ref()
@@ -49,7 +47,7 @@ pub(super) fn cluster(check: &mut Checker, raw: &RawConfig) -> ClusterConfig {
         pod_cidr,
         service_cidr,
         cluster_domain: domain,
-        dns_address: dns_address(check, raw.dns_address.as_ref(), service_cidr),
+        dns_address: dns_address(check, raw.dns_address.as_ref(), service_cidr.first()),
         extra_sans: check.each(raw.extra_sans.as_ref(), "extraSANs", syntax::HOST, |text| {
             syntax::is_host(text.strip_prefix("*.").unwrap_or(text)).then(|| text.to_owned())
         }),
@@ -59,23 +57,47 @@ pub(super) fn cluster(check: &mut Checker, raw: &RawConfig) -> ClusterConfig {
     }
 }
 
-fn one_family(check: &mut Checker, raw: &RawConfig, pods: IpNet, services: IpNet) {
-    let both_v4 = matches!((pods, services), (IpNet::V4(_), IpNet::V4(_)));
-    let both_v6 = matches!((pods, services), (IpNet::V6(_), IpNet::V6(_)));
-    if both_v4 || both_v6 {
+/// What one of the cluster's networks may be.
+struct Form {
+    field: &'static str,
+    allowed: &'static str,
+    /// Lengths of prefixes.
+    ipv4: RangeInclusive<u8>,
+    ipv6: RangeInclusive<u8>,
+}
+
+impl Form {
+    fn admits(&self, range: IpNet) -> bool {
+        let lengths = if range.addr().is_ipv4() { &self.ipv4 } else { &self.ipv6 };
+        range.addr() == range.network() && lengths.contains(&range.prefix_len())
+    }
+}
+
+fn ranges(check: &mut Checker, said: Option<&Said<String>>, form: &Form) -> Option<Ranges> {
+    let Said { value, source } = said?;
+    let problem = match value.parse::<Ranges>() {
+        Ok(ranges) if ranges.all().all(|range| form.admits(range)) => return Some(ranges),
+        Err(error @ (RangesError::SameFamily(..) | RangesError::TooMany)) => error.to_string(),
+        Ok(_) | Err(RangesError::Form(_)) => format!("{} is not valid", shown(value)),
+    };
+    check.fault(source, form.field, problem, form.allowed);
+    None
+}
+
+/// A pod of either family needs Services of that family, and the first one's is that of the nodes' own addresses.
+fn same_families(check: &mut Checker, raw: &RawConfig, pods: Ranges, services: Ranges) {
+    if pods.has_families_of(&services) {
         return;
     }
     if let Some(source) = raw.pod_cidr.as_ref().or(raw.service_cidr.as_ref()).map(|said| &said.source) {
         let problem = format!("pods have {pods} and services {services}");
-        check.fault(source, "podCIDR", problem, "both IPv4 or both IPv6");
+        let allowed = "podCIDR and serviceCIDR of the same families, in the same order";
+        check.fault(source, "podCIDR", problem, allowed);
     }
 }
 
 fn dns_address(check: &mut Checker, said: Option<&Said<String>>, services: IpNet) -> IpAddr {
-    let tenth = match services.network() {
-        IpAddr::V4(network) => IpAddr::V4((u32::from(network) | DNS_HOST).into()),
-        IpAddr::V6(network) => IpAddr::V6(Ipv6Addr::from(u128::from(network) | u128::from(DNS_HOST))),
-    };
+    let tenth = host(services, DNS_HOST);
     let Some(said) = said else { return tenth };
     let inside = |text: &str| {
         text.parse::<IpAddr>().ok().filter(|address| {

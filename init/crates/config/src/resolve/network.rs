@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::error::shown;
 use crate::ip_argument::{BOND_FORMS, IP_FORMS, ROUTE_FORMS, VLAN_FORMS};
 use crate::node::{
-    AddressMethod, Bond, ClusterConfig, LinkConfig, LinkSelector, NetworkConfig, StaticAddressing, StaticRoute, Vlan,
+    AddressMethod, Bond, LinkConfig, LinkSelector, NetworkConfig, NodeConfig, StaticAddressing, StaticRoute, Vlan,
 };
 use crate::raw::{RawAddressing, RawBond, RawConfig, RawLink, RawRoute, RawVlan, Said};
 use crate::resolve::check::Checker;
@@ -183,18 +183,24 @@ const APART: &str = "networks that are apart; spec.cluster.podCIDR and spec.clus
 
 /// The cluster's networks must be apart, and no node may be inside one of them. A node's network may well hold them, as
 /// 10.0.0.0/8 does: their routes are the longer ones.
-pub(super) fn overlaps(check: &mut Checker, cluster: &ClusterConfig, raw: &RawConfig) {
+///
+/// A node that joins has its cluster's networks, whatever the defaults are: the control plane that takes it looks at them, and
+/// so does the node itself from then on, also at addresses that nobody has configured.
+pub(super) fn overlaps(check: &mut Checker, config: &NodeConfig, raw: &RawConfig) {
+    let cluster = &config.cluster;
     let pods = ("the pod network", cluster.pod_cidr, raw.pod_cidr.as_ref().map(|said| &said.source));
     let services = ("the service network", cluster.service_cidr, raw.service_cidr.as_ref().map(|said| &said.source));
-    if overlap(pods.1, services.1) {
-        let problem = format!("{} {} overlaps {} {}", pods.0, pods.1, services.0, services.1);
+    let pairs = pods.1.all().flat_map(|pods| services.1.all().map(move |services| (pods, services)));
+    for (of_pods, of_services) in pairs.filter(|(of_pods, of_services)| overlap(*of_pods, *of_services)) {
+        let problem = format!("{} {of_pods} overlaps {} {of_services}", pods.0, services.0);
         match pods.2.or(services.2) {
             Some(source) => check.fault(source, "network", problem, APART),
             None => check.unsaid("network", &problem, APART),
         }
     }
     let mut outside = |source: &Source, what: &str, net: IpNet| {
-        for (name, cluster, _) in [pods, services] {
+        let own = [pods, services].into_iter().filter(|(_, _, said)| config.bootstrap || said.is_some());
+        for (name, cluster) in own.flat_map(|(name, ranges, _)| ranges.all().map(move |range| (name, range))) {
             if cluster.contains(&net) {
                 check.fault(source, "network", format!("{what} {net} is inside {name} {cluster}"), APART);
             }

@@ -131,10 +131,38 @@ fn names_source_field_fault_and_what_is_allowed() {
         (line("keelson.role=worker ip=eth0:dhcp ip=eth0:off"), "configured before"),
         (line("keelson.role=worker ip=dhcp6"), "\"dhcp6\" is not offered"),
         (line("keelson.role=worker bond=b:eth0:mode=x"), "\"mode=x\" is not offered"),
-        (line("keelson.role=worker ip=10.244.7.5:::24"), "10.244.7.5/32 is inside the pod network 10.244.0.0/16"),
-        (document("{role: worker, network: {nodeSubnets: [10.96.1.0/24]}}"), "nodeSubnets[0]: the node subnet"),
+        (
+            line("keelson.role=control-plane keelson.bootstrap keelson.peers=none ip=10.244.7.5:::24"),
+            "10.244.7.5/32 is inside the pod network 10.244.0.0/16",
+        ),
+        (
+            document("{role: worker, cluster: {serviceCIDR: 10.96.0.0/16}, network: {nodeSubnets: [10.96.1.0/24]}}"),
+            "nodeSubnets[0]: the node subnet",
+        ),
         (document("{role: worker, cluster: {podCIDR: 10.96.0.0/12}}"), "overlaps the service network"),
         (document("{role: worker, cluster: {podCIDR: 10.1.0.1/16}}"), "spec.cluster.podCIDR: \"10.1.0.1/16\""),
+        (document("{role: worker, cluster: {podCIDR: '10.1.0.0/16,10.2.0.0/16'}}"), "are of the same family"),
+        (document("{role: worker, cluster: {podCIDR: '10.1.0.0/16,fd01::/48,fd02::/48'}}"), "more than two ranges"),
+        (
+            document("{role: worker, cluster: {serviceCIDR: '10.1.0.0/16,fd02::/48'}}"),
+            "spec.cluster.serviceCIDR: \"10.1.0.0/16,fd02::/48\" is not valid",
+        ),
+        (
+            document("{role: worker, cluster: {podCIDR: '10.1.0.0/16,fd01::/48'}}"),
+            "spec.cluster.podCIDR: pods have 10.1.0.0/16,fd01::/48 and services 10.96.0.0/16",
+        ),
+        (
+            document(
+                "{role: worker, cluster: {podCIDR: '10.1.0.0/16,fd01::/48', serviceCIDR: 'fd02::/112,10.2.0.0/16'}}",
+            ),
+            "of the same families, in the same order",
+        ),
+        (
+            document(
+                "{role: worker, cluster: {podCIDR: '10.1.0.0/16,fd01::/48', serviceCIDR: '10.2.0.0/16,fd01::/64'}}",
+            ),
+            "the pod network fd01::/48 overlaps the service network fd01::/64",
+        ),
         (document("{role: worker, cluster: {dnsAddress: 10.97.0.1}}"), "address of the service network 10.96.0.0/16"),
         (document("{role: worker, cluster: {extraArguments: {etcd: {}}}}"), "extraArguments.etcd: \"etcd\""),
         (document("{role: worker, node: {sysctls: {kernel.panic: '1'}}}"), "kubelet needs the system's own"),
@@ -200,7 +228,12 @@ fn all_faults_are_reported_at_once() {
 
 #[test]
 fn state_comes_first_for_role_and_name_and_a_disagreement_names_both() {
-    let remembered = Remembered { role: Some(Role::Worker), name: Some("w1".into()), cluster_id: Some("c".into()) };
+    let remembered = Remembered {
+        role: Some(Role::Worker),
+        name: Some("w1".into()),
+        cluster_id: Some("c".into()),
+        ..Remembered::default()
+    };
     let node = resolve(&Inputs::default(), &remembered).unwrap().node;
     assert_eq!((node.role, node.name.as_deref(), node.cluster_id.as_deref()), (Role::Worker, Some("w1"), Some("c")));
     assert_eq!(
@@ -240,6 +273,30 @@ fn the_higher_source_wins_field_by_field() {
 fn the_dns_address_follows_the_service_network() {
     let node = accepted(&document("{role: worker, cluster: {serviceCIDR: 172.20.0.0/16}}")).node;
     assert_eq!(node.cluster.dns_address.to_string(), "172.20.0.10");
+}
+
+#[test]
+fn pods_and_services_may_have_both_families() {
+    let spec =
+        "{role: control-plane, cluster: {podCIDR: 'fd01::/56,10.1.0.0/16', serviceCIDR: 'fd02::/112, 10.2.0.0/16'}}";
+    let cluster = accepted(&document(spec)).node.cluster;
+    assert_eq!(cluster.pod_cidr.to_string(), "fd01::/56,10.1.0.0/16");
+    assert_eq!(cluster.service_cidr.to_string(), "fd02::/112,10.2.0.0/16");
+    assert_eq!(cluster.dns_address.to_string(), "fd02::a", "of the first family");
+    let virtual_address = spec.replacen("}}", ", virtualAddress: 'fd01:0:0:9::9'}}", 1);
+    let message = refused(&document(&virtual_address), &Remembered::default());
+    assert!(message.contains("fd01:0:0:9::9 is inside the pod network fd01::/56"), "{message}");
+}
+
+#[test]
+fn a_node_that_joins_is_not_judged_by_the_networks_of_another_cluster() {
+    for role in ["worker", "control-plane"] {
+        accepted(&line(&format!("keelson.role={role} keelson.token=t ip=10.244.7.5:::24")));
+    }
+    let said =
+        "{role: worker, cluster: {podCIDR: 10.9.0.0/16}, network: {links: [{link: eth0, addresses: [10.9.7.5/24]}]}}";
+    let message = refused(&document(said), &Remembered::default());
+    assert!(message.contains("10.9.7.5/32 is inside the pod network 10.9.0.0/16"), "{message}");
 }
 
 #[test]

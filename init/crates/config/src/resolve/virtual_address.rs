@@ -2,8 +2,7 @@
 
 use std::net::IpAddr;
 
-use ipnet::IpNet;
-
+use crate::node::Ranges;
 use crate::raw::{RawAddressing, RawConfig};
 use crate::resolve::check::Checker;
 use crate::resolve::syntax;
@@ -11,11 +10,11 @@ use crate::resolve::syntax;
 const FIELD: &str = "virtualAddress";
 const FORM: &str = "a free address of the nodes' network, outside the pod and service networks";
 
-pub(super) fn parse(check: &mut Checker, raw: &RawConfig, pods: IpNet, services: IpNet) -> Option<IpAddr> {
+pub(super) fn parse(check: &mut Checker, raw: &RawConfig, pods: Ranges, services: Ranges) -> Option<IpAddr> {
     let said = raw.virtual_address.as_ref()?;
     let address = check.parsed(&said.source, FIELD, &said.value, FORM, |text| text.parse().ok().filter(is_usable))?;
-    for (name, network) in [("the pod network", pods), ("the service network", services)] {
-        if network.contains(&address) {
+    for (name, ranges) in [("the pod network", pods), ("the service network", services)] {
+        if let Some(network) = ranges.around(address) {
             check.fault(&said.source, FIELD, format!("{address} is inside {name} {network}"), FORM);
         }
     }

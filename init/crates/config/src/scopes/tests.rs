@@ -140,6 +140,13 @@ fn the_networks_are_those_of_the_cluster() {
     let with = |address: &str| document(&json!({ "cluster": { "virtualAddress": address } }));
     assert!(check(with("10.244.0.9"), Scope::Cluster, &cluster).is_ok());
     assert!(check(with("fd00:1::9"), Scope::Cluster, &cluster).is_err());
+    let both = ClusterConfig {
+        pod_cidr: "fd00:1::/48,10.244.0.0/16".parse().unwrap(),
+        service_cidr: "fd00:2::/112,10.96.0.0/16".parse().unwrap(),
+        ..ClusterConfig::default()
+    };
+    assert!(check(with("10.244.0.9"), Scope::Cluster, &both).is_err());
+    assert!(check(with("10.245.0.9"), Scope::Cluster, &both).is_ok());
 }
 
 /// A node whose command line says `words`, and whose firmware gives it the document.
