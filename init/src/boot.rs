@@ -9,6 +9,7 @@
 use std::time::Duration;
 
 use keelson_config::NodeConfig;
+use keelson_init::buttons::Buttons;
 use keelson_init::shutdown::Enforcer;
 use keelson_job::{BootRecord, Cause, Progress};
 use keelson_sys::watchdog::Watchdog;
@@ -35,6 +36,8 @@ pub(crate) struct Boot {
     pub(crate) progress: Progress,
     /// Armed already, if the machine has one. To be fed from the event loop, at [`WATCHDOG_INTERVAL`](phases::watchdog::INTERVAL).
     pub(crate) watchdog: Option<Watchdog>,
+    /// What was pressed since the boot began is still to be obeyed.
+    pub(crate) buttons: Buttons,
     /// The thread that keeps the deadline of the machine's end, once services run.
     pub(crate) enforcer: Option<Enforcer>,
 }
@@ -43,6 +46,8 @@ pub(crate) struct Boot {
 #[derive(Debug)]
 pub(crate) struct Facts {
     pub(crate) node: NodeConfig,
+    /// What the node's cluster told it of its networks; see [`keelson_config::Remembered`].
+    pub(crate) cluster_networks: Vec<String>,
     /// The name that the machine goes by: configured, remembered or derived.
     pub(crate) hostname: String,
     /// STATE and DATA are gone after this boot.
@@ -89,9 +94,10 @@ impl Action {
 
 /// Runs all phases.
 pub(crate) fn run(console: &mut Console) -> Result<Boot, Failure> {
+    let buttons = Buttons::open();
     let mut machine = phases::Machine::new(handover::receive(std::env::args().skip(1)));
     for phase in phases::PHASES {
         phases::run(phase, &mut machine, console).map_err(|failure| failure.with(machine.progress()))?;
     }
-    machine.into_boot().ok_or_else(|| Failure::new("boot", Rule::Fatal, "a phase left nothing behind"))
+    machine.into_boot(buttons).ok_or_else(|| Failure::new("boot", Rule::Fatal, "a phase left nothing behind"))
 }

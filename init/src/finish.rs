@@ -8,29 +8,25 @@
 //! Nobody reads signals any more, so ctrl-alt-del is the kernel's to obey: who presses it now has waited long enough, and gets a
 //! restart at once, without a sync, even where every thread of this process hangs.
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keelson_control::ShutdownKind;
 use keelson_job::{BootEnd, Request};
-use keelson_sys::mount::{self, MountFlags, UnmountFlags};
 use keelson_sys::{clock, power, process};
 
 use crate::boot::job;
 use crate::boot::{Action, Boot, Verdict};
-use crate::bounded;
 use crate::console::Console;
 use crate::{recovery, signals};
+
+mod unmount;
 
 /// How long processes outside any service get after SIGKILL.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
 /// How many processes are named that do not end.
 const LEFT_MAX: usize = 8;
-/// How long one file system may take to let go, and all of them together. With the record (12 s), the processes and the sync
-/// (10 s) it is less than what the enforcer gives.
-const UNMOUNT_LIMIT: Duration = Duration::from_secs(5);
-const UNMOUNT_ALL_LIMIT: Duration = Duration::from_secs(12);
 const SUBJECT: &str = "shutdown";
 
 impl From<Action> for ShutdownKind {
@@ -64,7 +60,7 @@ pub(crate) fn end(console: &mut Console, boot: &mut Boot, verdict: &Verdict) -> 
     record(console, boot, verdict);
     kill_everything(console);
     feed(boot);
-    unmount_everything(console);
+    unmount::everything(console);
     feed(boot);
     recovery::sync_bounded(console);
     feed(boot);
@@ -103,60 +99,5 @@ fn kill_everything(console: &mut Console) {
     if process::kill_everything() && signals::reap_until_alone(KILL_LIMIT) {
         let left = keelson_init::process::others(Path::new("/proc"), LEFT_MAX).join("; ");
         console.warn(SUBJECT, format_args!("killed, but still there: {left}"));
-    }
-}
-
-/// Unmounts from the last mounted to the first. What is busy is made read-only and detached; what does not answer is
-/// abandoned, and all else still let go of.
-fn unmount_everything(console: &mut Console) {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    let points: Vec<String> = mount::points(&table).filter(|point| holds_data(point)).collect();
-    let start = Instant::now();
-    let mut abandoned = Vec::new();
-    for point in points.into_iter().rev() {
-        let limit = UNMOUNT_LIMIT.min(UNMOUNT_ALL_LIMIT.saturating_sub(start.elapsed()));
-        let path = PathBuf::from(&point);
-        match bounded::within(limit, move || let_go(&path)) {
-            Some(Ok(())) => {}
-            Some(Err(error)) => console.warn(SUBJECT, format_args!("cannot unmount {point}: {error}")),
-            None => abandoned.push(point),
-        }
-    }
-    if !abandoned.is_empty() {
-        console.warn(SUBJECT, format_args!("abandoned, because they do not answer: {}", abandoned.join(", ")));
-    }
-    let _ = mount::remount_bind(Path::new("/"), MountFlags::RDONLY);
-}
-
-/// Unmounts one; returns why not, if it could not even be made read-only and detached.
-fn let_go(path: &Path) -> std::io::Result<()> {
-    let Err(error) = mount::unmount(path, UnmountFlags::empty()) else { return Ok(()) };
-    // Several mounts of one table line may be gone with an earlier one.
-    if error.kind() == std::io::ErrorKind::InvalidInput {
-        return Ok(());
-    }
-    let read_only = mount::remount_read_only(path);
-    let detached = mount::unmount(path, UnmountFlags::DETACH);
-    if read_only.is_ok() && detached.is_ok() { Ok(()) } else { Err(error) }
-}
-
-/// Everything but the root and the kernel's own file systems, which hold nothing that could be lost.
-fn holds_data(point: &str) -> bool {
-    let kernels = ["/proc", "/sys", "/dev"];
-    point != "/" && !kernels.iter().any(|kernel| Path::new(point).starts_with(kernel))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn kernels_file_systems_and_the_root_stay_mounted() {
-        for point in ["/", "/proc", "/sys/fs/cgroup", "/dev/pts"] {
-            assert!(!holds_data(point), "{point}");
-        }
-        for point in ["/state", "/var", "/run", "/var/lib/kubelet/pods/x", "/system"] {
-            assert!(holds_data(point), "{point}");
-        }
     }
 }

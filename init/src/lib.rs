@@ -3,6 +3,7 @@
 //! The `init` program adds what only a booting machine has: disks, mounts, console, recovery.
 #![forbid(unsafe_code)]
 
+pub mod buttons;
 pub mod process;
 pub mod services;
 pub mod shutdown;

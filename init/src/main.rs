@@ -41,7 +41,7 @@ fn main() -> ExitCode {
         None => failure,
     };
     // An armed watchdog must be fed even by a machine that holds.
-    let watchdog = boot.and_then(|boot| boot.watchdog);
+    let watchdog = boot.and_then(|boot| boot.watchdog).or_else(boot::phases::watchdog::take_up_again);
     recovery::recover(&mut console, &failure, watchdog)
 }
 

@@ -6,12 +6,14 @@
 //! rebooting into the same fault for ever helps nobody and hides the message. For the same reason a machine holds that has
 //! failed by itself in its last boots already. Once STATE is there, the boot history keeps the reason.
 //!
-//! A holding machine still reaps, still obeys ctrl-alt-del, and repeats its message for whoever connects to the console later.
+//! A holding machine still reaps, still obeys ctrl-alt-del and the power button, and repeats its message for whoever connects to the console
+//! later.
 
 use std::error::Error;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
+use keelson_init::buttons::Buttons;
 use keelson_job::{BootEnd, Cause, Progress};
 use keelson_sys::clock;
 use keelson_sys::power::{self, End};
@@ -106,7 +108,7 @@ pub(crate) fn report_panics() {
 
 /// Ends the machine, or waits for a person who does.
 pub(crate) fn recover(console: &mut Console, failure: &Failure, watchdog: Option<Watchdog>) -> ! {
-    let mut watchdog = watchdog;
+    let mut attended = Attended { watchdog, buttons: Buttons::open() };
     if console.is_closed() {
         console.open();
     }
@@ -117,13 +119,13 @@ pub(crate) fn recover(console: &mut Console, failure: &Failure, watchdog: Option
     sync_bounded(console);
     if let Some(delay) = patience {
         console.error(SUBJECT, format_args!("rebooting in {} s", delay.as_secs()));
-        wait_for_person(delay, &mut watchdog);
+        attended.wait_for_person(delay);
         power::end(End::Reboot);
         // Only a kernel that cannot reboot comes here: hold.
     } else if failed_before() + 1 >= FAILED_BOOTS_MAX {
         console.error(SUBJECT, format_args!("this is failed boot {} in a row", failed_before() + 1));
     }
-    hold(console, failure, watchdog)
+    hold(console, failure, attended)
 }
 
 /// Keeps the reason for the next boot, if there is a STATE to keep it on.
@@ -144,27 +146,38 @@ fn report(console: &mut Console, failure: &Failure) {
     console.error(failure.phase, chain(&*failure.error));
 }
 
-fn hold(console: &mut Console, failure: &Failure, mut watchdog: Option<Watchdog>) -> ! {
+fn hold(console: &mut Console, failure: &Failure, mut attended: Attended) -> ! {
     loop {
-        console.error(SUBJECT, "this machine holds until the above is corrected; ctrl-alt-del reboots it");
-        wait_for_person(REMINDER_INTERVAL, &mut watchdog);
+        console.error(
+            SUBJECT,
+            "this machine holds until the above is corrected; ctrl-alt-del reboots it, the power button turns it off",
+        );
+        attended.wait_for_person(REMINDER_INTERVAL);
         report(console, failure);
     }
 }
 
-/// Reaps for so long, unless ctrl-alt-del or the like says to end sooner.
-fn wait_for_person(limit: Duration, watchdog: &mut Option<Watchdog>) {
-    let deadline = Instant::now() + limit;
-    loop {
-        if let Some(watchdog) = watchdog {
-            let _ = watchdog.feed();
-        }
-        let left = deadline.saturating_duration_since(Instant::now());
-        match signals::wait_for_request(left.min(FEEDING_INTERVAL)) {
-            Some(Request::Reboot) => drop(power::end(End::Reboot)),
-            Some(Request::PowerOff) => drop(power::end(End::PowerOff)),
-            None if left <= FEEDING_INTERVAL => return,
-            None => {}
+/// What a machine that waits looks after.
+struct Attended {
+    watchdog: Option<Watchdog>,
+    buttons: Buttons,
+}
+
+impl Attended {
+    /// Reaps for so long, unless ctrl-alt-del, the power button or the like says to end sooner.
+    fn wait_for_person(&mut self, limit: Duration) {
+        let deadline = Instant::now() + limit;
+        loop {
+            if let Some(watchdog) = &mut self.watchdog {
+                let _ = watchdog.feed();
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            match signals::wait_for_request(left.min(FEEDING_INTERVAL), &mut self.buttons) {
+                Some(Request::Reboot) => drop(power::end(End::Reboot)),
+                Some(Request::PowerOff) => drop(power::end(End::PowerOff)),
+                None if left <= FEEDING_INTERVAL => return,
+                None => {}
+            }
         }
     }
 }

@@ -13,6 +13,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::fd::{AsRawFd, IntoRawFd};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use keelson_job::{CommandLine, Request, Root};
 use keelson_sys::mount::{self, MountFlags};
@@ -20,6 +21,7 @@ use keelson_sys::{clock, memfd, process};
 use thiserror::Error;
 
 use crate::boot::{Span, job, mounts};
+use crate::bounded;
 use crate::console::Console;
 use crate::recovery::{Failure, Rule};
 
@@ -30,6 +32,10 @@ pub(crate) mod handover;
 const NEW_ROOT: &str = "/sysroot";
 /// This program, in the root.
 const INIT: &str = "/usr/bin/init";
+/// How long the root may take to be mounted and to give the first program: far more than a slow disk needs.
+const ROOT_LIMIT: Duration = Duration::from_mins(1);
+/// Of the root's mount.
+const FLAGS: MountFlags = MountFlags::RDONLY.union(MountFlags::NODEV).union(MountFlags::NOSUID);
 /// Mounts of the first stage that the second goes on using.
 const KEPT_MOUNTS: [&str; 4] = ["dev", "proc", "sys", "run"];
 
@@ -47,6 +53,8 @@ enum RootError {
     Find(#[source] job::JobError),
     #[error("cannot mount {device} at {NEW_ROOT}")]
     Mount { device: PathBuf, source: io::Error },
+    #[error("{device} did not give the root within {} s", ROOT_LIMIT.as_secs())]
+    Silent { device: PathBuf },
     #[error("the root has no {INIT}")]
     NoInit(#[source] io::Error),
     #[error("cannot move /{mount} into the root")]
@@ -84,7 +92,6 @@ fn try_enter(console: &mut Console) -> Result<Infallible, RootError> {
     let device = find(console)?;
     let new_root = Path::new(NEW_ROOT);
     mount_root(&device, new_root)?;
-    fs::metadata(new_root.join(INIT.trim_start_matches('/'))).map_err(RootError::NoInit)?;
     for mount in KEPT_MOUNTS {
         mount::move_mount(&Path::new("/").join(mount), &new_root.join(mount))
             .map_err(|source| RootError::Move { mount, source })?;
@@ -113,11 +120,21 @@ fn find(console: &mut Console) -> Result<PathBuf, RootError> {
     Ok(root.device)
 }
 
+/// The disk behind it may have died since it was looked at: a thread may hang in PID 1's stead.
 fn mount_root(device: &Path, target: &Path) -> Result<(), RootError> {
+    let (source, point) = (device.to_owned(), target.to_owned());
+    let mounted = bounded::within(ROOT_LIMIT, move || mount_and_read(&source, &point));
+    mounted.unwrap_or_else(|| Err(RootError::Silent { device: device.to_owned() }))
+}
+
+/// With all of the next stage's program read, executing it waits for no disk.
+fn mount_and_read(device: &Path, target: &Path) -> Result<(), RootError> {
     let failed = |source| RootError::Mount { device: device.to_owned(), source };
-    let flags = MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID;
     fs::create_dir_all(target).map_err(failed)?;
-    mount::mount(&device.to_string_lossy(), target, "erofs", flags, "").map_err(failed)
+    mount::mount(&device.to_string_lossy(), target, "erofs", FLAGS, "").map_err(failed)?;
+    let program = File::open(target.join(INIT.trim_start_matches('/')));
+    program.and_then(|mut program| io::copy(&mut program, &mut io::sink())).map_err(RootError::NoInit)?;
+    Ok(())
 }
 
 /// Executes this program from the root, with the time spent so far in a memfd that its argument names.
@@ -133,4 +150,14 @@ fn execute(spans: &[Span]) -> Result<Infallible, RootError> {
     let words = words.map_err(|error| RootError::Execute(error.into()))?;
     let Some(program) = words.first() else { return Err(RootError::Execute(io::ErrorKind::InvalidInput.into())) };
     process::execute(program, &words).map_err(RootError::Execute)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn root_is_only_read_and_has_no_devices_and_no_set_id_programs() {
+        assert!(FLAGS.contains(MountFlags::RDONLY | MountFlags::NODEV | MountFlags::NOSUID));
+    }
 }

@@ -3,8 +3,10 @@
 //! They are blocked from the first instruction on, so none is lost between boot, supervision and recovery, and none
 //! interrupts a call. Children start with an empty mask (keelson-sys, `process`).
 
+use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
+use keelson_init::buttons::Buttons;
 use keelson_sys::reaper;
 use keelson_sys::signals::{self, Signals};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -23,8 +25,8 @@ pub(crate) fn block_all() {
     drop(Signals::block());
 }
 
-/// Reaps until the limit. Returns early with a request.
-pub(crate) fn wait_for_request(limit: Duration) -> Option<Request> {
+/// Reaps until the limit. Returns early with a request, of a signal or of a power button.
+pub(crate) fn wait_for_request(limit: Duration, buttons: &mut Buttons) -> Option<Request> {
     let signals = Signals::block().ok();
     let deadline = Instant::now() + limit;
     loop {
@@ -32,12 +34,16 @@ pub(crate) fn wait_for_request(limit: Duration) -> Option<Request> {
         if let Some(request) = signals.as_ref().and_then(next_request) {
             return Some(request);
         }
+        if buttons.pressed() {
+            return Some(Request::PowerOff);
+        }
         let left = deadline.saturating_duration_since(Instant::now());
         if left.is_zero() {
             return None;
         }
         // Without a descriptor (the kernel has no memory for one) this is a timer, and waiting still ends in time.
-        let mut descriptors: Vec<_> = signals.iter().map(|signals| PollFd::new(signals, PollFlags::IN)).collect();
+        let sources = signals.iter().map(AsFd::as_fd).chain(buttons.descriptors());
+        let mut descriptors: Vec<_> = sources.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN)).collect();
         let _ = Timespec::try_from(left).map(|timeout| poll(&mut descriptors, Some(&timeout)));
     }
 }
@@ -66,7 +72,7 @@ pub(crate) fn reap_until_alone(limit: Duration) -> bool {
         if left.is_zero() {
             return true;
         }
-        wait_for_request(left.min(INTERVAL));
+        wait_for_request(left.min(INTERVAL), &mut Buttons::default());
     }
 }
 

@@ -85,7 +85,7 @@ fn setup(boot: &mut Boot) -> Result<Setup, SuperviseError> {
     boot.enforcer = Some(enforcer.clone());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(Setup {
-        services: services::all(&boot.facts.node).map_err(SuperviseError::Services)?,
+        services: services::all(&boot.facts.node, &boot.facts.cluster_networks).map_err(SuperviseError::Services)?,
         log_service: Some(ServiceName::new(services::LOG).map_err(SuperviseError::Services)?),
         containment: Box::new(containment),
         paths: Paths {
@@ -101,7 +101,7 @@ fn setup(boot: &mut Boot) -> Result<Setup, SuperviseError> {
         seed: seed(),
         boots: history::shown(boot),
         enforcer: Some(enforcer),
-        power_buttons: true,
+        buttons: std::mem::take(&mut boot.buttons),
     })
 }
 

@@ -16,6 +16,7 @@ use std::path::PathBuf;
 use keelson_control::{BootRecord, ServiceName, ServiceSpec, ServiceStatus, ShutdownKind};
 use thiserror::Error;
 
+use crate::buttons::Buttons;
 use crate::shutdown::Enforcer;
 
 pub mod core;
@@ -93,8 +94,7 @@ pub struct Setup {
     pub boots: Vec<BootRecord>,
     /// Ends the machine if an ordered shutdown does not.
     pub enforcer: Option<Enforcer>,
-    /// Whether to listen to power buttons.
-    pub power_buttons: bool,
+    pub buttons: Buttons,
 }
 
 /// All below /run, which is memory.

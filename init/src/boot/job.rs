@@ -7,20 +7,40 @@ use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
 use std::os::fd::AsFd;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use keelson_job::{Fault, PROGRAM, PROGRAM_OF_FIRST_STAGE, REQUEST_FD, RESULT_FD, Request};
 use keelson_sys::memfd;
 use keelson_sys::process::{self, Child, Command, Exit};
+use keelson_sys::watchdog::Watchdog;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
+use crate::boot::CGROUP_ROOT;
 use crate::console::Console;
 
 /// How often a job that takes long is mentioned.
 const PATIENCE_INTERVAL: Duration = Duration::from_secs(10);
 /// What a killed child gets to end.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
+/// Where jobs run, below the root of the cgroups, so that what one of them makes of foreign bytes costs neither PID 1 nor services.
+#[derive(Debug)]
+pub(crate) struct Group {
+    pub(crate) name: &'static str,
+    /// Its files, and what is written to them.
+    pub(crate) bounds: &'static [(&'static str, &'static str)],
+}
+
+/// mkfs and e2fsck need memory by the size of the disk: theirs has no bound.
+const DISKS: Group = Group { name: "disks", bounds: &[("pids.max", "64")] };
+/// All other jobs read files of at most a mebibyte each.
+const OTHERS: Group = Group {
+    name: "jobs",
+    bounds: &[("memory.max", "268435456"), ("memory.swap.max", "0"), ("memory.oom.group", "1"), ("pids.max", "32")],
+};
+pub(crate) const GROUPS: [&Group; 2] = [&DISKS, &OTHERS];
+
 /// More than any report holds.
 const MAX_RESULT_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -48,12 +68,22 @@ pub(crate) enum JobError {
 
 /// Runs one job to its end or its deadline.
 pub(crate) fn run<T: DeserializeOwned>(console: &mut Console, request: &Request) -> Result<T, JobError> {
-    run_program(console, PROGRAM, request, request.deadline())
+    run_program(console, PROGRAM, request, request.deadline(), None)
+}
+
+/// The same in the boot, where a job may take long. An armed watchdog is fed meanwhile: the job has its deadline, and PID 1 is alive as
+/// long as it waits here.
+pub(crate) fn run_in_boot<T: DeserializeOwned>(
+    console: &mut Console,
+    request: &Request,
+    watchdog: Option<&mut Watchdog>,
+) -> Result<T, JobError> {
+    run_program(console, PROGRAM, request, request.deadline(), watchdog)
 }
 
 /// The same before there is a root.
 pub(crate) fn run_in_first_stage<T: DeserializeOwned>(console: &mut Console, request: &Request) -> Result<T, JobError> {
-    run_program(console, PROGRAM_OF_FIRST_STAGE, request, request.deadline())
+    run_program(console, PROGRAM_OF_FIRST_STAGE, request, request.deadline(), None)
 }
 
 fn run_program<T: DeserializeOwned>(
@@ -61,10 +91,11 @@ fn run_program<T: DeserializeOwned>(
     program: &str,
     request: &Request,
     limit: Duration,
+    watchdog: Option<&mut Watchdog>,
 ) -> Result<T, JobError> {
     let job = request.name();
     let (child, mut result) = start(program, request)?;
-    let Some(exit) = wait(console, &child, job, limit)? else {
+    let Some(exit) = wait(console, &child, job, limit, watchdog)? else {
         // Failing to kill leaves it as it is.
         let _ = child.kill();
         let _ = child.wait(KILL_LIMIT);
@@ -84,6 +115,7 @@ fn start(program: &str, request: &Request) -> Result<(Child, File), JobError> {
     let program = words.first().ok_or_else(|| wrong_request(io::ErrorKind::InvalidInput.into()))?;
     // Standard streams: the jobs speak by their answer alone, and nothing of ours may hold a terminal.
     let null = File::options().read(true).write(true).open("/dev/null").map_err(wrong_request)?;
+    let group = group(request);
     let child = process::spawn(&Command {
         program,
         arguments: &words,
@@ -95,15 +127,31 @@ fn start(program: &str, request: &Request) -> Result<(Child, File), JobError> {
             (result.as_fd(), RESULT_FD),
             (input.as_fd(), REQUEST_FD),
         ],
-        cgroup: None,
+        cgroup: group.as_ref().map(AsFd::as_fd),
     });
     Ok((child.map_err(|source| JobError::Start { job, source })?, result))
 }
 
+/// The job's cgroup. The first stage has none yet.
+fn group(request: &Request) -> Option<File> {
+    let group = if matches!(request, Request::Disks { .. }) { DISKS } else { OTHERS };
+    File::open(Path::new(CGROUP_ROOT).join(group.name)).ok()
+}
+
 /// Waits, and says so when it takes long.
-fn wait(console: &mut Console, child: &Child, job: &'static str, limit: Duration) -> Result<Option<Exit>, JobError> {
+fn wait(
+    console: &mut Console,
+    child: &Child,
+    job: &'static str,
+    limit: Duration,
+    mut watchdog: Option<&mut Watchdog>,
+) -> Result<Option<Exit>, JobError> {
     let start = Instant::now();
     loop {
+        if let Some(watchdog) = watchdog.as_deref_mut() {
+            // A device that does not take it resets the machine, which is its business.
+            let _ = watchdog.feed();
+        }
         let left = limit.saturating_sub(start.elapsed());
         let exit = child.wait(left.min(PATIENCE_INTERVAL)).map_err(|source| JobError::Wait { job, source })?;
         if exit.is_some() || left <= PATIENCE_INTERVAL {
@@ -176,12 +224,24 @@ mod tests {
 
     /// Runs a script in keelson-exec's place.
     fn run_script(script: &str, limit: Duration) -> Result<String, JobError> {
+        run_watched(script, limit, None)
+    }
+
+    fn run_watched(script: &str, limit: Duration, watchdog: Option<&mut Watchdog>) -> Result<String, JobError> {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        run_program(&mut Console::default(), program.to_str().unwrap(), &Request::UserImages, limit)
+        run_program(&mut Console::default(), program.to_str().unwrap(), &Request::UserImages, limit, watchdog)
+    }
+
+    #[test]
+    fn watchdog_is_fed_while_a_job_is_waited_for() {
+        let device = tempfile::NamedTempFile::new().unwrap();
+        let mut watchdog = Watchdog::arm(device.path()).unwrap();
+        run_watched(r#"printf '{"Ok":""}' >&3"#, LIMIT, Some(&mut watchdog)).unwrap();
+        assert!(fs::metadata(device.path()).unwrap().len() > 0);
     }
 
     #[test]

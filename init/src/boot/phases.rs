@@ -6,10 +6,13 @@
 use std::error::Error;
 
 use keelson_config::{NodeConfig, Secrets};
-use keelson_job::{CommandLine, Progress, State};
+use keelson_init::buttons::Buttons;
+use keelson_job::{CommandLine, Progress, Request, State};
 use keelson_sys::clock;
 use keelson_sys::watchdog::Watchdog;
+use serde::de::DeserializeOwned;
 
+use crate::boot::job::{self, JobError};
 use crate::boot::{Boot, Facts, Span, history};
 use crate::console::Console;
 use crate::recovery::{self, Failure, Rule};
@@ -43,6 +46,8 @@ type PhaseResult = Result<String, Box<dyn Error + Send + Sync>>;
 pub(crate) const PHASES: &[Phase] = &[
     // Without /proc, /sys, /dev and /run nothing below can work.
     Phase { name: "mounts", rule: Rule::Fatal, run: early_mounts::run },
+    // Guards all that follows against a PID 1 that hangs: its own text comes from a disk. It guards against what may never happen.
+    Phase { name: "watchdog", rule: Rule::Degrade, run: watchdog::run },
     // A wrong clock makes certificates wrong; a clock that cannot be set is one that the time servers correct.
     Phase { name: "clock", rule: Rule::Degrade, run: clock_floor::run },
     // Services are not started outside a cgroup.
@@ -61,8 +66,7 @@ pub(crate) const PHASES: &[Phase] = &[
     Phase { name: "directories", rule: Rule::Fatal, run: directories::run },
     // Images can be pulled, or come later.
     Phase { name: "user-images", rule: Rule::Degrade, run: user_images::run },
-    // Both guard against what may never happen.
-    Phase { name: "watchdog", rule: Rule::Degrade, run: watchdog::run },
+    // The same guard for the time after the boot.
     Phase { name: "memory", rule: Rule::Degrade, run: memory::run },
 ];
 
@@ -103,18 +107,24 @@ impl Machine {
         self.state.as_ref().ok_or(MissingFact("state"))
     }
 
-    pub(crate) fn into_boot(self) -> Option<Boot> {
+    /// Has keelson-exec do a job.
+    fn job<T: DeserializeOwned>(&mut self, console: &mut Console, request: &Request) -> Result<T, JobError> {
+        job::run_in_boot(console, request, self.watchdog.as_mut())
+    }
+
+    pub(crate) fn into_boot(self, buttons: Buttons) -> Option<Boot> {
         let progress = self.progress();
         let state = self.state?;
         let facts = Facts {
             node: self.node?,
+            cluster_networks: state.remembered.cluster_networks,
             hostname: self.hostname?,
             in_memory: self.in_memory,
             history: state.history,
             present: state.present,
             timeline: self.timeline,
         };
-        Some(Boot { facts, progress, watchdog: self.watchdog, enforcer: None })
+        Some(Boot { facts, progress, watchdog: self.watchdog, buttons, enforcer: None })
     }
 
     /// For the boot's record.
@@ -139,6 +149,9 @@ struct MissingFact(&'static str);
 
 /// Runs one phase, says how it went, and applies its rule.
 pub(crate) fn run(phase: &Phase, machine: &mut Machine, console: &mut Console) -> Result<(), Failure> {
+    if let Some(watchdog) = &mut machine.watchdog {
+        let _ = watchdog.feed();
+    }
     let start = clock::since_boot();
     let result = (phase.run)(machine, console);
     let length = clock::since_boot().saturating_sub(start);
@@ -170,6 +183,9 @@ mod tests {
         for (earlier, later) in [
             ("mounts", "clock"),
             ("mounts", "cgroups"),
+            // What may hang is guarded.
+            ("watchdog", "disks"),
+            ("cgroups", "disks"),
             ("disks", "state"),
             ("state", "configuration"),
             ("configuration", "sysctls"),
@@ -211,6 +227,6 @@ mod tests {
 
     #[test]
     fn boot_without_a_configuration_is_none() {
-        assert!(Machine::new(Vec::new()).into_boot().is_none());
+        assert!(Machine::new(Vec::new()).into_boot(Buttons::default()).is_none());
     }
 }

@@ -5,13 +5,14 @@ use keelson_control::{
     Capabilities, Capability, InvalidServiceName, Limits, PersistentFailure, Readiness, ServiceName, ServiceSpec,
 };
 
-use super::{CLUSTER, CONTAINERD, LOG, MIB, NETWORK, PROXY, STORE, names};
+use super::{CLUSTER, CONTAINERD, LOG, MIB, NETWORK, PROXY, STORE, WATCHDOG_SECONDS, names};
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
         on_persistent_failure: PersistentFailure::Reboot,
         // When its API answers on the node itself, which is before there is a cluster.
         readiness: Readiness::Notify,
+        watchdog_seconds: WATCHDOG_SECONDS,
         capabilities: Capabilities::only([Capability::Chown, Capability::DacOverride, Capability::Fowner]),
         limits: Limits {
             memory_low_bytes: Some(64 * MIB),

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 
-use keelson_config::NodeConfig;
+use keelson_config::{NodeConfig, TRUSTED_CERTIFICATES_PATH};
 use keelson_control::{
     Capabilities, Condition, InvalidServiceName, Limits, PersistentFailure, Readiness, ServiceName, ServiceSpec,
 };
@@ -12,11 +12,11 @@ use super::{CONTAINERD, LOG, MIB, NETWORK, names};
 
 const CONFIG: &str = "/run/keelson/containerd/config.toml";
 
-pub(super) fn spec(node: &NodeConfig) -> Result<ServiceSpec, InvalidServiceName> {
+pub(super) fn spec(node: &NodeConfig, cluster_networks: &[String]) -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
         on_persistent_failure: PersistentFailure::Reboot,
         arguments: vec![format!("--config={CONFIG}")],
-        environment: environment(node),
+        environment: environment(node, cluster_networks),
         conditions: vec![Condition::FileExists(PathBuf::from(CONFIG))],
         readiness: Readiness::Notify,
         // Makes containers: whatever a privileged pod may have, it has to have.
@@ -36,9 +36,13 @@ pub(super) fn spec(node: &NodeConfig) -> Result<ServiceSpec, InvalidServiceName>
     })
 }
 
-/// It runs its shim and runc by name, and knows of an HTTP proxy from nowhere else.
-fn environment(node: &NodeConfig) -> BTreeMap<String, String> {
-    let mut environment = BTreeMap::from([("PATH".to_owned(), "/usr/bin".to_owned())]);
+/// It runs its shim and runc by name, and knows from nowhere else of an HTTP proxy, and of whom to believe besides those that
+/// the system does.
+fn environment(node: &NodeConfig, cluster_networks: &[String]) -> BTreeMap<String, String> {
+    let mut environment = BTreeMap::from([
+        ("PATH".to_owned(), "/usr/bin".to_owned()),
+        ("SSL_CERT_DIR".to_owned(), TRUSTED_CERTIFICATES_PATH.to_owned()),
+    ]);
     let Some(proxy) = &node.http_proxy else {
         return environment;
     };
@@ -47,17 +51,15 @@ fn environment(node: &NodeConfig) -> BTreeMap<String, String> {
             environment.insert(name.to_owned(), url.clone());
         }
     }
-    let cluster = &node.cluster;
-    let own = [
-        "localhost".to_owned(),
-        "127.0.0.0/8".to_owned(),
-        "::1".to_owned(),
-        cluster.pod_cidr.to_string(),
-        cluster.service_cidr.to_string(),
-        ".svc".to_owned(),
-        format!(".{}", cluster.cluster_domain),
-    ];
-    let excluded: Vec<_> = proxy.no_proxy.iter().cloned().chain(own).collect();
+    let own = ["localhost", "127.0.0.0/8", "::1", ".svc"].map(str::to_owned);
+    let mut excluded: Vec<_> = proxy.no_proxy.iter().cloned().chain(own).collect();
+    if cluster_networks.is_empty() {
+        let cluster = &node.cluster;
+        excluded.extend([cluster.pod_cidr.to_string(), cluster.service_cidr.to_string()]);
+        excluded.push(format!(".{}", cluster.cluster_domain));
+    } else {
+        excluded.extend_from_slice(cluster_networks);
+    }
     environment.insert("NO_PROXY".to_owned(), excluded.join(","));
     environment
 }

@@ -2,12 +2,13 @@
 
 use keelson_control::{Account, InvalidServiceName, Limits, PersistentFailure, Readiness, ServiceName, ServiceSpec};
 
-use super::{LOG, MIB, account};
+use super::{LOG, MIB, WATCHDOG_SECONDS, account};
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
         on_persistent_failure: PersistentFailure::Reboot,
         readiness: Readiness::Notify,
+        watchdog_seconds: WATCHDOG_SECONDS,
         account: Account::id(account::LOG),
         limits: Limits {
             memory_low_bytes: Some(16 * MIB),

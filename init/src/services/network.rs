@@ -6,13 +6,14 @@ use keelson_control::{
     ServiceSpec,
 };
 
-use super::{LOG, MIB, NETWORK, account, names};
+use super::{LOG, MIB, NETWORK, WATCHDOG_SECONDS, account, names};
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
         on_persistent_failure: PersistentFailure::Reboot,
         // It is ready with the node's first address, which may never come: it goes on asking.
         readiness: Readiness::Notify,
+        watchdog_seconds: WATCHDOG_SECONDS,
         timeout_start_seconds: 0,
         account: Account::id(account::NETWORK),
         capabilities: Capabilities::only([

@@ -3,11 +3,12 @@
 
 use keelson_control::{Account, InvalidServiceName, Limits, Readiness, ServiceName, ServiceSpec};
 
-use super::{LOG, MIB, NETWORK, PROXY, account, names};
+use super::{LOG, MIB, NETWORK, PROXY, WATCHDOG_SECONDS, account, names};
 
 pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
     Ok(ServiceSpec {
         readiness: Readiness::Notify,
+        watchdog_seconds: WATCHDOG_SECONDS,
         account: Account::id(account::PROXY),
         limits: Limits {
             memory_low_bytes: Some(16 * MIB),

@@ -6,7 +6,7 @@ use keelson_control::{
     Account, Condition, InvalidServiceName, Limits, PersistentFailure, Readiness, ServiceName, ServiceSpec,
 };
 
-use super::{LOG, MIB, NETWORK, STORE, account, names};
+use super::{LOG, MIB, NETWORK, STORE, WATCHDOG_SECONDS, account, names};
 
 const CONFIG: &str = "/run/keelson/store/config.json";
 
@@ -16,6 +16,7 @@ pub(super) fn spec() -> Result<ServiceSpec, InvalidServiceName> {
         arguments: vec![format!("--config-file={CONFIG}")],
         conditions: vec![Condition::FileExists(PathBuf::from(CONFIG))],
         readiness: Readiness::Notify,
+        watchdog_seconds: WATCHDOG_SECONDS,
         account: Account::id(account::STORE),
         limits: Limits {
             memory_min_bytes: Some(64 * MIB),

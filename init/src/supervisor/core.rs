@@ -14,6 +14,7 @@
 //! | `Starting` | executed, notified, socket answers (by readiness) | `Ready` | |
 //! | `Starting` | spawn failed | `Backoff`, or by the ladder `Failed` | |
 //! | `Starting` | start timeout | `Stopping` | `Terminate` |
+//! | `Starting`, `Ready` | no word that it lives, for too long | `Stopping` (killing) | `KillAll` |
 //! | `Starting`, `Ready` | main process exited | `Stopping` (killing) | `KillAll` |
 //! | `Starting`, `Ready` | stop, restart, removed, changed, shutdown; unhealthy if ready | `Stopping`, after all that need it and are to stop as well | `Terminate` |
 //! | `Stopping` | stop timeout, or main process exited | `Stopping` (killing) | `KillAll` |
@@ -123,6 +124,7 @@ impl Core {
             Event::SpawnFailed { service, run, reason } => self.spawn_failed(&service, run, reason, &mut step),
             Event::Executed { service, run } => self.executed(&service, run, &mut step),
             Event::Notified { service, run } => self.notified(&service, run, &mut step),
+            Event::Alive { service, run } => self.alive(&service, run, &step),
             Event::Exited { service, run, reason } => self.exited(&service, run, reason, &mut step),
             Event::Emptied { service, run } => self.emptied(&service, run, &mut step),
             Event::Inhibit { id, who, delay_max } => self.shutdown.inhibit(id, who, delay_max),
@@ -257,6 +259,13 @@ impl Core {
             && service.is_ready_once_notified()
         {
             service.become_ready(step);
+        }
+    }
+
+    fn alive(&mut self, name: &ServiceName, run: Run, step: &Step) {
+        let runs = |service: &&mut Service| matches!(service.state, State::Starting { .. } | State::Ready { .. });
+        if let Some(service) = self.running(name, run).filter(runs) {
+            service.speaks(step.now);
         }
     }
 

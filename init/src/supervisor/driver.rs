@@ -15,9 +15,9 @@ use keelson_sys::signals::{self, Signals};
 
 use super::core::{Command, Core, Event, InhibitorId};
 use super::{Host, Overview, Paths, Setup, Severity, SupervisorError, Verdict};
+use crate::buttons::Buttons;
 use crate::shutdown::Enforcer;
 
-mod buttons;
 mod cgroups;
 mod children;
 mod clients;
@@ -31,7 +31,6 @@ mod words;
 
 pub use cgroups::{Cgroups, Containment, Usage};
 
-use buttons::Buttons;
 use children::Children;
 use clients::Clients;
 use conditions::Conditions;
@@ -57,7 +56,7 @@ pub(super) enum Source {
     Listener,
     Notify,
     Inotify,
-    Button(u64),
+    Button,
     Client(u64),
     /// A child's pidfd.
     Child(u64),
@@ -78,7 +77,7 @@ impl Source {
             Self::Listener => (1, 0),
             Self::Notify => (2, 0),
             Self::Inotify => (3, 0),
-            Self::Button(number) => (4, number),
+            Self::Button => (4, 0),
             Self::Client(number) => (5, number),
             Self::Child(number) => (6, number),
             Self::Status(number) => (7, number),
@@ -95,7 +94,7 @@ impl Source {
             1 => Self::Listener,
             2 => Self::Notify,
             3 => Self::Inotify,
-            4 => Self::Button(number),
+            4 => Self::Button,
             5 => Self::Client(number),
             6 => Self::Child(number),
             7 => Self::Status(number),
@@ -140,7 +139,9 @@ impl<'h> Driver<'h> {
             Clients::listen(&setup.paths.socket, setup.owner, &poller).map_err(failed("the control socket"))?;
         let notify = NotifySocket::bind(&setup.paths.notify, &poller).map_err(failed("the notify socket"))?;
         let conditions = Conditions::new(&poller).map_err(failed("inotify"))?;
-        let buttons = if setup.power_buttons { Buttons::open(&poller) } else { Buttons::default() };
+        for button in setup.buttons.descriptors() {
+            poller.add(button, Source::Button.token(), Interest::Read).map_err(failed("a power button"))?;
+        }
         Ok(Self {
             host,
             core: Core::new(setup.services, setup.seed, now).may_reboot(setup.may_reboot),
@@ -155,7 +156,7 @@ impl<'h> Driver<'h> {
             clients,
             notify,
             statuses: Statuses::default(),
-            buttons,
+            buttons: setup.buttons,
             paths: setup.paths,
             boots: setup.boots,
             log_service: setup.log_service,
@@ -222,7 +223,7 @@ impl<'h> Driver<'h> {
                 self.conditions.changed(&mut self.events);
                 self.show_console_file();
             }
-            Source::Button(number) => self.read_button(number),
+            Source::Button => self.read_buttons(),
             Source::Client(number) => self.serve_client(number, happened),
             Source::Child(_) => self.reap(),
             Source::Status(number) => self.read_status(number),
@@ -298,8 +299,8 @@ impl<'h> Driver<'h> {
         self.reap();
     }
 
-    fn read_button(&mut self, number: u64) {
-        if self.buttons.pressed(number, &self.poller) {
+    fn read_buttons(&mut self) {
+        if self.buttons.pressed() {
             self.press("power button", keelson_control::ShutdownKind::PowerOff);
         }
     }
@@ -323,10 +324,12 @@ impl<'h> Driver<'h> {
             {
                 self.say(Severity::Info, service.as_str(), &status);
             }
-            if notification.ready
-                && let Some(run) = self.children.run_of(&service)
-            {
-                self.events.push_back(Event::Notified { service, run });
+            let Some(run) = self.children.run_of(&service) else { continue };
+            if notification.ready {
+                self.events.push_back(Event::Notified { service: service.clone(), run });
+            }
+            if notification.alive {
+                self.events.push_back(Event::Alive { service, run });
             }
         }
     }
@@ -360,7 +363,7 @@ mod tests {
             Source::Listener,
             Source::Notify,
             Source::Inotify,
-            Source::Button(1),
+            Source::Button,
             Source::Client(2),
             Source::Child(3),
             Source::Status(4),

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use keelson_control::{ServiceName, ServiceSpec};
+use keelson_init::buttons::Buttons;
 use keelson_init::supervisor::{self, Cgroups, Containment, Host, Note, Overview, Paths, Setup, Severity};
 
 use crate::sessions::Sessions;
@@ -59,7 +60,7 @@ pub(crate) fn main(kind: &str, directory: &Path) -> ExitCode {
         seed: 1,
         boots: Vec::new(),
         enforcer: None,
-        power_buttons: false,
+        buttons: Buttons::default(),
     };
     let verdict = supervisor::run(&mut Terminal, setup).unwrap();
     println!("verdict: {} {} {:?}", verdict.kind, verdict.reason, verdict.left);

@@ -38,6 +38,7 @@ tests! {
     refuses_sets_and_orders_that_make_no_sense,
     refuses_packets_that_are_none_and_clients_without_a_hello,
     an_unhealthy_service_is_restarted_with_the_reason,
+    a_service_that_no_longer_says_that_it_lives_is_killed,
     subscribers_see_every_state,
     a_subscriber_that_does_not_read_is_dropped,
     children_get_their_environment_and_nothing_else,
@@ -330,6 +331,29 @@ fn an_unhealthy_service_is_restarted_with_the_reason() {
     supervised.until_said("sick: was unhealthy: livez failed 3 times, restarting in");
 }
 
+fn a_service_that_no_longer_says_that_it_lives_is_killed() {
+    let script = "exec perl -MSocket -e '$ENV{WATCHDOG_USEC} == 2000000 or die; socket(S, PF_UNIX, SOCK_DGRAM, 0); $to = sockaddr_un($ENV{NOTIFY_SOCKET}); \
+        send(S, \"READY=1\", 0, $to) or die $!; while (1) { send(S, \"WATCHDOG=1\", 0, $to); select(undef, undef, undef, 0.2) }'";
+    let supervised = Supervised::start(|_| {
+        let notify = |service| ServiceSpec { readiness: Readiness::Notify, ..shell(service, script) };
+        vec![ServiceSpec { watchdog_seconds: 2, ..notify("lives") }]
+    });
+    let before = supervised.until_state("lives", ServiceState::Ready);
+    let begun = Instant::now();
+    while begun.elapsed() < Duration::from_secs(5) {
+        assert_eq!(supervised.status("lives").pid, before.pid, "it was not silent");
+        std::thread::park_timeout(Duration::from_millis(100));
+    }
+    // It is there, it can be written to, and it does nothing any more.
+    signal(before.pid.unwrap(), Signal::STOP);
+    let hung = Instant::now();
+    let after = supervised
+        .until("lives", "restarted", |status| status.state == ServiceState::Ready && status.pid != before.pid);
+    println!("stopped to ready again: {} ms", hung.elapsed().as_millis());
+    assert_eq!(after.last_exit.unwrap().reason, ExitReason::Signaled(9));
+    supervised.until_said("lives: did not say for 2 s that it lives, restarting in");
+}
+
 fn subscribers_see_every_state() {
     use ServiceState::{Failed, Ready, Starting, Stopping};
 
@@ -590,7 +614,11 @@ fn is_root() -> bool {
 }
 
 fn kill(pid: u32) {
-    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), Signal::KILL).unwrap();
+    signal(pid, Signal::KILL);
+}
+
+fn signal(pid: u32, signal: Signal) {
+    kill_process(Pid::from_raw(i32::try_from(pid).unwrap()).unwrap(), signal).unwrap();
 }
 
 fn interrupt(supervised: &Supervised) {

@@ -48,6 +48,8 @@ pub enum SetProblem {
     Text { service: ServiceName, field: &'static str },
     #[error("{service}: a one-shot is ready when it ends, it cannot have another readiness")]
     OneShotReadiness { service: ServiceName },
+    #[error("{service}: watchdog_seconds is given, but only a service that says that it is ready says that it lives")]
+    MuteWatchdog { service: ServiceName },
 }
 
 impl ServiceSet {
@@ -100,6 +102,9 @@ fn check_spec(spec: &ServiceSpec, problems: &mut Vec<SetProblem>) {
     if spec.kind == crate::ServiceKind::OneShot && spec.readiness != Readiness::Started {
         problems.push(SetProblem::OneShotReadiness { service: spec.name.clone() });
     }
+    if spec.watchdog().is_some() && spec.readiness != Readiness::Notify {
+        problems.push(SetProblem::MuteWatchdog { service: spec.name.clone() });
+    }
     check_text(spec, problems);
     check_ranges(spec, problems);
 }
@@ -142,6 +147,7 @@ fn check_ranges(spec: &ServiceSpec, problems: &mut Vec<SetProblem>) {
         }
     };
     check("timeout_start_seconds", Some(i64::from(spec.timeout_start_seconds)), 0, TIMEOUT_MAX_SECONDS);
+    check("watchdog_seconds", Some(i64::from(spec.watchdog_seconds)), 0, TIMEOUT_MAX_SECONDS);
     check("timeout_stop_seconds", Some(i64::from(spec.timeout_stop_seconds)), 1, TIMEOUT_MAX_SECONDS);
     check("cpu_weight", limits.cpu_weight.map(i64::from), 1, 10_000);
     check("oom_score_adj", limits.oom_score_adj.map(i64::from), -1000, 1000);

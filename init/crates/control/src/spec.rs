@@ -27,7 +27,8 @@ pub struct ServiceSpec {
     pub program: PathBuf,
     #[serde(default)]
     pub arguments: Vec<String>,
-    /// The whole environment: nothing is inherited. PID 1 adds `NOTIFY_SOCKET` where readiness asks for it.
+    /// The whole environment: nothing is inherited. PID 1 adds `NOTIFY_SOCKET` where readiness asks for it, and `WATCHDOG_USEC` where the
+    /// service is to say that it lives.
     #[serde(default)]
     pub environment: BTreeMap<String, String>,
     /// All must hold before each start, restarts included.
@@ -44,6 +45,10 @@ pub struct ServiceSpec {
     /// 0 is no limit, for a service whose readiness depends on the world around the node.
     #[serde(default = "default_timeout_start_seconds")]
     pub timeout_start_seconds: u32,
+    /// A service that has not said for so long that it lives (`WATCHDOG=1`, `sd_notify(3)`), although it is ready or has said so before, is
+    /// killed, and that counts as a failure. 0 is no such judgement; anything else needs [`Readiness::Notify`].
+    #[serde(default)]
+    pub watchdog_seconds: u32,
     /// From SIGTERM to `cgroup.kill`.
     #[serde(default = "default_timeout_stop_seconds")]
     pub timeout_stop_seconds: u32,
@@ -80,6 +85,7 @@ impl ServiceSpec {
             restart: RestartPolicy::Always,
             on_persistent_failure: PersistentFailure::Retry,
             timeout_start_seconds: default_timeout_start_seconds(),
+            watchdog_seconds: 0,
             timeout_stop_seconds: default_timeout_stop_seconds(),
             stop_before: Vec::new(),
             account: Account::default(),
@@ -97,8 +103,12 @@ impl ServiceSpec {
 
     /// `None` is no limit.
     pub fn timeout_start(&self) -> Option<Duration> {
-        let seconds = u64::from(self.timeout_start_seconds);
-        (seconds > 0).then(|| Duration::from_secs(seconds))
+        limit(self.timeout_start_seconds)
+    }
+
+    /// `None` is no judgement.
+    pub fn watchdog(&self) -> Option<Duration> {
+        limit(self.watchdog_seconds)
     }
 
     pub fn timeout_stop(&self) -> Duration {
@@ -113,6 +123,11 @@ impl ServiceSpec {
         });
         self.stop_before.iter().chain(ready)
     }
+}
+
+/// 0 is none.
+fn limit(seconds: u32) -> Option<Duration> {
+    (seconds > 0).then(|| Duration::from_secs(seconds.into()))
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

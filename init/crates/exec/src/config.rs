@@ -1,5 +1,6 @@
 //! Reading the sources that say what a node is to be. The parsers themselves are keelson-config's and touch nothing; this is
-//! the I/O before them.
+//! the I/O before them. In between this process gives up every right that it has ([`service::confine_parser`]): what strangers' bytes could
+//! make of a parser can then open, mount and kill nothing.
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
@@ -7,11 +8,14 @@ use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
 use keelson_config::scopes::overlay;
-use keelson_config::{ConfigErrors, Inputs, NodeConfig, Remembered, SCOPES_PATH, Scopes, ScopesError, resolve};
-use keelson_job::Configuration;
+use keelson_config::{
+    ConfigErrors, Inputs, NodeConfig, Remembered, SCOPES_PATH, Scopes, ScopesError, resolve, state_selection,
+};
+use keelson_job::{Configuration, Selection};
 use thiserror::Error;
 
 use crate::jobs::chain;
+use crate::service::{self, SetUpError};
 
 mod esp;
 
@@ -34,12 +38,26 @@ pub(crate) enum ConfigurationError {
     Faults(#[from] ConfigErrors),
     #[error(transparent)]
     Scopes(#[from] ScopesError),
+    #[error("the parser's rights cannot be given up")]
+    Confine(#[from] SetUpError),
+}
+
+/// Where STATE is to be, and what is wrong with the sources, if STATE has nothing to say to that.
+pub(crate) fn selection(command_line: Vec<u8>) -> Result<Selection, ConfigurationError> {
+    let inputs = inputs(command_line)?;
+    service::confine_parser()?;
+    let state = state_selection(&inputs)?;
+    let fault = resolve(&inputs, &Remembered::default()).err().map(|error| chain(&error));
+    Ok(Selection { state, fault })
 }
 
 /// Every source, and what all of them together mean.
 pub(crate) fn run(command_line: Vec<u8>, remembered: &Remembered) -> Result<Configuration, ConfigurationError> {
-    let resolved = resolve(&inputs(command_line)?, remembered)?;
-    let (config, note) = match with_scopes(&resolved.node, Path::new(SCOPES_PATH)) {
+    let inputs = inputs(command_line)?;
+    let told = scopes(Path::new(SCOPES_PATH));
+    service::confine_parser()?;
+    let resolved = resolve(&inputs, remembered)?;
+    let (config, note) = match told.and_then(|told| with_scopes(&resolved.node, told.as_deref())) {
         Ok(config) => (config, None),
         // Holding would keep the machine from where operators can mend what they have said.
         Err(error) => {
@@ -58,17 +76,22 @@ pub(crate) fn run(command_line: Vec<u8>, remembered: &Remembered) -> Result<Conf
     })
 }
 
+/// What operators have told the node's cluster, if anything.
+fn scopes(path: &Path) -> Result<Option<Vec<u8>>, ConfigurationError> {
+    path.exists().then(|| read(path)).transpose()
+}
+
 /// What operators have told the node's cluster goes over what the machine's own sources say.
-fn with_scopes(own: &NodeConfig, path: &Path) -> Result<NodeConfig, ConfigurationError> {
-    // Of a join that was cut off there may be a copy without a cluster.
-    if own.cluster_id.is_none() || !path.exists() {
-        return Ok(own.clone());
+fn with_scopes(own: &NodeConfig, told: Option<&[u8]>) -> Result<NodeConfig, ConfigurationError> {
+    match told {
+        Some(told) if own.cluster_id.is_some() => Ok(overlay(own, &Scopes::from_file(told)?)?),
+        // Of a join that was cut off there may be a copy without a cluster.
+        _ => Ok(own.clone()),
     }
-    Ok(overlay(own, &Scopes::from_file(&read(path)?)?)?)
 }
 
 /// The bytes of every source that this machine has. The command line is PID 1's: another process does not see all of it.
-pub(crate) fn inputs(command_line: Vec<u8>) -> Result<Inputs, ConfigurationError> {
+fn inputs(command_line: Vec<u8>) -> Result<Inputs, ConfigurationError> {
     Ok(Inputs {
         esp: esp::files(&command_line),
         command_line,
@@ -154,19 +177,17 @@ mod tests {
         let spec = serde_json::json!({ "timeServers": ["time.example"] });
         fs::write(file.path(), Scopes { node: None, cluster: Some(spec) }.to_file().unwrap()).unwrap();
         let mut own = member();
-        assert_eq!(with_scopes(&own, file.path()).unwrap().ntp_servers, ["time.example"]);
-        assert_eq!(with_scopes(&own, Path::new("/nonexistent")).unwrap(), own);
+        let told = scopes(file.path()).unwrap();
+        assert_eq!(with_scopes(&own, told.as_deref()).unwrap().ntp_servers, ["time.example"]);
+        assert_eq!(scopes(Path::new("/nonexistent")).unwrap(), None);
+        assert_eq!(with_scopes(&own, None).unwrap(), own);
         own.cluster_id = None;
-        assert_eq!(with_scopes(&own, file.path()).unwrap(), own);
+        assert_eq!(with_scopes(&own, told.as_deref()).unwrap(), own);
     }
 
     #[test]
     fn what_is_wrong_with_it_is_told_and_is_no_fault_of_the_machine() {
-        let file = tempfile::NamedTempFile::new().unwrap();
-        let told = |content: &[u8]| {
-            fs::write(file.path(), content).unwrap();
-            chain(&with_scopes(&member(), file.path()).unwrap_err())
-        };
+        let told = |content: &[u8]| chain(&with_scopes(&member(), Some(content)).unwrap_err());
         assert!(told(b"{").contains("on STATE cannot be read"));
         let later = Scopes { node: Some(serde_json::json!({ "later": 1 })), cluster: None };
         let said = told(&later.to_file().unwrap());

@@ -9,18 +9,18 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use keelson_config::{ConfigErrors, Inputs, Remembered, StateSelection, resolve, state_selection};
-use keelson_job::{DATA, Disks, UserImages};
+use keelson_config::StateSelection;
+use keelson_job::{DATA, Disks, Selection, UserImages};
 use keelson_sys::block;
 use thiserror::Error;
 
-use crate::config::{self, ConfigurationError};
 use crate::root::{RootError, RootHash};
 
 mod attach;
 mod grow;
 mod install;
 pub(crate) mod inventory;
+mod labelled;
 mod layout;
 mod make;
 mod select;
@@ -46,10 +46,9 @@ const IMAGES_LABEL_FAT: &str = "KEELSON-IMA";
 
 #[derive(Debug, Error)]
 pub(crate) enum DiskError {
-    #[error(transparent)]
-    Sources(#[from] ConfigurationError),
-    #[error(transparent)]
-    Configuration(#[from] ConfigErrors),
+    /// In the words of the job that has read them.
+    #[error("{fault}")]
+    Sources { fault: String },
     #[error(transparent)]
     NoDecision(#[from] NoDecision),
     #[error("cannot make STATE and DATA on {disk}")]
@@ -66,10 +65,8 @@ pub(crate) enum DiskError {
     Partition { disk: String, source: make::MakeError },
     #[error("{disk} has no partition for {what}")]
     NoPartition { disk: String, what: &'static str },
-    #[error("no file system labelled {label} was found (keelson.state=LABEL={label})")]
-    NoLabel { label: String },
-    #[error("no file system labelled {} was found for DATA", make::DATA_LABEL)]
-    NoData,
+    #[error(transparent)]
+    Label(#[from] labelled::LabelError),
     #[error(transparent)]
     Attach(#[from] attach::AttachError),
     #[error(transparent)]
@@ -77,11 +74,10 @@ pub(crate) enum DiskError {
 }
 
 /// Brings STATE and DATA about, as the sources say.
-pub(crate) fn run(command_line: Vec<u8>) -> Result<Disks, DiskError> {
-    let boot = Boot(RootHash::find(&command_line)?);
-    let inputs = config::inputs(command_line)?;
+pub(crate) fn run(command_line: &[u8], selection: Selection) -> Result<Disks, DiskError> {
+    let boot = Boot(RootHash::find(command_line)?);
     let places = Places::default();
-    let disks = match state_selection(&inputs)? {
+    let disks = match selection.state {
         StateSelection::Ram => {
             attach::mount_memory()?;
             Disks {
@@ -91,12 +87,11 @@ pub(crate) fn run(command_line: Vec<u8>) -> Result<Disks, DiskError> {
             }
         }
         StateSelection::Label(label) => {
-            let state = volume_labelled(&places, &label).ok_or_else(|| DiskError::NoLabel { label: label.clone() })?;
-            let data = volume_labelled(&places, make::DATA_LABEL).ok_or(DiskError::NoData)?;
+            let (state, data) = labelled::find(&places, &label)?;
             let summary = format!("STATE on {}, DATA on {}", state.display(), data.display());
             Disks { summary, in_memory: false, notes: attach::check_and_mount(&state, &label, &data)? }
         }
-        StateSelection::Auto => find_or_make(&inputs, &places, boot)?,
+        StateSelection::Auto => find_or_make(selection.fault, &places, boot)?,
     };
     layout::lay_out()?;
     Ok(disks)
@@ -105,7 +100,7 @@ pub(crate) fn run(command_line: Vec<u8>) -> Result<Disks, DiskError> {
 /// Mounts the user's images, if there are any.
 pub(crate) fn mount_user_images() -> Result<UserImages, DiskError> {
     let places = Places::default();
-    for path in every_device(&places) {
+    for (_, path) in every_device(&places) {
         let Some(found) = File::open(&path).ok().and_then(|device| signature::labelled(&device).ok().flatten()) else {
             continue;
         };
@@ -121,20 +116,14 @@ fn is_images(label: &str, file_system: &str) -> bool {
     label == IMAGES_LABEL || (file_system == "vfat" && label == IMAGES_LABEL_FAT)
 }
 
-/// Whole disks and partitions, as device files.
-fn every_device(places: &Places) -> Vec<PathBuf> {
-    let mut paths = Vec::new();
+/// Whole disks and partitions, as device files, each with the name of the disk that it is on.
+fn every_device(places: &Places) -> Vec<(String, PathBuf)> {
+    let mut devices = Vec::new();
     for disk in inventory::disks(places) {
-        paths.push(disk.path(places));
-        paths.extend(disk.volumes(places).into_iter().map(|volume| places.dev.join(volume.name)));
+        let volumes = disk.volumes(places).into_iter().map(|volume| places.dev.join(volume.name));
+        devices.extend([disk.path(places)].into_iter().chain(volumes).map(|path| (disk.name.clone(), path)));
     }
-    paths
-}
-
-fn volume_labelled(places: &Places, label: &str) -> Option<PathBuf> {
-    wait::until(wait::DEVICE_LIMIT, || {
-        every_device(places).into_iter().find(|path| attach::has_label(path, label).unwrap_or(false))
-    })
+    devices
 }
 
 /// The root that this machine was booted from, if it lies on a disk: that disk is ours, whatever else is on it.
@@ -147,7 +136,7 @@ impl Boot {
     }
 }
 
-fn find_or_make(inputs: &Inputs, places: &Places, boot: Boot) -> Result<Disks, DiskError> {
+fn find_or_make(fault: Option<String>, places: &Places, boot: Boot) -> Result<Disks, DiskError> {
     let (disks, decision) = decide(places, boot)?;
     let install = matches!(decision, Decision::Install(_));
     let (name, made) = match decision {
@@ -159,7 +148,9 @@ fn find_or_make(inputs: &Inputs, places: &Places, boot: Boot) -> Result<Disks, D
     let disk = disks.into_iter().find(|disk| disk.name == name).ok_or(NoDecision::NoDisk)?;
     if made.is_some() {
         // A node that is told nonsense must not take a disk first.
-        resolve(inputs, &Remembered::default())?;
+        if let Some(fault) = fault {
+            return Err(DiskError::Sources { fault });
+        }
         if install {
             install::install(&disk, places).map_err(|source| DiskError::Install { disk: name.clone(), source })?;
         } else {
@@ -191,7 +182,9 @@ fn decide(places: &Places, boot: Boot) -> Result<(Vec<Disk>, Decision), NoDecisi
         match &decision {
             Ok(Decision::Use(_) | Decision::Install(_)) => Some(()),
             Ok(Decision::Make(_) | Decision::MakeAgain(_))
-            | Err(NoDecision::SeveralBlank { .. } | NoDecision::SeveralOurs { .. }) => quiet.then_some(()),
+            | Err(NoDecision::SeveralBlank { .. } | NoDecision::SeveralOurs { .. } | NoDecision::Halved { .. }) => {
+                quiet.then_some(())
+            }
             // A disk may come late.
             Err(NoDecision::NoDisk | NoDecision::NoneUsable { .. }) => None,
         }
@@ -225,6 +218,7 @@ fn read_standing(disk: &Disk, places: &Places, boot: Boot) -> io::Result<(Standi
     let boots = found.as_ref().is_some_and(|found| boot.is_on(&found.table));
     match found {
         Some(found) if found.table.is_complete() => Ok((Standing::Ours, boots)),
+        Some(found) if found.table.has_lost_its_other_half() => Ok((Standing::Halved, boots)),
         _ if boots => Ok((Standing::Image, true)),
         found => Ok((standing_of_others(disk, &device, found)?, false)),
     }

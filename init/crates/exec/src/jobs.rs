@@ -2,11 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::fd::RawFd;
-use std::path::PathBuf;
 use std::process::ExitCode;
 
 use keelson_job::{Fault, REQUEST_FD, RESULT_FD, Request};
+use keelson_sys::descriptor;
 use serde::Serialize;
 use thiserror::Error;
 
@@ -23,9 +22,11 @@ enum JobError {
 /// Does the job that the request names. Its failure is an answer too; only an answer that cannot be written is a failure of
 /// this process.
 pub(crate) fn run() -> ExitCode {
-    let answer = match read_request() {
+    let (request, result) = (left_open(REQUEST_FD), left_open(RESULT_FD));
+    let answer = match read_request(request) {
         Ok(Request::Root { command_line }) => encode(root::run(&command_line.0)),
-        Ok(Request::Disks { command_line }) => encode(disk::run(command_line.0)),
+        Ok(Request::Selection { command_line }) => encode(config::selection(command_line.0)),
+        Ok(Request::Disks { command_line, selection }) => encode(disk::run(&command_line.0, selection)),
         Ok(Request::OpenState { booted_at }) => encode(state::open(booted_at)),
         Ok(Request::Configuration { command_line, remembered }) => encode(config::run(command_line.0, &remembered)),
         Ok(Request::UserImages) => encode(disk::mount_user_images()),
@@ -33,19 +34,19 @@ pub(crate) fn run() -> ExitCode {
         Ok(Request::CloseState { progress, end }) => encode(state::close(progress, end)),
         Err(error) => encode::<(), _>(Err(error)),
     };
-    let written = answer.and_then(|answer| descriptor(RESULT_FD, true)?.write_all(&answer));
+    let written = answer.and_then(|answer| result?.write_all(&answer));
     if written.is_ok() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-fn read_request() -> Result<Request, JobError> {
+fn read_request(file: io::Result<File>) -> Result<Request, JobError> {
     let mut text = Vec::new();
-    descriptor(REQUEST_FD, false).and_then(|mut file| file.read_to_end(&mut text)).map_err(JobError::ReadRequest)?;
+    file.and_then(|mut file| file.read_to_end(&mut text)).map_err(JobError::ReadRequest)?;
     serde_json::from_slice(&text).map_err(JobError::ParseRequest)
 }
 
-/// What PID 1 left open under this number, opened anew: there is no safe way from a number to a descriptor.
-fn descriptor(number: RawFd, write: bool) -> io::Result<File> {
-    File::options().read(!write).write(write).open(PathBuf::from(format!("/proc/self/fd/{number}")))
+/// What PID 1 left open under this number.
+fn left_open(number: i32) -> io::Result<File> {
+    descriptor::inherited(number).map(File::from)
 }
 
 fn encode<T: Serialize, E: std::error::Error + 'static>(result: Result<T, E>) -> io::Result<Vec<u8>> {

@@ -26,7 +26,7 @@ use rustix::{process, thread};
 use thiserror::Error;
 
 #[derive(Debug, Error)]
-enum SetUpError {
+pub(crate) enum SetUpError {
     #[error("cannot take over descriptor {number}")]
     Descriptor { number: i32, source: io::Error },
     #[error("cannot read the job")]
@@ -75,18 +75,36 @@ fn set_up(status: &File) -> Result<ServiceSpec, SetUpError> {
     set_account(&spec.account)?;
     set_capabilities(&spec)?;
     if spec.no_new_privs {
-        set("no_new_privs", thread::set_no_new_privs(true))?;
-        keelson_sys::seccomp::confine_daemon()
-            .map_err(|source| SetUpError::Set { what: "the system call filter", source })?;
+        confine()?;
     }
     Ok(spec)
+}
+
+/// The account of a job that parses what strangers wrote: nobody else's, and it owns nothing.
+const PARSER: u32 = 64008;
+
+/// For a job that from here on only parses what it has read: an account without any rights, no capability, nothing to gain by executing
+/// a program, and no system call that a daemon has no use for. For this thread, which is the only one of its process.
+pub(crate) fn confine_parser() -> Result<(), SetUpError> {
+    cut_bounding_set(&Capabilities::none())?;
+    set_account(&Account::id(PARSER))?;
+    let none = CapabilitySet::empty();
+    let sets = CapabilitySets { effective: none, permitted: none, inheritable: none };
+    set("capabilities", thread::set_capabilities(None, sets))?;
+    confine()
+}
+
+/// Next to last and last.
+fn confine() -> Result<(), SetUpError> {
+    set("no_new_privs", thread::set_no_new_privs(true))?;
+    keelson_sys::seccomp::confine_daemon().map_err(|source| SetUpError::Set { what: "the system call filter", source })
 }
 
 fn set(what: &'static str, result: rustix::io::Result<()>) -> Result<(), SetUpError> {
     result.map_err(|source| SetUpError::Set { what, source: source.into() })
 }
 
-/// Opens one of our own descriptors a second time by its number: safe code cannot adopt a number.
+/// Takes over one of our own descriptors by its number.
 fn take_descriptor(number: i32) -> io::Result<File> {
     keelson_sys::descriptor::inherited(number).map(File::from)
 }
@@ -190,4 +208,40 @@ fn report(mut status: &File, error: &SetUpError) {
     }
     text.truncate(text.floor_char_boundary(STATUS_MAX - 1));
     let _ = status.write_all(text.as_bytes());
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+
+    use super::*;
+
+    /// Rights are a thread's: one of this process gives them up, and the rest of it goes on.
+    #[test]
+    fn parser_has_no_rights_left_and_goes_on() {
+        let root = process::geteuid().is_root();
+        assert!(root || std::env::var_os("KEELSON_TESTS_ROOT").is_none(), "KEELSON_TESTS_ROOT promises root");
+        if !root {
+            println!("skipped: only root has rights to give up");
+            return;
+        }
+        let given_up = thread::spawn(|| {
+            confine_parser().unwrap();
+            let status = std::fs::read_to_string("/proc/thread-self/status").unwrap();
+            let opened = File::options().write(true).open("/proc/sys/kernel/hostname");
+            let read = File::open("/etc/shadow");
+            (status, opened.is_err() && read.is_err(), std::fs::read_to_string("/proc/version").is_ok())
+        });
+        let (status, refused, reads_what_all_may) = given_up.join().unwrap();
+        let line = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default().trim();
+        let account = PARSER.to_string();
+        assert!(line("Uid:").split_whitespace().all(|uid| uid == account), "{status}");
+        assert!(line("Gid:").split_whitespace().all(|gid| gid == account), "{status}");
+        for set in ["CapInh:", "CapPrm:", "CapEff:", "CapBnd:", "CapAmb:"] {
+            assert_eq!(line(set), "0000000000000000", "{set}");
+        }
+        assert_eq!((line("Groups:"), line("NoNewPrivs:"), line("Seccomp:")), ("", "1", "2"));
+        assert!(refused && reads_what_all_may);
+        assert!(process::geteuid().is_root(), "the other threads keep theirs");
+    }
 }

@@ -1,13 +1,18 @@
 //! What STATE keeps for PID 1: `format`, `machine-id`, `boots/`, `clock`, `seed`. All of them are durable files ([`durable`]).
 //!
-//! `format` says that this is a STATE and of which layout; it is written last when STATE is new. The others can be missing
-//! without harm, and what is damaged among clock, seed and boots is replaced: none of it is worth a node that does not boot.
+//! `format` says that this is a STATE and of which layout; it is written last when STATE is new. Its body is empty, or [`MEMBER`] once
+//! the node is a member of a cluster. What is damaged or missing among clock, seed and boots is replaced: none of it is worth a node that
+//! does not boot.
+//!
+//! Who the node is, is never replaced: a STATE with a `format` has a machine-id, and one whose `format` says "member" has
+//! keelson-cluster's identity.json, or a marker that the node was removed from its cluster and is to forget it. Else something was lost, and the machine
+//! holds: a node that comes up under a new name in the place of a known one would found or join anew with nobody's word.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use keelson_config::{Remembered, Role};
+use keelson_config::{LEAVING_PATH, Remembered, Role};
 use keelson_job::{BootEnd, BootRecord, Progress, STATE, State};
 use keelson_sys::{clock, entropy};
 use serde::Deserialize;
@@ -19,13 +24,20 @@ use crate::root::RootHash;
 
 mod boots;
 mod evidence;
+mod seed;
+
+use seed::Pool;
 
 const VERSION: &str = "/usr/share/keelson/version";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const PSTORE: &str = "/sys/fs/pstore";
 const KERNEL_LOG: &str = "/dev/kmsg";
+/// The body of `format` on the STATE of a member.
+const MEMBER: &[u8] = b"member\n";
 /// The version of keelson-cluster's identity file that is understood here.
 const IDENTITY_VERSION: u32 = 1;
+/// The same of its settings file.
+const SETTINGS_VERSION: u32 = 1;
 
 #[derive(Debug, Error)]
 pub(crate) enum StateError {
@@ -43,6 +55,11 @@ pub(crate) enum StateError {
     Random(#[source] io::Error),
     #[error("{} does not hold a machine-id", path.display())]
     MachineId { path: PathBuf },
+    #[error(
+        "{} is gone, although this STATE has been in use. Nothing is made in its place, for the node would be another one: put the file back, or erase the disk to begin anew",
+        path.display()
+    )]
+    Lost { path: PathBuf },
     #[error("cannot write a boot's record as JSON")]
     Encode(#[source] serde_json::Error),
 }
@@ -58,7 +75,7 @@ pub(crate) fn keep(progress: Progress) -> Result<(), StateError> {
 }
 
 fn keep_in(state: &Path, progress: Progress) -> Result<(), StateError> {
-    save_clock(state)?;
+    save(state)?;
     boots::update(state, |record| record.progress = progress)
 }
 
@@ -68,7 +85,7 @@ pub(crate) fn close(progress: Progress, end: BootEnd) -> Result<(), StateError> 
 }
 
 fn close_in(state: &Path, progress: Progress, end: BootEnd, kernel_log: &Path) -> Result<(), StateError> {
-    save_clock(state)?;
+    save(state)?;
     boots::update(state, |record| {
         record.progress = progress;
         record.end = Some(end);
@@ -79,13 +96,13 @@ fn close_in(state: &Path, progress: Progress, end: BootEnd, kernel_log: &Path) -
 /// Where things are on a machine. Tests have them elsewhere.
 #[derive(Debug)]
 struct Sources<'a> {
-    random: &'a Path,
+    pool: Pool<'a>,
     pstore: &'a Path,
 }
 
 impl Default for Sources<'_> {
     fn default() -> Self {
-        Self { random: Path::new("/dev/urandom"), pstore: Path::new(PSTORE) }
+        Self { pool: Pool::default(), pstore: Path::new(PSTORE) }
     }
 }
 
@@ -93,8 +110,8 @@ fn open_in(state: &Path, booted_at: u64, sources: &Sources<'_>) -> Result<State,
     let mut notes = Vec::new();
     // Refuses a STATE of a later release before anything in it is touched.
     let format = durable::read(&state.join("format"), "state")?;
-    let machine_id = machine_id(state)?;
-    let remembered = remembered(state)?;
+    let machine_id = machine_id(state, format.is_some())?;
+    let remembered = remembered(state, format.as_deref() == Some(MEMBER))?;
     let history = boots::history(state, &mut notes);
     let number = history.last().map_or(1, |record| record.number.saturating_add(1));
     let command_line = fs::read("/proc/cmdline").unwrap_or_default();
@@ -113,10 +130,11 @@ fn open_in(state: &Path, booted_at: u64, sources: &Sources<'_>) -> Result<State,
         evidence::harvest(sources.pstore, &boots::beside(state, number.saturating_sub(1), "pstore"), &mut notes);
     boots::write(state, &record)?;
     let saved_clock = worthless_if_damaged(durable::read(&state.join("clock"), "clock"), &mut notes);
-    spend_seed(state, sources.random, &mut notes)?;
+    seed::spend(state, sources.pool, &mut notes)?;
     if format.is_none() {
         durable::write(&state.join("format"), "state", b"")?;
     }
+    mark_member(state)?;
     Ok(State {
         machine_id,
         clock: saved_clock.and_then(|body| String::from_utf8(body).ok()?.trim().parse().ok()),
@@ -132,13 +150,17 @@ fn word(path: &str) -> String {
     fs::read_to_string(path).unwrap_or_default().trim().to_owned()
 }
 
-/// machine-id(5): made once, random, with the version and variant bits of a UUID of version 4.
-fn machine_id(state: &Path) -> Result<String, StateError> {
+/// machine-id(5): made once, random, with the version and variant bits of a UUID of version 4. It is written before `format` is, so that a
+/// STATE that was in use has one.
+fn machine_id(state: &Path, in_use: bool) -> Result<String, StateError> {
     let path = state.join("machine-id");
     if let Some(body) = durable::read(&path, "machine-id")? {
         let text = String::from_utf8(body).unwrap_or_default();
         let valid = text.len() == 32 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte));
         return if valid { Ok(text) } else { Err(StateError::MachineId { path }) };
+    }
+    if in_use {
+        return Err(StateError::Lost { path });
     }
     let random = entropy::seed_material().map_err(StateError::Random)?;
     let random = random.first_chunk::<16>().map_or(0, |bytes| u128::from_be_bytes(*bytes));
@@ -157,10 +179,22 @@ struct IdentityFile {
     name: Option<String>,
 }
 
-fn remembered(state: &Path) -> Result<Remembered, StateError> {
-    let path = state.join("identity.json");
+fn identity(state: &Path) -> PathBuf {
+    state.join("identity.json")
+}
+
+/// Whether the node was removed and has not forgotten its cluster yet.
+fn is_leaving(state: &Path) -> bool {
+    Path::new(LEAVING_PATH).strip_prefix(STATE).is_ok_and(|path| state.join(path).exists())
+}
+
+fn remembered(state: &Path, of_member: bool) -> Result<Remembered, StateError> {
+    let path = identity(state);
     let text = match fs::read(&path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Remembered::default()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let lost = of_member && !is_leaving(state);
+            return if lost { Err(StateError::Lost { path }) } else { Ok(Remembered::default()) };
+        }
         Err(source) => return Err(StateError::Read { path, source }),
         Ok(text) => text,
     };
@@ -171,28 +205,69 @@ fn remembered(state: &Path) -> Result<Remembered, StateError> {
     if file.oldest_reader > IDENTITY_VERSION {
         return Err(StateError::IdentityTooNew { path, oldest_reader: file.oldest_reader });
     }
-    Ok(Remembered { role: file.role, name: file.name, cluster_id: file.cluster_id })
+    let cluster_networks = cluster_networks(state).unwrap_or_default();
+    Ok(Remembered { role: file.role, name: file.name, cluster_id: file.cluster_id, cluster_networks })
 }
 
-/// Uses the saved seed once. First it is mixed in without credit, then a new one takes its place on the disk, and only then is
-/// the old one credited: a power cut in between cannot make two boots count the same secret.
-fn spend_seed(state: &Path, random: &Path, notes: &mut Vec<String>) -> Result<(), StateError> {
-    let path = state.join("seed");
-    let old: Option<[u8; entropy::SEED_BYTES]> =
-        worthless_if_damaged(durable::read(&path, "seed"), notes).and_then(|body| body.try_into().ok());
-    if let Some(old) = &old {
-        // Anybody may write here; it only ever adds.
-        fs::write(random, old).map_err(StateError::Random)?;
-    }
-    let new = entropy::seed_material().map_err(StateError::Random)?;
-    durable::write(&path, "seed", &new)?;
-    if let Some(old) = &old {
-        let credited = File::open(random).and_then(|random| entropy::credit(&random, old));
-        if let Err(error) = credited {
-            notes.push(format!("the saved seed is not credited: {error}"));
-        }
+/// Those fields of keelson-cluster's `cluster/settings.json` that say what of the cluster is reached without a proxy.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct SettingsFile {
+    oldest_reader: u32,
+    settings: ClusterNetworks,
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct ClusterNetworks {
+    #[serde(rename = "podCIDR")]
+    pod_cidr: String,
+    #[serde(rename = "secondaryPodCIDR")]
+    secondary_pod_cidr: Option<String>,
+    #[serde(rename = "serviceCIDR")]
+    service_cidr: String,
+    #[serde(rename = "secondaryServiceCIDR")]
+    secondary_service_cidr: Option<String>,
+    cluster_domain: String,
+}
+
+/// None where they cannot be read. A node comes up without them, and keelson-cluster, which cannot, says what is wrong.
+fn cluster_networks(state: &Path) -> Option<Vec<String>> {
+    let file: SettingsFile = serde_json::from_slice(&fs::read(state.join("cluster/settings.json")).ok()?).ok()?;
+    let told = file.settings;
+    let pods = std::iter::once(told.pod_cidr).chain(told.secondary_pod_cidr);
+    let services = std::iter::once(told.service_cidr).chain(told.secondary_service_cidr);
+    let networks: Vec<_> = pods.chain(services).chain([format!(".{}", told.cluster_domain)]).collect();
+    let is_one = |text: &String| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:/-".contains(&byte));
+    (file.oldest_reader <= SETTINGS_VERSION && networks.iter().all(is_one)).then_some(networks)
+}
+
+/// Says in `format` whether the node is a member: keelson-cluster writes and removes the identity while the machine runs. An identity that
+/// is merely gone changes nothing here.
+///
+/// The marker of one that leaves is looked at first, and the identity second. keelson-cluster takes the marker away only after the
+/// identity, at a boot that has come through here with the marker; so whoever sees no marker and an identity sees a member, and a cut
+/// anywhere in a removal leaves either the marker or a `format` that asks for no identity.
+fn mark_member(state: &Path) -> Result<(), StateError> {
+    let body: &[u8] = if is_leaving(state) {
+        b""
+    } else if identity(state).exists() {
+        MEMBER
+    } else {
+        return Ok(());
+    };
+    let path = state.join("format");
+    if durable::read(&path, "state")?.as_deref() != Some(body) {
+        durable::write(&path, "state", body)?;
     }
     Ok(())
+}
+
+/// What is saved beside a boot's record.
+fn save(state: &Path) -> Result<(), StateError> {
+    save_clock(state)?;
+    seed::improve(state, Pool::default())?;
+    mark_member(state)
 }
 
 fn save_clock(state: &Path) -> Result<(), StateError> {
@@ -215,8 +290,9 @@ mod tests {
 
     /// The pool cannot be credited by everyone, and must not be by a test: a plain file stands for it.
     fn open_here(state: &Path) -> Result<State, StateError> {
-        let pool = tempfile::NamedTempFile::new().unwrap();
-        open_in(state, 1_767_225_600, &Sources { random: pool.path(), pstore: Path::new("/nonexistent") })
+        let device = tempfile::NamedTempFile::new().unwrap();
+        let pool = Pool { device: device.path(), ..Pool::default() };
+        open_in(state, 1_767_225_600, &Sources { pool, pstore: Path::new("/nonexistent") })
     }
 
     fn end(cause: Cause) -> BootEnd {
@@ -271,8 +347,9 @@ mod tests {
         let pstore = tempfile::tempdir().unwrap();
         fs::write(pstore.path().join("dmesg-efi_pstore-1"), "Panic#1 Part1\n<0>[ 9.1] Kernel panic - not syncing: x\n")
             .unwrap();
-        let pool = tempfile::NamedTempFile::new().unwrap();
-        let opened = open_in(state.path(), 0, &Sources { random: pool.path(), pstore: pstore.path() }).unwrap();
+        let device = tempfile::NamedTempFile::new().unwrap();
+        let pool = Pool { device: device.path(), ..Pool::default() };
+        let opened = open_in(state.path(), 0, &Sources { pool, pstore: pstore.path() }).unwrap();
         assert_eq!(opened.present.before.last_messages, ["[ 9.1] Kernel panic - not syncing: x"]);
         assert!(state.path().join("boots/00000001.pstore/dmesg-efi_pstore-1").exists());
         assert_eq!(fs::read_dir(pstore.path()).unwrap().count(), 0);
@@ -281,15 +358,69 @@ mod tests {
     }
 
     #[test]
-    fn seed_is_new_after_each_boot() {
+    fn machine_id_that_is_gone_from_a_used_state_is_not_made_anew() {
         let state = tempfile::tempdir().unwrap();
-        let pool = tempfile::NamedTempFile::new().unwrap();
-        let sources = Sources { random: pool.path(), pstore: Path::new("/nonexistent") };
-        open_in(state.path(), 0, &sources).unwrap();
-        let first = durable::read(&state.path().join("seed"), "seed").unwrap().unwrap();
-        open_in(state.path(), 0, &sources).unwrap();
-        assert_eq!(fs::read(pool.path()).unwrap(), first);
-        assert_ne!(durable::read(&state.path().join("seed"), "seed").unwrap().unwrap(), first);
+        let first = open_here(state.path()).unwrap();
+        let path = state.path().join("machine-id");
+        let kept = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(matches!(open_here(state.path()), Err(StateError::Lost { .. })));
+        assert!(!path.exists());
+        fs::write(&path, kept).unwrap();
+        assert_eq!(open_here(state.path()).unwrap().machine_id, first.machine_id);
+    }
+
+    fn become_member(state: &Path) {
+        let text = r#"{"format":"keelson identity","version":1,"oldestReader":1,"clusterId":"c","role":"worker"}"#;
+        fs::write(identity(state), text).unwrap();
+    }
+
+    #[test]
+    fn identity_that_is_gone_from_a_members_state_holds() {
+        let state = tempfile::tempdir().unwrap();
+        let state = state.path();
+        open_here(state).unwrap();
+        // A founding that was cut leaves keys and no identity: nothing is missing.
+        fs::create_dir(state.join("pki")).unwrap();
+        fs::write(state.join("pki/authority.key"), "").unwrap();
+        assert_eq!(open_here(state).unwrap().remembered, Remembered::default());
+        become_member(state);
+        keep_in(state, progress("services")).unwrap();
+        fs::remove_file(identity(state)).unwrap();
+        // Nothing that runs meanwhile, and no second look, makes it forget.
+        keep_in(state, progress("services")).unwrap();
+        for _ in 0..2 {
+            assert!(matches!(open_here(state), Err(StateError::Lost { .. })));
+        }
+    }
+
+    /// keelson-cluster's order: marker, identity; at the next boot, the marker again.
+    #[test]
+    fn removal_that_was_cut_after_any_step_never_holds() {
+        let leaving = |state: &Path| state.join("cluster/leaving");
+        for steps in 1..=3 {
+            let state = tempfile::tempdir().unwrap();
+            let state = state.path();
+            fs::create_dir(state.join("cluster")).unwrap();
+            become_member(state);
+            open_here(state).unwrap();
+            fs::write(leaving(state), "").unwrap();
+            if steps >= 2 {
+                fs::remove_file(identity(state)).unwrap();
+            }
+            if steps >= 3 {
+                keep_in(state, progress("services")).unwrap();
+            }
+            open_here(state).unwrap();
+            let _ = fs::remove_file(identity(state));
+            fs::remove_file(leaving(state)).unwrap();
+            assert_eq!(open_here(state).unwrap().remembered, Remembered::default(), "{steps}");
+            // It joins again, and what it is then is not to be lost either.
+            become_member(state);
+            open_here(state).unwrap();
+            fs::remove_file(identity(state)).unwrap();
+            assert!(matches!(open_here(state), Err(StateError::Lost { .. })), "{steps}");
+        }
     }
 
     #[test]
@@ -318,10 +449,28 @@ mod tests {
         let path = state.path().join("identity.json");
         fs::write(&path, r#"{"format":"keelson identity","version":1,"oldestReader":1,"nodeUid":"u","clusterId":"c","role":"worker","name":"w3"}"#).unwrap();
         let remembered = open_here(state.path()).unwrap().remembered;
-        assert_eq!(
-            remembered,
-            Remembered { role: Some(Role::Worker), name: Some("w3".to_owned()), cluster_id: Some("c".to_owned()) }
-        );
+        let expected = Remembered {
+            role: Some(Role::Worker),
+            name: Some("w3".to_owned()),
+            cluster_id: Some("c".to_owned()),
+            cluster_networks: Vec::new(),
+        };
+        assert_eq!(remembered, expected);
+        fs::create_dir_all(state.path().join("cluster")).unwrap();
+        let told = |content: &str| {
+            fs::write(state.path().join("cluster/settings.json"), content).unwrap();
+            open_here(state.path()).unwrap().remembered.cluster_networks
+        };
+        let settings = r#"{"format":"keelson node settings","version":1,"oldestReader":1,"settings":{"podCIDR":"172.16.0.0/16","serviceCIDR":"172.17.0.0/16","clusterDomain":"k8s.example","trust":{}}}"#;
+        assert_eq!(told(settings), ["172.16.0.0/16", "172.17.0.0/16", ".k8s.example"]);
+        let both = settings
+            .replace("\"trust\"", r#""secondaryPodCIDR":"fd01::/56","secondaryServiceCIDR":"fd02::/112","trust""#);
+        let networks = ["172.16.0.0/16", "fd01::/56", "172.17.0.0/16", "fd02::/112", ".k8s.example"];
+        assert_eq!(told(&both), networks);
+        let later = settings.replace("Reader\":1", "Reader\":2");
+        for unfit in [settings.replace("k8s.example", "a,b"), later, "{".to_owned()] {
+            assert!(told(&unfit).is_empty(), "{unfit}");
+        }
         fs::write(&path, "{").unwrap();
         assert!(matches!(open_here(state.path()), Err(StateError::Identity { .. })));
     }

@@ -49,6 +49,12 @@ pub struct Partition {
     pub name: String,
 }
 
+impl Partition {
+    fn is_complete(&self) -> bool {
+        self.attributes & COMPLETE != 0
+    }
+}
+
 /// A disk's table. The position in `partitions` plus one is the kernel's partition number.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Table {
@@ -72,10 +78,21 @@ impl Table {
         (1..).zip(&self.partitions).filter_map(|(number, partition)| Some((number, partition.as_ref()?)))
     }
 
+    /// STATE and DATA are there, one of each, and finished.
     pub fn is_complete(&self) -> bool {
-        [STATE_TYPE, DATA_TYPE]
-            .iter()
-            .all(|kind| self.find(*kind).is_some_and(|(_, partition)| partition.attributes & COMPLETE != 0))
+        [STATE_TYPE, DATA_TYPE].into_iter().all(|kind| {
+            let mut of_kind = self.numbered().filter(|(_, partition)| partition.kind == kind);
+            of_kind.next().is_some_and(|(_, partition)| partition.is_complete()) && of_kind.next().is_none()
+        })
+    }
+
+    /// STATE or DATA is finished, but not both, or there is more than one of a kind. Both are marked by one write of a table, so no cut of ours
+    /// leaves this: somebody has changed a finished disk, and what is on it is not to be made again.
+    pub fn has_lost_its_other_half(&self) -> bool {
+        let finished = |partition: &Partition| {
+            (partition.kind == STATE_TYPE || partition.kind == DATA_TYPE) && partition.is_complete()
+        };
+        self.numbered().any(|(_, partition)| finished(partition)) && !self.is_complete()
     }
 }
 

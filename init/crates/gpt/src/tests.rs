@@ -34,6 +34,22 @@ fn table_comes_back_as_it_was_written() {
 }
 
 #[test]
+fn finished_half_is_known_whatever_became_of_the_other() {
+    assert!(!table(0).has_lost_its_other_half() && !table(COMPLETE).has_lost_its_other_half());
+    for half in [0, 1] {
+        let mut deleted = table(COMPLETE);
+        deleted.partitions[half] = None;
+        let mut unmarked = table(COMPLETE);
+        unmarked.partitions[half].as_mut().unwrap().attributes = 0;
+        let mut twice = table(COMPLETE);
+        twice.partitions[2] = twice.partitions[half].clone();
+        for changed in [deleted, unmarked, twice] {
+            assert!(changed.has_lost_its_other_half() && !changed.is_complete(), "{changed:?}");
+        }
+    }
+}
+
+#[test]
 fn blank_disk_has_no_table() {
     assert_eq!(read(&device(), GEOMETRY).unwrap(), None);
 }

@@ -13,7 +13,7 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use keelson_config::{NodeConfig, Remembered};
+use keelson_config::{NodeConfig, Remembered, StateSelection};
 use serde::{Deserialize, Serialize};
 
 mod boots;
@@ -43,9 +43,10 @@ pub enum Request {
     /// In the first stage: finds the root that the kernel command line names by its hash, and has the kernel verify it.
     /// Answered by [`Root`].
     Root { command_line: CommandLine },
-    /// Finds or makes STATE and DATA, checks and mounts them, and lays out what services expect there. Which disk it is to be
-    /// is the one question that the sources answer before STATE can. Answered by [`Disks`].
-    Disks { command_line: CommandLine },
+    /// Reads the sources for the one question that they answer before STATE can: where it is to be. Answered by [`Selection`].
+    Selection { command_line: CommandLine },
+    /// Finds or makes STATE and DATA, checks and mounts them, and lays out what services expect there. Answered by [`Disks`].
+    Disks { command_line: CommandLine, selection: Selection },
     /// Reads what STATE remembers, credits the seed, begins this boot's record. Answered by [`State`].
     OpenState { booted_at: u64 },
     /// Reads the kernel command line, SMBIOS and `fw_cfg`, and what operators have told the node's cluster; what STATE
@@ -76,6 +77,7 @@ impl Request {
     pub fn name(&self) -> &'static str {
         match self {
             Self::Root { .. } => "root",
+            Self::Selection { .. } => "selection",
             Self::Disks { .. } => "disks",
             Self::OpenState { .. } => "open-state",
             Self::Configuration { .. } => "configuration",
@@ -89,7 +91,7 @@ impl Request {
     /// come up; bounded, because a dead disk answers never.
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(match self {
-            Self::Configuration { .. } | Self::UserImages | Self::OpenState { .. } => 60,
+            Self::Selection { .. } | Self::Configuration { .. } | Self::UserImages | Self::OpenState { .. } => 60,
             // e2fsck of a large DATA after a crash is what takes time.
             Self::Disks { .. } => 1800,
             // A disk that spins up is waited for a minute.
@@ -124,6 +126,15 @@ pub struct Root {
     pub device: PathBuf,
     /// The partition behind it.
     pub found_on: PathBuf,
+}
+
+/// Where STATE is to be.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Selection {
+    pub state: StateSelection,
+    /// What is wrong with the sources else. A node that is told nonsense must not take a disk; one that has its disk hears it later, when
+    /// STATE has had its say.
+    pub fault: Option<String>,
 }
 
 /// Where STATE and DATA are.

@@ -11,6 +11,7 @@ use std::{
     time::Duration,
 };
 
+use keelson_control::notify::{self, Heartbeat};
 use keelson_log::{
     error_chain::chain,
     files::{DIRECTORY, Directory, ROTATION},
@@ -77,11 +78,12 @@ fn run() -> Result<(), StartError> {
     let rings = Arc::new(Rings::new(LIMITS));
     // The table is empty, so there is room.
     let _ = rings.register(&own);
-    let mut reader = Reader::new(&rings, own.clone(), control, &signals)?;
+    let reader = Reader::new(&rings, own.clone(), control, &signals)?;
+    let mut reader = reader.with_heartbeat(Heartbeat::from_environment());
 
     let flushed = start_writer(&rings, own)?;
     start_server(&rings)?;
-    keelson_control::notify::ready().map_err(StartError::Notify)?;
+    notify::ready().map_err(StartError::Notify)?;
 
     let outcome = reader.run();
     rings.close();

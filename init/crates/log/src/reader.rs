@@ -26,6 +26,8 @@ use rustix::{
     net::{RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags},
 };
 
+use keelson_control::notify::Heartbeat;
+
 use crate::{
     kmsg,
     line::LineSplitter,
@@ -77,6 +79,7 @@ pub struct Reader<'a> {
     sources: BTreeMap<u64, Source>,
     next_token: u64,
     buffer: Vec<u8>,
+    heartbeat: Option<Heartbeat>,
 }
 
 #[derive(Debug)]
@@ -98,7 +101,14 @@ impl<'a> Reader<'a> {
             .map_err(watch_error("PID 1's socket"))?;
         epoll::add(&epoll, stop, EventData::new_u64(SIGNAL), EventFlags::IN).map_err(watch_error("signals"))?;
         let buffer = vec![0; READ_BYTES];
-        Ok(Self { rings, own, epoll, control, sources: BTreeMap::new(), next_token: FIRST_SOURCE, buffer })
+        let sources = BTreeMap::new();
+        Ok(Self { rings, own, epoll, control, sources, next_token: FIRST_SOURCE, buffer, heartbeat: None })
+    }
+
+    /// Says by this that it goes on reading. A disk that hangs is no reason to fall silent: output is taken all the same.
+    #[must_use]
+    pub fn with_heartbeat(self, heartbeat: Option<Heartbeat>) -> Self {
+        Self { heartbeat, ..self }
     }
 
     /// Reads until the process is to end, and then once more what the pipes still hold.
@@ -131,13 +141,18 @@ impl<'a> Reader<'a> {
             }
         }
         self.flush_partial(PARTIAL_LINE_WAIT);
+        if let Some(heartbeat) = &mut self.heartbeat {
+            // PID 1 says so if it misses one.
+            let _ = heartbeat.beat();
+        }
         Ok(turn)
     }
 
-    /// Until the first beginning of a line is due to be shown; for ever if there is none.
+    /// Until the first beginning of a line is due to be shown, or a word to PID 1 is; for ever if there is neither.
     fn timeout(&self) -> Option<Timespec> {
-        let oldest = self.sources.values().filter_map(|source| source.partial_since).min()?;
-        let rest = PARTIAL_LINE_WAIT.saturating_sub(oldest.elapsed());
+        let oldest = self.sources.values().filter_map(|source| source.partial_since).min();
+        let partial = oldest.map(|oldest| PARTIAL_LINE_WAIT.saturating_sub(oldest.elapsed()));
+        let rest = partial.into_iter().chain(self.heartbeat.as_ref().map(Heartbeat::rest)).min()?;
         Timespec::try_from(rest).ok()
     }
 

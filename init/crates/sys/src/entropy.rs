@@ -9,7 +9,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 /// Bytes of a seed: the kernel's pool holds 256 bits, and twice that is what random(4) suggests to carry over.
 pub const SEED_BYTES: usize = 64;
 
-/// Random bytes that may have been drawn before the pool was ready: for a seed that is to be mixed in later, never for keys.
+/// Random bytes that may have been drawn before the pool was ready ([`is_ready`]): for a seed or a name, never for keys.
 pub fn seed_material() -> io::Result<[u8; SEED_BYTES]> {
     let mut bytes = [0; SEED_BYTES];
     getrandom(&mut bytes[..], GetRandomFlags::INSECURE)?;

@@ -53,12 +53,25 @@ pub fn enter_root(root: &Path) -> io::Result<()> {
 
 /// Whether something is mounted exactly at `path`, by the mount table's own words in mountinfo form (proc(5)).
 pub fn is_mount_point(mountinfo: &str, path: &Path) -> bool {
-    points(mountinfo).any(|point| point.as_bytes() == path.as_os_str().as_bytes())
+    table(mountinfo).any(|mount| mount.point.as_bytes() == path.as_os_str().as_bytes())
 }
 
-/// The mount points of a table in mountinfo form, in the order in which they were mounted.
-pub fn points(mountinfo: &str) -> impl Iterator<Item = String> {
-    mountinfo.lines().filter_map(|line| line.split(' ').nth(4)).map(unescape)
+/// A line of the mount table.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Mount {
+    pub point: String,
+    /// Its kind, with its own kind behind a dot for FUSE (`fuse.sshfs`).
+    pub file_system: String,
+}
+
+/// A table in mountinfo form, in the order in which they were mounted.
+pub fn table(mountinfo: &str) -> impl Iterator<Item = Mount> {
+    mountinfo.lines().filter_map(|line| {
+        let point = unescape(line.split(' ').nth(4)?);
+        // A number of optional fields goes before the hyphen.
+        let (_, behind) = line.split_once(" - ")?;
+        Some(Mount { point, file_system: behind.split(' ').next()?.to_owned() })
+    })
 }
 
 /// Undoes the octal escapes of proc(5) for space, tab, newline and backslash.
@@ -75,8 +88,10 @@ mod tests {
                          24 22 0:22 / /var/a\\040b rw - ext4 /dev/vda2 rw\n";
 
     #[test]
-    fn mount_points_come_in_order_and_unescaped() {
-        assert_eq!(points(TABLE).collect::<Vec<_>>(), ["/", "/proc", "/var/a b"]);
+    fn mount_points_come_in_order_and_unescaped_with_their_file_systems() {
+        let mounts: Vec<_> = table(TABLE).map(|mount| (mount.point, mount.file_system)).collect();
+        let wanted = [("/", "erofs"), ("/proc", "proc"), ("/var/a b", "ext4")];
+        assert_eq!(mounts, wanted.map(|(point, kind)| (point.to_owned(), kind.to_owned())));
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! The cgroup v2 tree: PID 1 in a leaf of its own, services below `/keelson`, pods in kubelet's `/kubepods`.
+//! The cgroup v2 tree: PID 1 in a leaf of its own, services below `/keelson`, pods in kubelet's `/kubepods`, PID 1's jobs in two groups
+//! with bounds ([`job::GROUPS`]).
 //!
 //! Controllers can be enabled for children only in a group without processes ("no internal processes", cgroups(7)), so
 //! PID 1 leaves the root first.
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use thiserror::Error;
 
 use super::{Machine, PhaseResult};
-use crate::boot::CGROUP_ROOT;
+use crate::boot::{CGROUP_ROOT, job};
 use crate::console::Console;
 
 /// PID 1's own group.
@@ -41,6 +42,13 @@ pub(super) fn run(_: &mut Machine, console: &mut Console) -> PhaseResult {
     fs::write(&procs, "1").map_err(|source| CgroupError::Move { path: init, source })?;
     let missing = enable(root)?;
     enable(&services)?;
+    for group in job::GROUPS {
+        let path = root.join(group.name);
+        make(&path)?;
+        for problem in bound(&path, group.bounds) {
+            console.warn("cgroups", problem);
+        }
+    }
     if !missing.is_empty() {
         console.warn("cgroups", format_args!("this kernel has no controller for {}", missing.join(", ")));
     }
@@ -54,6 +62,15 @@ fn make(path: &Path) -> Result<(), CgroupError> {
         }
         _ => Ok(()),
     }
+}
+
+/// Sets a group's files. Returns what could not be set: a job without its bounds is better than no boot.
+fn bound(group: &Path, bounds: &[(&str, &str)]) -> Vec<String> {
+    let set = |(file, value): &(&str, &str)| {
+        let path = group.join(file);
+        fs::write(&path, value).err().map(|error| format!("cannot write {value} to {}: {error}", path.display()))
+    };
+    bounds.iter().filter_map(set).collect()
 }
 
 /// Enables what the group has. Returns what it has not.
@@ -74,4 +91,31 @@ fn enable(group: &Path) -> Result<Vec<&'static str>, CgroupError> {
         })?;
     }
     Ok(missing)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn jobs_are_bounded_in_processes_and_those_that_parse_in_memory() {
+        let value = |name: &str, file: &str| {
+            let group = job::GROUPS.iter().find(|group| group.name == name)?;
+            group.bounds.iter().find(|(bound, _)| *bound == file).map(|(_, value)| value.parse::<u64>())
+        };
+        for group in job::GROUPS {
+            assert!(value(group.name, "pids.max").unwrap().is_ok(), "{}", group.name);
+        }
+        assert!(value("jobs", "memory.max").unwrap().unwrap() >= 64 << 20);
+    }
+
+    #[test]
+    fn bounds_that_cannot_be_set_are_told_and_the_others_are_set() {
+        let group = tempfile::tempdir().unwrap();
+        fs::create_dir(group.path().join("memory.max")).unwrap();
+        let problems = bound(group.path(), &[("memory.max", "1"), ("pids.max", "32")]);
+        assert_eq!(problems.len(), 1, "{problems:?}");
+        assert!(problems[0].contains("memory.max"));
+        assert_eq!(fs::read_to_string(group.path().join("pids.max")).unwrap(), "32");
+    }
 }

@@ -1,9 +1,13 @@
 //! The clock floor: no time before it can be right.
 //!
-//! A machine without a battery starts in 1970, and certificates made then are worth nothing. The floor is the latest of the
-//! time the image was built and, once STATE is there, the time it last remembers. The clock is moved up to it and never
-//! down: the kernel has set it from the hardware clock, and time servers correct it later. The floor itself is published,
-//! so that keelson-network never sets the clock below it.
+//! A machine without a battery starts in 1970, and certificates made then are worth nothing. So the clock is moved up to the time the
+//! image was built and, once STATE is there, to the time that it last remembers, and never down: the kernel has set it from
+//! the hardware clock, and time servers correct it later.
+//!
+//! Only the build time is a floor to those who come later: it is published, and keelson-network never sets the clock below it. What STATE
+//! remembers was saved by a clock that may have run ahead. If that were a floor too, one boot with a wrong hardware clock would keep
+//! the right time out of this node for ever; so it is where the clock begins, and a time server may take it back. Without any time server such
+//! a node stays ahead: nothing on it can tell which of its two clocks is wrong.
 
 use std::fs;
 use std::io;
@@ -40,15 +44,10 @@ pub(super) fn build_time() -> Result<Duration, ClockError> {
 /// No image is in use for longer; a saved time that claims so was saved by a machine whose clock had run wild.
 const IMAGE_LIFE: Duration = Duration::from_hours(20 * 365 * 24);
 
-/// The floor that STATE's saved time makes, if it can be right.
-pub(super) fn saved_floor(saved: Duration) -> Option<Duration> {
-    let latest = build_time().unwrap_or_default().saturating_add(IMAGE_LIFE);
-    (saved <= latest).then_some(saved)
-}
-
-/// Moves the clock up to the saved time.
+/// Moves the clock up to the saved time, if that can be right.
 pub(super) fn raise_to_saved(saved: Duration) -> Result<Option<String>, ClockError> {
-    saved_floor(saved).map_or(Ok(None), raise_to)
+    let latest = build_time().unwrap_or_default().saturating_add(IMAGE_LIFE);
+    if saved > latest { Ok(None) } else { raise_to(saved) }
 }
 
 /// Moves the clock up to `floor` if it is below. Says so if it did.

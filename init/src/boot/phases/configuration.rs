@@ -6,13 +6,12 @@ use keelson_config::{RegistryCredential, Secret, Secrets};
 use keelson_job::{Configuration, Request};
 
 use super::{Machine, PhaseResult, command_line};
-use crate::boot::job;
 use crate::console::Console;
 
 pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
     let remembered = machine.state()?.remembered.clone();
     let request = Request::Configuration { command_line: command_line()?, remembered };
-    let configuration: Configuration = job::run(console, &request)?;
+    let configuration: Configuration = machine.job(console, &request)?;
     if let Some(note) = &configuration.note {
         console.warn("configuration", note);
     }

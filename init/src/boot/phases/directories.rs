@@ -5,7 +5,6 @@ use std::fs;
 use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt, chown};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use keelson_config::{CLOCK_FLOOR_PATH, NODE_CONFIG_PATH, REGISTRY_CREDENTIALS_PATH, Secrets, TOKEN_PATH};
 use thiserror::Error;
@@ -73,9 +72,8 @@ pub(super) fn run(machine: &mut Machine, _: &mut Console) -> PhaseResult {
         let text = registries(&secrets).map_err(DirectoryError::Encode)?;
         write(Path::new(REGISTRY_CREDENTIALS_PATH), 0o600, &text)?;
     }
-    let saved = machine.state()?.clock.map(Duration::from_secs).and_then(clock_floor::saved_floor).unwrap_or_default();
-    // Without a build time (no image has that fault) what STATE remembers is the floor.
-    let floor = clock_floor::build_time().unwrap_or_default().max(saved);
+    // Without a build time (no image has that fault) there is no floor.
+    let floor = clock_floor::build_time().unwrap_or_default();
     write(Path::new(CLOCK_FLOOR_PATH), 0o644, format!("{}\n", floor.as_secs()).as_bytes())?;
     Ok(String::new())
 }

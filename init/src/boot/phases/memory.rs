@@ -1,4 +1,4 @@
-//! PID 1 stays in memory, and the kernel's OOM killer stays away from it.
+//! PID 1 stays in memory: its text comes from a disk that may die. The kernel's OOM killer spares PID 1 by itself.
 
 use keelson_sys::memory;
 

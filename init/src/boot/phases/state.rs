@@ -6,12 +6,12 @@ use keelson_job::{Request, State};
 use keelson_sys::clock;
 
 use super::{Machine, PhaseResult, clock_floor};
-use crate::boot::{history, job};
+use crate::boot::history;
 use crate::console::Console;
 use crate::recovery;
 
 pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
-    let state: State = job::run(console, &Request::OpenState { booted_at: clock::wall().as_secs() })?;
+    let state: State = machine.job(console, &Request::OpenState { booted_at: clock::wall().as_secs() })?;
     for note in &state.notes {
         console.info("state", note);
     }

@@ -3,10 +3,9 @@
 use keelson_job::{Request, USER_IMAGES, UserImages};
 
 use super::{Machine, PhaseResult};
-use crate::boot::job;
 use crate::console::Console;
 
-pub(super) fn run(_: &mut Machine, console: &mut Console) -> PhaseResult {
-    let images: UserImages = job::run(console, &Request::UserImages)?;
+pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
+    let images: UserImages = machine.job(console, &Request::UserImages)?;
     Ok(images.device.map(|device| format!("{device} is mounted at {USER_IMAGES}")).unwrap_or_default())
 }

@@ -78,6 +78,11 @@ pub enum Event {
         service: ServiceName,
         run: Run,
     },
+    /// It said that it lives.
+    Alive {
+        service: ServiceName,
+        run: Run,
+    },
     /// The main process was reaped.
     Exited {
         service: ServiceName,
@@ -175,9 +180,15 @@ pub enum StopCause {
     Requested,
     Changed,
     Removed,
-    Restart { reason: String },
-    Unhealthy { reason: String },
+    Restart {
+        reason: String,
+    },
+    Unhealthy {
+        reason: String,
+    },
     StartTimeout,
+    /// It has not said that it lives.
+    Silent,
     Shutdown,
 }
 
@@ -190,6 +201,7 @@ impl std::fmt::Display for StopCause {
             Self::Restart { reason } => write!(f, "restart: {reason}"),
             Self::Unhealthy { reason } => write!(f, "unhealthy: {reason}"),
             Self::StartTimeout => f.write_str("it did not become ready in time"),
+            Self::Silent => f.write_str("it no longer says that it lives"),
             Self::Shutdown => f.write_str("shutdown"),
         }
     }

@@ -28,6 +28,7 @@ enum Op {
     /// A world's event about the process of this service, if it has one.
     Execute(usize),
     Notify(usize),
+    Live(usize),
     Crash(usize, i32),
     /// It fails at once, so many times in a row, each time as soon as it is started.
     CrashLoop(usize, u8),
@@ -54,6 +55,7 @@ struct Shape {
     restart: RestartPolicy,
     reboots: bool,
     readiness: u8,
+    watchdog: bool,
     condition: bool,
     needs: Option<usize>,
     waits: Option<usize>,
@@ -64,15 +66,16 @@ fn shape() -> impl Strategy<Value = Shape> {
     let restart = prop_oneof![4 => Just(RestartPolicy::Always), 1 => Just(RestartPolicy::OnFailure), 1 => Just(RestartPolicy::Never)];
     let service = 0..NAMES.len();
     let other = || prop_oneof![3 => Just(None), 1 => (0..NAMES.len()).prop_map(Some)];
-    let policy = (restart, any::<bool>());
+    let policy = (restart, any::<bool>(), any::<bool>());
     (service, 0..3_u8, kind, policy, 0..3_u8, any::<bool>(), other(), other()).prop_map(
-        |(service, revision, kind, (restart, reboots), readiness, condition, needs, waits)| Shape {
+        |(service, revision, kind, (restart, reboots, watchdog), readiness, condition, needs, waits)| Shape {
             service,
             revision,
             kind,
             restart,
             reboots,
             readiness,
+            watchdog,
             condition,
             needs,
             waits,
@@ -91,6 +94,7 @@ fn op() -> impl Strategy<Value = Op> {
         3 => vec(shape(), 0..5).prop_map(Op::Apply),
         6 => index().prop_map(Op::Execute),
         4 => index().prop_map(Op::Notify),
+        4 => index().prop_map(Op::Live),
         6 => (index(), 0..2).prop_map(|(index, status)| Op::Crash(index, status)),
         1 => (index(), 1..30_u8).prop_map(|(index, times)| Op::CrashLoop(index, times)),
         1 => index().prop_map(Op::FailSpawn),
@@ -122,8 +126,10 @@ impl Shape {
             (_, 1) => Readiness::Notify,
             _ => Readiness::Socket(PathBuf::from("/run/socket")),
         };
+        let has_watchdog = self.watchdog && readiness == Readiness::Notify;
         ServiceSpec {
             kind: self.kind,
+            watchdog_seconds: if has_watchdog { 15 } else { 0 },
             restart: self.restart,
             on_persistent_failure: if self.reboots { PersistentFailure::Reboot } else { PersistentFailure::Retry },
             readiness,
@@ -284,6 +290,7 @@ impl World {
                     self.event(Event::Notified { service, run });
                 }
             }
+            Op::Live(index) => self.live(&Self::name(index)),
             Op::Crash(index, status) => self.exit(&Self::name(index), status),
             Op::CrashLoop(index, times) => self.crash_loop(index, times),
             Op::FailSpawn(index) => self.fail_spawn(index),
@@ -304,6 +311,12 @@ impl World {
                 self.event(Event::Exited { service: service.clone(), run: Run(0), reason: ExitReason::Exited(0) });
                 self.event(Event::Emptied { service, run: Run(0) });
             }
+        }
+    }
+
+    fn live(&mut self, service: &ServiceName) {
+        if let Some(run) = self.run(service) {
+            self.event(Event::Alive { service: service.clone(), run });
         }
     }
 
@@ -369,7 +382,7 @@ impl World {
         assert!(waits, "it never comes to rest: {:?}", self.machine.core);
     }
 
-    /// Starting processes execute and notify, one-shots end, what is being stopped ends.
+    /// Starting processes execute and notify, ready ones say that they live, one-shots end, what is being stopped ends.
     fn behave(&mut self) {
         for status in self.machine.core.status(self.machine.now) {
             let service = status.name;
@@ -392,6 +405,7 @@ impl World {
                         self.event(event);
                     }
                 }
+                ServiceState::Ready => self.live(&service),
                 _ => {}
             }
         }

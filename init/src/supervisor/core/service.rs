@@ -49,6 +49,22 @@ pub(super) enum State {
     },
 }
 
+/// Its patience is used up in two halves. A machine that stood still (a virtual machine that was paused) finds the first one over without
+/// anybody having been silent; the second one is then time enough to speak.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Watchdog {
+    half: Duration,
+    over_at: Duration,
+    was_silent: bool,
+}
+
+impl Watchdog {
+    fn new(patience: Duration, now: Duration) -> Self {
+        let half = patience / 2;
+        Self { half, over_at: now + half, was_silent: false }
+    }
+}
+
 impl State {
     /// The generation that has a process, if one has.
     pub(super) fn run(&self) -> Option<Run> {
@@ -81,6 +97,8 @@ pub(super) struct Service {
     pub(super) started_at: Option<Duration>,
     pub(super) ready_at: Option<Duration>,
     pub(super) last_exit: Option<(ExitReason, Duration)>,
+    /// Of a running one that is to say that it lives: from its first word on, and once it is ready at the latest.
+    pub(super) watchdog: Option<Watchdog>,
 }
 
 impl Service {
@@ -101,6 +119,7 @@ impl Service {
             started_at: None,
             ready_at: None,
             last_exit: None,
+            watchdog: None,
         }
     }
 
@@ -144,6 +163,7 @@ impl Service {
         self.enter(State::Starting { run, deadline }, step.now);
         self.started_at = Some(step.now);
         self.ready_at = None;
+        self.watchdog = None;
         step.push(Command::Spawn { service: self.name().clone(), run });
         step.changed(self.name(), Change::Starting);
     }
@@ -151,9 +171,23 @@ impl Service {
     pub(super) fn become_ready(&mut self, step: &mut Step) {
         let State::Starting { run, .. } = self.state else { return };
         self.enter(State::Ready { run }, step.now);
+        self.speaks(step.now);
         self.ready_at = Some(step.now);
         let after = step.now.saturating_sub(self.started_at.unwrap_or(step.now));
         step.changed(self.name(), Change::Ready { after });
+    }
+
+    /// It has spoken, or is to speak from now on.
+    pub(super) fn speaks(&mut self, now: Duration) {
+        self.watchdog = self.spec.watchdog().map(|patience| Watchdog::new(patience, now));
+    }
+
+    fn is_silent(&mut self, now: Duration) {
+        match &mut self.watchdog {
+            Some(watchdog) if watchdog.was_silent => self.stop_cause = Some(StopCause::Silent),
+            Some(watchdog) => *watchdog = Watchdog { over_at: now + watchdog.half, was_silent: true, ..*watchdog },
+            None => {}
+        }
     }
 
     pub(super) fn is_ready_once_executed(&self) -> bool {
@@ -173,9 +207,13 @@ impl Service {
         }
     }
 
-    /// Signals the main process. `kill_at_most` is the moment when a shutdown's patience ends.
+    /// Signals the main process. `kill_at_most` is the moment when a shutdown's patience ends. Who does not live is not asked.
     pub(super) fn terminate(&mut self, kill_at_most: Option<Duration>, step: &mut Step) {
         let (Some(run), Some(cause)) = (self.state.run(), self.stop_cause.clone()) else { return };
+        if cause == StopCause::Silent {
+            step.changed(self.name(), Change::Stopping { cause });
+            return self.kill(step);
+        }
         let kill_at = step.now + self.spec.timeout_stop();
         let kill_at = kill_at_most.map_or(kill_at, |limit| kill_at.min(limit));
         self.enter(State::Stopping { run, kill_at: Some(kill_at), linger_at: None, main_exited: false }, step.now);
@@ -212,6 +250,7 @@ impl Service {
             Some(StopCause::StartTimeout) => {
                 format!("was not ready after {} s", self.spec.timeout_start_seconds)
             }
+            Some(StopCause::Silent) => format!("did not say for {} s that it lives", self.spec.watchdog_seconds),
             Some(_) => {
                 self.forgive();
                 return Verdict::Again;
@@ -273,10 +312,17 @@ impl Service {
         step.changed(self.name(), Change::Failed { reason, retry });
     }
 
+    fn silent_at(&self) -> Option<Duration> {
+        self.watchdog.map(|watchdog| watchdog.over_at)
+    }
+
     pub(super) fn next_deadline(&self) -> Option<Duration> {
         match &self.state {
             State::Waiting { remind_at } => Some(*remind_at),
-            State::Starting { deadline, .. } if self.stop_cause.is_none() => *deadline,
+            State::Starting { deadline, .. } if self.stop_cause.is_none() => {
+                deadline.iter().copied().chain(self.silent_at()).min()
+            }
+            State::Ready { .. } if self.stop_cause.is_none() => self.silent_at(),
             State::Stopping { kill_at, linger_at, .. } => kill_at.or(*linger_at),
             State::Backoff { until, .. } => Some(*until),
             State::Failed { retry_at, .. } => *retry_at,
@@ -289,7 +335,10 @@ impl Service {
             return;
         }
         match &mut self.state {
-            State::Starting { .. } => self.stop_cause = Some(StopCause::StartTimeout),
+            State::Starting { deadline: Some(deadline), .. } if step.now >= *deadline => {
+                self.stop_cause = Some(StopCause::StartTimeout);
+            }
+            State::Starting { .. } | State::Ready { .. } => self.is_silent(step.now),
             State::Stopping { kill_at: Some(_), .. } => self.kill(step),
             State::Stopping { linger_at, .. } => {
                 *linger_at = None;
@@ -306,7 +355,7 @@ impl Service {
                 self.restarts = self.restarts.saturating_add(1);
                 self.wait(step.now);
             }
-            State::Waiting { .. } | State::Stopped | State::Ready { .. } | State::Done => {}
+            State::Waiting { .. } | State::Stopped | State::Done => {}
         }
     }
 }

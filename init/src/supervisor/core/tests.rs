@@ -11,6 +11,7 @@ mod sets;
 mod shutdowns;
 mod starts;
 mod stops;
+mod watchdogs;
 
 pub(super) fn name(name: &str) -> ServiceName {
     ServiceName::new(name).unwrap()

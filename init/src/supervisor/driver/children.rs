@@ -141,6 +141,9 @@ impl Children {
         if spec.readiness == Readiness::Notify {
             spec.environment.insert("NOTIFY_SOCKET".to_owned(), self.notify.display().to_string());
         }
+        if let Some(patience) = spec.watchdog() {
+            spec.environment.insert("WATCHDOG_USEC".to_owned(), patience.as_micros().to_string());
+        }
         let json = serde_json::to_vec(&ChildJob { spec, passes_descriptor }).map_err(SpawnError::Encode)?;
         memfd::sealed("keelson-child-job", &json).map_err(|source| SpawnError::Prepare { what: "its job", source })
     }

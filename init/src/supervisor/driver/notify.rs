@@ -21,6 +21,8 @@ const MESSAGE_MAX: usize = 4096;
 pub(super) struct Notification {
     pub(super) pid: i32,
     pub(super) ready: bool,
+    /// `WATCHDOG=1`: it lives.
+    pub(super) alive: bool,
     /// `STATUS=`: one line about how the service is.
     pub(super) status: Option<String>,
 }
@@ -57,14 +59,20 @@ impl NotifySocket {
             });
             if let Some(pid) = sender {
                 let text = buffer.get(..message.bytes).unwrap_or_default();
-                return Some(Notification { pid, ready: says_ready(text), status: status(text) });
+                let says = |line| says(text, line);
+                return Some(Notification {
+                    pid,
+                    ready: says(b"READY=1"),
+                    alive: says(b"WATCHDOG=1"),
+                    status: status(text),
+                });
             }
         }
     }
 }
 
-fn says_ready(text: &[u8]) -> bool {
-    text.split(|byte| *byte == b'\n').any(|line| line == b"READY=1")
+fn says(text: &[u8], what: &[u8]) -> bool {
+    text.split(|byte| *byte == b'\n').any(|line| line == what)
 }
 
 fn status(text: &[u8]) -> Option<String> {
@@ -80,7 +88,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn ready_is_a_line_of_its_own() {
+    fn what_is_said_is_a_line_of_its_own() {
+        let says_ready = |text| says(text, b"READY=1");
         assert!(says_ready(b"READY=1"));
         assert!(says_ready(b"STATUS=up\nREADY=1\n"));
         assert!(!says_ready(b"STATUS=READY=1"));
@@ -101,9 +110,12 @@ mod tests {
         let poller = Poller::new().unwrap();
         let socket = NotifySocket::bind(&path, &poller).unwrap();
         assert_eq!(socket.receive(), None);
-        UnixDatagram::unbound().unwrap().send_to(b"READY=1", &path).unwrap();
-        poller.wait(Some(Duration::from_secs(20)), &mut Vec::new()).unwrap();
+        let sender = UnixDatagram::unbound().unwrap();
         let pid = i32::try_from(std::process::id()).unwrap();
-        assert_eq!(socket.receive(), Some(Notification { pid, ready: true, status: None }));
+        for (text, ready, alive) in [("READY=1", true, false), ("WATCHDOG=1", false, true)] {
+            sender.send_to(text.as_bytes(), &path).unwrap();
+            poller.wait(Some(Duration::from_secs(20)), &mut Vec::new()).unwrap();
+            assert_eq!(socket.receive(), Some(Notification { pid, ready, alive, status: None }));
+        }
     }
 }

@@ -42,7 +42,7 @@ pub(super) fn change(change: &Change) -> Option<(Severity, String)> {
 
 fn severity_of(cause: &StopCause) -> Severity {
     match cause {
-        StopCause::Unhealthy { .. } | StopCause::StartTimeout => Severity::Warning,
+        StopCause::Unhealthy { .. } | StopCause::StartTimeout | StopCause::Silent => Severity::Warning,
         _ => Severity::Info,
     }
 }

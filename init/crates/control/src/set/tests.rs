@@ -85,6 +85,13 @@ fn what_pid_1_looks_at_is_in_memory() {
 }
 
 #[test]
+fn who_is_to_say_that_it_lives_says_that_it_is_ready() {
+    let watched = ServiceSpec { watchdog_seconds: 60, ..spec("a") };
+    assert!(matches!(problems(vec![watched.clone()]).as_slice(), [SetProblem::MuteWatchdog { .. }]));
+    assert_eq!(problems(vec![ServiceSpec { readiness: Readiness::Notify, ..watched }]), []);
+}
+
+#[test]
 fn limits_are_in_the_kernels_ranges() {
     let limits = Limits { cpu_weight: Some(0), oom_score_adj: Some(1001), nice: Some(-21), ..Limits::default() };
     let found = problems(vec![ServiceSpec { limits, timeout_stop_seconds: 0, ..spec("a") }]);

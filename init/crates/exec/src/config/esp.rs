@@ -16,6 +16,8 @@ use crate::root::RootHash;
 
 /// In memory, and nobody else's.
 const MOUNT_POINT: &str = "/run/keelson-esp";
+const FLAGS: MountFlags =
+    MountFlags::RDONLY.union(MountFlags::NOSUID).union(MountFlags::NODEV).union(MountFlags::NOEXEC);
 const FOLDERS: [&str; 2] = ["keelson", "loader/credentials"];
 /// More than there are keys.
 const FILES_MAX: usize = 32;
@@ -25,9 +27,8 @@ pub(super) fn files(command_line: &[u8]) -> BTreeMap<String, Vec<u8>> {
     let Ok(Some(hash)) = RootHash::find(command_line) else { return BTreeMap::new() };
     let Some(device) = partition(hash, &Places::default()) else { return BTreeMap::new() };
     let point = Path::new(MOUNT_POINT);
-    let flags = MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     let _ = fs::create_dir(point);
-    if mount::mount(&device.to_string_lossy(), point, "vfat", flags, "").is_err() {
+    if mount::mount(&device.to_string_lossy(), point, "vfat", FLAGS, "").is_err() {
         return BTreeMap::new();
     }
     let files = read_folders(point);
@@ -83,6 +84,11 @@ mod tests {
             machine.add_volume(name, 1);
         }
         assert_eq!(partition(hash, &machine.places), Some(machine.places.dev.join("vdb1")));
+    }
+
+    #[test]
+    fn partition_is_only_read_and_runs_nothing() {
+        assert!(FLAGS.contains(MountFlags::RDONLY | MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC));
     }
 
     #[test]

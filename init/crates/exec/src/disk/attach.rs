@@ -141,3 +141,17 @@ fn finish_check(check: Check) -> Result<Option<String>, AttachError> {
         _ => Err(AttachError::Damaged { path: check.volume, output: words }),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nothing_on_a_disk_is_a_device_or_runs_set_id_and_only_data_runs_at_all() {
+        for flags in [STATE_FLAGS, DATA_FLAGS, IMAGES_FLAGS] {
+            assert!(flags.contains(MountFlags::NOSUID | MountFlags::NODEV));
+        }
+        assert!(STATE_FLAGS.contains(MountFlags::NOEXEC));
+        assert!(IMAGES_FLAGS.contains(MountFlags::NOEXEC | MountFlags::RDONLY));
+    }
+}

@@ -8,8 +8,9 @@
 //! 4. both copies again, the partitions marked complete
 //! 5. the first sector without the claim
 //!
-//! Up to 4 nothing but zeroes of ours can be lost, and everything is made again. From the moment that one whole copy of the table
-//! says complete, nothing is ever made again here: what cannot be read then holds the machine.
+//! Up to 4 nothing but zeroes of ours can be lost, and everything is made again. From the moment that the first copy of the table says
+//! complete of either partition, nothing is ever made again here: what cannot be read then holds the machine, and so does a table that has
+//! lost the other partition or its mark since.
 
 use std::fs::File;
 use std::io;

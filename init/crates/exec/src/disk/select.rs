@@ -11,6 +11,8 @@ pub(super) enum Standing {
     Image,
     /// We began to make it and did not finish.
     HalfMade,
+    /// It was finished, and its table has lost STATE or DATA since, or the mark of one of them, or got a second one.
+    Halved,
     Blank,
     /// Blank, and too small for a node.
     TooSmall,
@@ -50,6 +52,10 @@ pub(crate) enum NoDecision {
         "no disk can be used for STATE and DATA, and none was written to: {seen}. A disk is taken if it is blank: at least {minimum}, with nothing but zeroes in its first and last 4 MiB"
     )]
     NoneUsable { seen: String, minimum: String },
+    #[error(
+        "a node's disk has lost its STATE or its DATA, or the mark that says that it is finished, or has one of them twice: {seen}. Nothing was written to, and nothing is made anew in the place of what is still there: restore its partition table, or erase the disk"
+    )]
+    Halved { seen: String },
     #[error("more than one disk holds this system's partitions: {seen}. Remove all but one")]
     SeveralOurs { seen: String },
     #[error(
@@ -59,17 +65,16 @@ pub(crate) enum NoDecision {
 }
 
 /// Ours before the image's own disk, that before blank ones; of each, one. If several are ours, the one from which the machine
-/// was booted is meant.
+/// was booted is meant. One that has lost a half is ours too: no other disk is taken in its place.
 pub(super) fn select(seen: &[Seen], minimum: &str) -> Result<Decision, NoDecision> {
     let with = |wanted: &[Standing]| seen.iter().filter(|disk| wanted.contains(&disk.standing)).collect::<Vec<_>>();
-    let ours = with(&[Standing::Ours, Standing::HalfMade]);
+    let ours = with(&[Standing::Ours, Standing::HalfMade, Standing::Halved]);
     match ours.as_slice() {
         [] => {}
-        [disk] if disk.standing == Standing::HalfMade => return Ok(Decision::MakeAgain(disk.name.clone())),
-        [disk] => return Ok(Decision::Use(disk.name.clone())),
+        [disk] => return decide_on(disk),
         several => {
             return match several.iter().find(|disk| disk.boots) {
-                Some(disk) => Ok(Decision::Use(disk.name.clone())),
+                Some(disk) => decide_on(disk),
                 None => Err(NoDecision::SeveralOurs { seen: describe(several) }),
             };
         }
@@ -92,6 +97,15 @@ pub(super) fn select(seen: &[Seen], minimum: &str) -> Result<Decision, NoDecisio
     Err(NoDecision::NoneUsable { seen: describe(&others), minimum: minimum.to_owned() })
 }
 
+/// The one disk that is ours, or that is meant.
+fn decide_on(disk: &Seen) -> Result<Decision, NoDecision> {
+    match disk.standing {
+        Standing::HalfMade => Ok(Decision::MakeAgain(disk.name.clone())),
+        Standing::Halved => Err(NoDecision::Halved { seen: describe(&[disk]) }),
+        _ => Ok(Decision::Use(disk.name.clone())),
+    }
+}
+
 fn describe(disks: &[&Seen]) -> String {
     let described: Vec<_> = disks
         .iter()
@@ -100,6 +114,7 @@ fn describe(disks: &[&Seen]) -> String {
                 Standing::Ours => "has STATE and DATA".to_owned(),
                 Standing::Image => "holds the image that runs".to_owned(),
                 Standing::HalfMade => "half-made".to_owned(),
+                Standing::Halved => "has a finished STATE or DATA, but not one finished pair".to_owned(),
                 Standing::Blank => "blank".to_owned(),
                 Standing::TooSmall => "blank but too small".to_owned(),
                 Standing::Foreign(found) => format!("holds {found}"),
@@ -157,6 +172,21 @@ mod tests {
     fn half_made_disk_is_made_again() {
         let seen = [disk("sda", Standing::HalfMade), disk("sdb", Standing::Blank)];
         assert_eq!(select(&seen, "2 GiB"), Ok(Decision::MakeAgain("sda".to_owned())));
+    }
+
+    #[test]
+    fn disk_that_has_lost_a_half_holds_and_no_other_is_taken_in_its_place() {
+        let halved = disk("sda", Standing::Halved);
+        let seen = "sda (8 GiB) has a finished STATE or DATA, but not one finished pair".to_owned();
+        let held = Err(NoDecision::Halved { seen });
+        for other in [Standing::Blank, Standing::Image, Standing::Images, foreign()] {
+            assert_eq!(select(&[disk("sdb", other), halved.clone()], "2 GiB"), held);
+        }
+        assert_eq!(select(&[boot_disk("sda", Standing::Halved), disk("sdb", Standing::Ours)], "2 GiB"), held);
+        let booted = [halved.clone(), boot_disk("sdb", Standing::Ours)];
+        assert_eq!(select(&booted, "2 GiB"), Ok(Decision::Use("sdb".to_owned())));
+        let either = select(&[halved, disk("sdb", Standing::Ours)], "2 GiB");
+        assert!(matches!(either, Err(NoDecision::SeveralOurs { .. })));
     }
 
     #[test]

@@ -92,14 +92,10 @@ fn partitions_of_others_make_a_disk_foreign_even_beside_unfinished_ones_of_ours(
     assert!(matches!(standing_of(&machine, "vda"), Standing::Foreign(_)));
 }
 
-/// The disk that the machine was booted from is its own at every step of the first boot, and no other machine's.
-#[test]
-fn disk_with_the_root_in_use_is_installed_on_until_it_is_complete() {
+/// A machine that was booted from the root in this partition.
+fn booted_from() -> (Boot, gpt::Partition) {
     let line = format!("roothash={}{}", "06".repeat(16), "05".repeat(16));
     let boot = Boot(RootHash::find(line.as_bytes()).unwrap());
-    let machine = Machine::new();
-    let device = machine.add("vda", 8 * GIB);
-    let standing_here = || standing(&inventory::disks(&machine.places).remove(0), &machine.places, boot);
     let root = gpt::Partition {
         kind: gpt::ROOT_TYPE,
         unique: gpt::Guid([6; 16]),
@@ -108,6 +104,16 @@ fn disk_with_the_root_in_use_is_installed_on_until_it_is_complete() {
         attributes: 0,
         name: String::new(),
     };
+    (boot, root)
+}
+
+/// The disk that the machine was booted from is its own at every step of the first boot, and no other machine's.
+#[test]
+fn disk_with_the_root_in_use_is_installed_on_until_it_is_complete() {
+    let (boot, root) = booted_from();
+    let machine = Machine::new();
+    let device = machine.add("vda", 8 * GIB);
+    let standing_here = || standing(&inventory::disks(&machine.places).remove(0), &machine.places, boot);
     // As it was written: its second copy is not at the end of this larger disk.
     let mut table = Table { disk: gpt::Guid([8; 16]), partitions: vec![Some(root.clone())] };
     gpt::write(&device, geometry(3 * GIB), &table).unwrap();
@@ -122,6 +128,32 @@ fn disk_with_the_root_in_use_is_installed_on_until_it_is_complete() {
     table.partitions.push(Some(root));
     gpt::write(&device, geometry(8 * GIB), &table).unwrap();
     assert_eq!(standing_here(), (Standing::Ours, true));
+}
+
+/// Whoever deletes a partition or clears a mark on a finished disk does not get the rest of it made anew, in either form of disk.
+#[test]
+fn finished_disk_is_never_made_again_for_what_its_table_has_lost() {
+    let (boot, root) = booted_from();
+    let cases = [(0, false), (0, true), (1, false), (1, true)];
+    for (boots, (half, deleted)) in [false, true].into_iter().flat_map(|boots| cases.map(|case| (boots, case))) {
+        let machine = Machine::new();
+        let device = machine.add("vda", 8 * GIB);
+        machine.add("vdb", 8 * GIB);
+        let mut table = our_table(gpt::COMPLETE);
+        if deleted {
+            table.partitions[half] = None;
+        } else {
+            table.partitions[half].as_mut().unwrap().attributes = 0;
+        }
+        if boots {
+            table.partitions.push(Some(root.clone()));
+        }
+        gpt::write(&device, geometry(8 * GIB), &table).unwrap();
+        let disk = inventory::disks(&machine.places).remove(0);
+        assert_eq!(standing(&disk, &machine.places, boot), (Standing::Halved, boots), "{half} {deleted}");
+        let held = judge(&inventory::disks(&machine.places), &machine.places, boot);
+        assert!(matches!(held, Err(NoDecision::Halved { .. })), "{boots} {half} {deleted}: {held:?}");
+    }
 }
 
 #[test]

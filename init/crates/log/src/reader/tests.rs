@@ -83,6 +83,19 @@ fn write(pipe: &OwnedFd, bytes: &[u8]) {
 }
 
 #[test]
+fn a_reader_without_input_turns_to_say_that_it_lives() {
+    let mut fixture = Fixture::new();
+    let interval = Duration::from_millis(50);
+    let mut reader = fixture.reader().with_heartbeat(Some(Heartbeat::every(interval)));
+    let begun = Instant::now();
+    for _ in 0..4 {
+        assert_eq!(reader.turn().expect("a turn"), Turn::Continue);
+    }
+    // The first one is due at once.
+    assert!(begun.elapsed() >= 3 * interval, "{:?}", begun.elapsed());
+}
+
+#[test]
 fn reads_each_service_into_its_own_ring() {
     let mut fixture = Fixture::new();
     let pid1 = fixture.pid1.try_clone().expect("a duplicate");

@@ -1,16 +1,13 @@
 //! The power button, read from evdev (Documentation/input/event-codes.rst).
 //!
-//! Devices that are there when services start are used; a power button does not come later. The kernel must have
-//! `CONFIG_INPUT_EVDEV`; without it, or without a button, nothing is opened.
+//! Devices that are there when they are opened are used; a power button does not come later. What is pressed from then on waits to be
+//! read. The kernel must have `CONFIG_INPUT_EVDEV`; without it, or without a button, nothing is opened.
 
 use std::fs;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
-use keelson_sys::poller::{Interest, Poller};
 use rustix::fs::{Mode, OFlags};
-
-use super::Source;
 
 const EV_KEY: u16 = 1;
 const KEY_POWER: u16 = 116;
@@ -19,13 +16,13 @@ const KEY_POWER: u16 = 116;
 const EVENT_BYTES: usize = 24;
 
 #[derive(Debug, Default)]
-pub(super) struct Buttons {
+pub struct Buttons {
     devices: Vec<OwnedFd>,
 }
 
 impl Buttons {
     /// Opens every input device that has a power key.
-    pub(super) fn open(poller: &Poller) -> Self {
+    pub fn open() -> Self {
         let mut devices = Vec::new();
         for entry in fs::read_dir("/sys/class/input").into_iter().flatten().flatten() {
             let name = entry.file_name();
@@ -34,36 +31,34 @@ impl Buttons {
                 continue;
             }
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
-            let path = Path::new("/dev/input").join(&name);
-            let Ok(device) = rustix::fs::open(path, flags, Mode::empty()) else { continue };
-            if poller.add(&device, Source::Button(devices.len() as u64).token(), Interest::Read).is_ok() {
-                devices.push(device);
-            }
+            devices.extend(rustix::fs::open(Path::new("/dev/input").join(&name), flags, Mode::empty()));
         }
         Self { devices }
     }
 
-    /// Reads a device. Returns whether its power key went down.
-    pub(super) fn pressed(&self, number: u64, poller: &Poller) -> bool {
-        let Some(device) = usize::try_from(number).ok().and_then(|number| self.devices.get(number)) else {
-            return false;
-        };
+    /// What becomes readable when one is pressed.
+    pub fn descriptors(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.devices.iter().map(AsFd::as_fd)
+    }
+
+    /// Reads all of them. Returns whether a power key went down since it was last asked.
+    pub fn pressed(&mut self) -> bool {
         let mut pressed = false;
-        let mut buffer = [0; EVENT_BYTES * 16];
-        loop {
-            match rustix::io::read(device, &mut buffer) {
-                Ok(count) if count > 0 => {
-                    let events = buffer.get(..count).unwrap_or_default();
-                    pressed |= events.chunks_exact(EVENT_BYTES).any(is_power_press);
-                }
-                Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return pressed,
-                // Unplugged: it must not wake the loop for ever.
-                Ok(_) | Err(_) => {
-                    let _ = poller.remove(device);
-                    return pressed;
+        // One that was unplugged is closed: it must not be readable for ever.
+        self.devices.retain(|device| {
+            let mut buffer = [0; EVENT_BYTES * 16];
+            loop {
+                match rustix::io::read(device, &mut buffer) {
+                    Ok(count) if count > 0 => {
+                        let events = buffer.get(..count).unwrap_or_default();
+                        pressed |= events.chunks_exact(EVENT_BYTES).any(is_power_press);
+                    }
+                    Err(rustix::io::Errno::AGAIN | rustix::io::Errno::INTR) => return true,
+                    Ok(_) | Err(_) => return false,
                 }
             }
-        }
+        });
+        pressed
     }
 }
 
@@ -85,6 +80,27 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_press_is_told_once_and_a_device_that_ended_is_closed() {
+        let (device, kernel) = rustix::pipe::pipe_with(rustix::pipe::PipeFlags::NONBLOCK).unwrap();
+        let mut buttons = Buttons { devices: vec![device] };
+        assert!(!buttons.pressed());
+        rustix::io::write(&kernel, &event(EV_KEY, KEY_POWER, 1)).unwrap();
+        assert!(buttons.pressed());
+        assert!(!buttons.pressed());
+        drop(kernel);
+        assert!(!buttons.pressed());
+        assert_eq!(buttons.descriptors().count(), 0);
+    }
+
+    fn event(kind: u16, code: u16, value: i32) -> Vec<u8> {
+        let mut bytes = vec![0; 16];
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(code.to_ne_bytes());
+        bytes.extend(value.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
     fn key_bitmaps_are_read_from_the_right() {
         // An ACPI power button, and a mouse.
         assert!(has_key("10000000000000 0", KEY_POWER));
@@ -94,13 +110,6 @@ mod tests {
 
     #[test]
     fn only_the_power_key_going_down_counts() {
-        let event = |kind: u16, code: u16, value: i32| {
-            let mut bytes = vec![0; 16];
-            bytes.extend(kind.to_ne_bytes());
-            bytes.extend(code.to_ne_bytes());
-            bytes.extend(value.to_ne_bytes());
-            bytes
-        };
         assert!(is_power_press(&event(EV_KEY, KEY_POWER, 1)));
         assert!(!is_power_press(&event(EV_KEY, KEY_POWER, 0)));
         assert!(!is_power_press(&event(EV_KEY, 30, 1)));
