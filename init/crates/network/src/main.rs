@@ -14,6 +14,8 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    // The daemon and what says that it lives share one thread.
+    runtime.spawn(keelson_control::notify::keep_alive(tokio::time::sleep));
     match runtime.block_on(daemon::run(Paths::default())) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -109,7 +109,7 @@ pub fn compose(
 
 /// At most one address of each family, that of the pod network first.
 fn node_addresses(config: &NodeConfig, seen: &[Seen<'_>], before: &[IpAddr]) -> Vec<IpAddr> {
-    let preferred = matches!(config.cluster.pod_cidr, IpNet::V4(_));
+    let preferred = config.cluster.pod_cidr.first().addr().is_ipv4();
     let of_family = |v4: bool| {
         let candidates = candidates(config, seen).into_iter().filter(|address| address.is_ipv4() == v4);
         let candidates: Vec<IpAddr> = candidates.collect();

@@ -11,8 +11,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
+use keelson_pki::TrustAnchors;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::{UnixListener, UnixStream};
@@ -32,7 +31,7 @@ const EXCHANGE_DEADLINE: Duration = Duration::from_secs(5);
 #[serde(deny_unknown_fields)]
 pub struct Set {
     pub version: u64,
-    /// The authority by which API servers are known, PEM.
+    /// The authorities by which API servers are known, PEM: more than one while they are exchanged.
     pub authority: String,
     pub endpoints: Vec<Endpoint>,
 }
@@ -59,8 +58,8 @@ pub enum SetError {
 }
 
 impl Set {
-    pub fn authority(&self) -> Result<CertificateDer<'static>, SetError> {
-        CertificateDer::from_pem_slice(self.authority.as_bytes()).map_err(|_| SetError::Authority)
+    pub fn authority(&self) -> Result<TrustAnchors, SetError> {
+        TrustAnchors::from_pem(&self.authority).map_err(|_| SetError::Authority)
     }
 
     pub fn check(&self) -> Result<(), SetError> {

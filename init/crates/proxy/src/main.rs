@@ -3,6 +3,7 @@
 
 use std::process::ExitCode;
 
+use keelson_control::notify;
 use keelson_proxy::{Settings, server};
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -24,7 +25,8 @@ fn main() -> ExitCode {
 async fn run() -> Result<(), server::ServerError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(server::ServerError::Runtime)?;
     let server = server::Server::bind(Settings::default()).await?;
-    keelson_control::notify::ready().map_err(server::ServerError::Ready)?;
+    notify::ready().map_err(server::ServerError::Ready)?;
+    tokio::spawn(notify::keep_alive(tokio::time::sleep));
     tokio::select! {
         _ = terminate.recv() => Ok(()),
         never = server.serve() => match never {},

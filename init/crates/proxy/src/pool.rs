@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use rustls_pki_types::CertificateDer;
+use keelson_pki::TrustAnchors;
 use tokio::sync::watch;
 
 use crate::balance::{self, Candidate};
@@ -128,7 +128,7 @@ impl Target {
 #[derive(Debug)]
 pub struct Pool {
     targets: watch::Sender<Vec<Arc<Target>>>,
-    authority: watch::Sender<Option<CertificateDer<'static>>>,
+    authority: watch::Sender<Option<TrustAnchors>>,
     version: Mutex<u64>,
     turn: AtomicUsize,
     pub waiting: AtomicU64,
@@ -181,7 +181,7 @@ impl Pool {
     }
 
     /// Says whether anything changed.
-    fn take_over(self: &Arc<Self>, set: &Set, authority: CertificateDer<'static>) -> bool {
+    fn take_over(self: &Arc<Self>, set: &Set, authority: TrustAnchors) -> bool {
         let news = self.authority.send_if_modified(|present| {
             let changed = present.as_ref() != Some(&authority);
             *present = Some(authority);
@@ -226,7 +226,7 @@ impl Pool {
         self.targets.subscribe()
     }
 
-    pub fn authority(&self) -> watch::Receiver<Option<CertificateDer<'static>>> {
+    pub fn authority(&self) -> watch::Receiver<Option<TrustAnchors>> {
         self.authority.subscribe()
     }
 

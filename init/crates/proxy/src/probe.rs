@@ -12,8 +12,9 @@ use http_body_util::{BodyExt as _, Empty, Limited};
 use hyper::Request;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::{CertificateDer, ServerName};
+use keelson_pki::TrustAnchors;
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
@@ -77,11 +78,7 @@ fn spread(interval: Duration, now: Instant) -> Duration {
     interval * (900 + chance) / 1000
 }
 
-async fn ask(
-    target: &Target,
-    authority: &CertificateDer<'static>,
-    connection: &mut Option<Connection>,
-) -> (Finding, String) {
+async fn ask(target: &Target, authority: &TrustAnchors, connection: &mut Option<Connection>) -> (Finding, String) {
     let deadline =
         target.round_trip().map_or(DEADLINE_MAX, |usual| (usual * DEADLINE_FACTOR).clamp(DEADLINE_MIN, DEADLINE_MAX));
     let asking = async {
@@ -130,15 +127,13 @@ enum ProbeError {
     Body(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-async fn connect(address: SocketAddr, authority: &CertificateDer<'static>) -> Result<Connection, ProbeError> {
+async fn connect(address: SocketAddr, authority: &TrustAnchors) -> Result<Connection, ProbeError> {
     let stream = TcpStream::connect(address).await?;
     sockets::watch_peer(&stream).map_err(std::io::Error::from)?;
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.clone())?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots)
+        .with_root_certificates(authority.roots()?)
         .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     let stream = TlsConnector::from(Arc::new(config)).connect(ServerName::from(address.ip()), stream).await?;

@@ -1,10 +1,11 @@
 //! Makes up the difference between a plan and what the kernel has.
 //!
 //! Routes carry a protocol number of their own (rtnetlink(7), `rtm_protocol`), so that ours are told from everybody else's;
-//! neighbours and forwarding entries are ours because the tunnel is.
+//! neighbours and forwarding entries are ours because the tunnels are.
 
+use std::collections::BTreeMap;
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 
 use futures::TryStreamExt as _;
 use ipnet::IpNet;
@@ -14,8 +15,9 @@ use netlink_packet_route::neighbour::{NeighbourAttribute, NeighbourFlags, Neighb
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteProtocol};
 use rtnetlink::{Handle, LinkUnspec, LinkVxlan, RouteMessageBuilder};
 
-use super::{Mac, Plan, PodRoute, TUNNEL, Tunnel, plan};
+use super::{Mac, Outer, Plan, PodRoute, Tunnel, Way, plan};
 use crate::kernel::{self, KernelError, impossible, to};
+use crate::links::Links;
 
 /// `K`: no routing daemon's number (iproute2's `rt_protos`).
 const PROTOCOL: RouteProtocol = RouteProtocol::Other(75);
@@ -32,65 +34,97 @@ impl Kernel {
         Ok(Self { handle: kernel::connect()? })
     }
 
-    pub(super) async fn reconcile(&self, wish: &PodRoutes) -> Result<(), KernelError> {
-        let mut links = kernel::links(&self.handle).await?;
+    /// What it made of the wish.
+    pub(super) async fn reconcile(&self, wish: &PodRoutes) -> Result<Plan, KernelError> {
+        let links = kernel::links(&self.handle).await?;
         let plan = plan(wish, &links);
-        if let Some(tunnel) = &plan.tunnel
-            && links.by_name(TUNNEL).is_none_or(|link| link.mac.map(|mac| mac.0) != Some(tunnel.mac))
-        {
-            self.make_tunnel(tunnel, links.by_name(TUNNEL).map(|link| link.index)).await?;
-            links = kernel::links(&self.handle).await?;
+        let mut devices = BTreeMap::new();
+        for outer in Outer::ALL {
+            let device = self.settle_tunnel(outer, plan.tunnels.get(&outer), &links).await?;
+            devices.extend(device.map(|index| (outer, index)));
         }
-        let tunnel = links.by_name(TUNNEL).map(|link| link.index);
-        if let Some(index) = tunnel {
-            self.settle_tunnel(index, &plan).await?;
+        self.settle_routes(&plan, &devices).await?;
+        Ok(plan)
+    }
+
+    /// The device, if the tunnel is wanted.
+    async fn settle_tunnel(
+        &self,
+        outer: Outer,
+        wanted: Option<&Tunnel>,
+        links: &Links,
+    ) -> Result<Option<u32>, KernelError> {
+        let present = links.by_name(outer.device());
+        let Some(tunnel) = wanted else {
+            if let Some(link) = present {
+                // Nobody is left on the other side.
+                self.handle.link().del(link.index).execute().await.map_err(to("remove the tunnel"))?;
+            }
+            return Ok(None);
+        };
+        let index = match present {
+            Some(link) if link.mac.map(|mac| mac.0) == Some(tunnel.mac) => Some(link.index),
+            _ => self.make_tunnel(outer, tunnel, present.map(|link| link.index)).await?,
+        };
+        if let Some(index) = index {
+            self.fill_tunnel(index, tunnel).await?;
         }
-        self.settle_routes(&plan, tunnel).await
+        Ok(index)
     }
 
     /// One for another range is in the way: its hardware address is what the others send to.
-    async fn make_tunnel(&self, tunnel: &Tunnel, present: Option<u32>) -> Result<(), KernelError> {
+    async fn make_tunnel(
+        &self,
+        outer: Outer,
+        tunnel: &Tunnel,
+        present: Option<u32>,
+    ) -> Result<Option<u32>, KernelError> {
         if let Some(index) = present {
             self.handle.link().del(index).execute().await.map_err(to("remove the tunnel of another range"))?;
         }
-        let message = LinkVxlan::new(TUNNEL, IDENTIFIER)
+        let message = LinkVxlan::new(outer.device(), IDENTIFIER)
             .port(PORT)
             .learning(false)
             .address(tunnel.mac.to_vec())
-            .mtu(tunnel.mtu)
-            .build();
-        self.handle.link().add(message).execute().await.map_err(to("make the tunnel"))
+            .mtu(tunnel.mtu);
+        // No address in particular, but of this family.
+        let message = match outer {
+            Outer::Ipv4 => message,
+            Outer::Ipv6 => message.local6(Ipv6Addr::UNSPECIFIED),
+        };
+        self.handle.link().add(message.build()).execute().await.map_err(to("make the tunnel"))?;
+        let links = kernel::links(&self.handle).await?;
+        Ok(links.by_name(outer.device()).map(|link| link.index))
     }
 
-    async fn settle_tunnel(&self, index: u32, plan: &Plan) -> Result<(), KernelError> {
-        let Some(tunnel) = &plan.tunnel else {
-            // Nobody is left on the other side.
-            return self.handle.link().del(index).execute().await.map_err(to("remove the tunnel"));
-        };
+    async fn fill_tunnel(&self, index: u32, tunnel: &Tunnel) -> Result<(), KernelError> {
         let up = LinkUnspec::new_with_index(index).mtu(tunnel.mtu).up().build();
         self.handle.link().change(up).execute().await.map_err(to("bring the tunnel up"))?;
-        let address = self.handle.address().add(index, IpAddr::V4(tunnel.address), 32).replace();
-        address.execute().await.map_err(to("give the tunnel its address"))?;
-        for family in [AddressFamily::Bridge, AddressFamily::Inet] {
-            self.forget_peers(index, family, plan).await?;
+        if let Some(address) = tunnel.address {
+            let address = self.handle.address().add(index, IpAddr::V4(address), 32).replace();
+            address.execute().await.map_err(to("give the tunnel its address"))?;
         }
-        for (mac, peer) in &plan.peers {
-            let neighbour = self.handle.neighbours().add(index, IpAddr::V4(peer.gateway));
-            let neighbour = neighbour.link_layer_address(mac).replace();
-            neighbour.execute().await.map_err(to(&format!("say where {} is", peer.gateway)))?;
+        for family in [AddressFamily::Bridge, AddressFamily::Inet, AddressFamily::Inet6] {
+            self.forget_peers(index, family, tunnel).await?;
+        }
+        for (mac, peer) in &tunnel.peers {
+            for gateway in &peer.gateways {
+                let neighbour = self.handle.neighbours().add(index, *gateway).link_layer_address(mac).replace();
+                neighbour.execute().await.map_err(to(&format!("say where {gateway} is")))?;
+            }
             let entry = self.handle.neighbours().add_bridge(index, mac).destination(peer.remote);
             let entry = entry.flags(NeighbourFlags::Own).replace();
-            entry.execute().await.map_err(to(&format!("send frames for {} to {}", peer.gateway, peer.remote)))?;
+            entry.execute().await.map_err(to(&format!("send frames through the tunnel to {}", peer.remote)))?;
         }
         Ok(())
     }
 
     /// Entries for ends of the tunnel that are no more.
-    async fn forget_peers(&self, index: u32, family: AddressFamily, plan: &Plan) -> Result<(), KernelError> {
+    async fn forget_peers(&self, index: u32, family: AddressFamily, tunnel: &Tunnel) -> Result<(), KernelError> {
         let request = self.handle.neighbours().get().set_address_family(family);
         let dump: Vec<NeighbourMessage> = request.execute().try_collect().await.map_err(to("list neighbours"))?;
         for message in dump.into_iter().filter(|message| message.header.ifindex == index) {
-            let known = mac_of(&message).is_some_and(|mac| plan.peers.contains_key(&mac));
+            let known = mac_of(&message).is_some_and(|mac| tunnel.peers.contains_key(&mac));
             // Multicast groups that the kernel keeps by itself have no such address.
             if known || mac_of(&message).is_none_or(|[first, ..]| first & 1 == 1) {
                 continue;
@@ -100,8 +134,8 @@ impl Kernel {
         Ok(())
     }
 
-    async fn settle_routes(&self, plan: &Plan, tunnel: Option<u32>) -> Result<(), KernelError> {
-        let mut wanted: Vec<_> = plan.routes.iter().filter_map(|route| resolved(route, tunnel)).collect();
+    async fn settle_routes(&self, plan: &Plan, devices: &BTreeMap<Outer, u32>) -> Result<(), KernelError> {
+        let mut wanted: Vec<_> = plan.routes.iter().filter_map(|route| resolved(route, devices)).collect();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = RouteMessage::default();
             request.header.address_family = family;
@@ -135,8 +169,12 @@ impl Kernel {
 
 type Resolved = (IpNet, IpAddr, u32);
 
-fn resolved(route: &PodRoute, tunnel: Option<u32>) -> Option<Resolved> {
-    Some((route.destination, route.gateway, route.link.or(tunnel)?))
+fn resolved(route: &PodRoute, devices: &BTreeMap<Outer, u32>) -> Option<Resolved> {
+    let link = match route.way {
+        Way::Link(index) => index,
+        Way::Tunnel(outer) => *devices.get(&outer)?,
+    };
+    Some((route.destination, route.gateway, link))
 }
 
 fn read(message: &RouteMessage) -> Option<Resolved> {

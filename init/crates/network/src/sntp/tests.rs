@@ -148,6 +148,19 @@ async fn never_goes_below_the_floor() {
     assert_eq!(clock.moves(), Vec::<&str>::new());
 }
 
+/// A node whose hardware clock was wrong once begins each later boot where STATE remembers to have been. That is no floor: the
+/// image's build time is.
+#[tokio::test]
+async fn a_clock_that_began_years_ahead_is_set_back_by_the_first_answer() {
+    let port = serve(|_| {}).await;
+    let clock = TestClock::off_by(9 * 365 * 86_400);
+    let mut running = Running::start(&clock, port, &["127.0.0.1"]);
+    running.floor(1_700_000_000);
+    assert!(running.next().await.synchronised);
+    assert!(clock.off().abs() < 0.5, "{}", clock.off());
+    assert_eq!(clock.moves(), ["step"]);
+}
+
 #[tokio::test]
 async fn goes_on_to_a_server_that_answers() {
     let port = serve(|_| {}).await;

@@ -10,8 +10,8 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::time::Instant;
 
-use super::api_server::Mood;
-use super::world::World;
+use super::api_server::{ApiServer, Mood};
+use super::world::{Client, World};
 
 /// On an idle machine a stalled server costs at most this; a machine that runs other tests beside is allowed more.
 const STALL: Duration = Duration::from_secs(2);
@@ -65,15 +65,21 @@ async fn a_killed_server_costs_its_clients_one_reconnection() {
     assert_eq!(world.who().await.unwrap(), "a");
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_paused_servers_connections_are_reset_and_new_ones_go_elsewhere() {
-    let mut world = World::new().await;
+/// Two servers that are ready, the first of them the node's own, and a client that it serves.
+async fn served_by_its_own(world: &mut World) -> (ApiServer, ApiServer, Client) {
     let (a, b) = (world.server("a"), world.server("b"));
     world.tell(&[a.address, b.address], true).await;
     world.wait_for_state(a.address, State::Ready).await;
     world.wait_for_state(b.address, State::Ready).await;
     let mut client = world.connect().await.unwrap();
     assert_eq!(client.who().await.unwrap(), "a");
+    (a, b, client)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_paused_servers_connections_are_reset_and_new_ones_go_elsewhere() {
+    let mut world = World::new().await;
+    let (a, _b, mut client) = served_by_its_own(&mut world).await;
     let begun = Instant::now();
     a.become_(Mood::Paused);
     client.ended().await;
@@ -95,6 +101,22 @@ async fn a_server_that_accepts_and_is_never_ready_is_not_chosen() {
     for _ in 0..4 {
         assert_eq!(world.who().await.unwrap(), "b");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_server_that_is_to_stop_gets_no_new_connections_and_may_finish_with_those_it_has() {
+    let mut world = World::new().await;
+    let (mut a, _b, mut client) = served_by_its_own(&mut world).await;
+    let begun = Instant::now();
+    a.become_(Mood::NotReady);
+    while world.who().await.unwrap() == "a" {
+        assert!(begun.elapsed() < super::world::DEADLINE, "it still gets connections");
+    }
+    report("to stop, to the first connection that goes elsewhere", begun.elapsed());
+    assert_eq!(client.who().await.unwrap(), "a");
+    a.kill().await;
+    client.ended().await;
+    assert_eq!(world.who().await.unwrap(), "b");
 }
 
 /// An address whose handshakes are never answered: a queue that is full drops what comes (listen(2)).

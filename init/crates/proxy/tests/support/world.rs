@@ -133,7 +133,7 @@ async fn start(directory: &tempfile::TempDir) -> (SocketAddr, JoinHandle<()>) {
         listen: vec![(Ipv4Addr::LOCALHOST, 0).into()],
         feed: directory.path().join("feed.sock"),
         kept: directory.path().join("endpoints.json"),
-        drain: Duration::from_millis(300),
+        drain: Duration::from_secs(1),
     };
     let server = Server::bind(settings).await.unwrap();
     let address = server.addresses()[0];
