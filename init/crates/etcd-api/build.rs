@@ -23,10 +23,10 @@ const ENCODED: [&str; 7] = [
 ];
 
 fn main() -> Result<(), Box<dyn Error>> {
-    for file in ["auth", "health", "kv", "rpc"] {
+    for file in ["auth", "election", "health", "kv", "lock", "rpc"] {
         println!("cargo::rerun-if-changed=proto/{file}.proto");
     }
-    let definitions = protox::compile(["rpc.proto", "health.proto"], ["proto"])?;
+    let definitions = protox::compile(["rpc.proto", "health.proto", "lock.proto", "election.proto"], ["proto"])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
 
     let client = out.join("client");

@@ -10,6 +10,10 @@
 
 pub mod encoded;
 
+/// What a call says, in gRPC's metadata, that is about the cluster's own keys and not about everybody's, with [`CLUSTER_KEYS_VALUE`]. Not etcd's.
+pub const CLUSTER_KEYS: &str = "keelson-keys";
+pub const CLUSTER_KEYS_VALUE: &str = "cluster";
+
 macro_rules! generated {
     ($(#[$doc:meta])* $name:ident, $file:literal) => {
         $(#[$doc])*
@@ -48,6 +52,30 @@ generated!(
     server,
     "server/etcdserverpb.rs"
 );
+generated!(
+    /// The lock service's messages and client.
+    v3lockpb,
+    "client/v3lockpb.rs"
+);
+generated!(
+    /// The election service's messages and client.
+    v3electionpb,
+    "client/v3electionpb.rs"
+);
+
+/// What etcd serves besides its store: locks and elections, which are made of keys.
+pub mod concurrency {
+    generated!(
+        /// The service to implement.
+        lock,
+        "server/v3lockpb.rs"
+    );
+    generated!(
+        /// The service to implement.
+        election,
+        "server/v3electionpb.rs"
+    );
+}
 
 /// gRPC's health checking protocol.
 pub mod grpc {

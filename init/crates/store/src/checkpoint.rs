@@ -10,7 +10,7 @@
 //! # Layout, version 1
 //!
 //! File `state.redb`. Table `meta`: name -> bytes. `format` holds magic "KEELCKPT", u32 version, u32 oldest version that reads it, u64 store id;
-//! `applied` a protobuf of applied place, membership and bytes in use. Tables `revisions`, `leases`, `state`: key -> value of
+//! `applied` a protobuf of applied place, membership and bytes in use, which all rows must add up to. Tables `revisions`, `leases`, `state`: key -> value of
 //! `state::Row`, the value followed by a CRC-32 of table, key and value, since redb verifies nothing when it reads. Integers are little endian.
 //!
 //! Upgrade rule: as the log's. A new table may be added without a new version if a release that does not know it may ignore it.
@@ -31,6 +31,7 @@ pub mod writer;
 mod tests;
 
 use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
@@ -63,6 +64,9 @@ fn table_definition(table: Table) -> RowTable<'static> {
         Table::Revisions => "revisions",
         Table::Leases => "leases",
         Table::Meta => "state",
+        Table::ClusterRevisions => "cluster_revisions",
+        Table::ClusterLeases => "cluster_leases",
+        Table::ClusterMeta => "cluster_state",
     })
 }
 
@@ -96,12 +100,23 @@ pub enum CheckpointError {
         "the checkpoint is damaged: a row of table {table:?} does not match its checksum. This member must join as a new one"
     )]
     Row { table: Table },
+    #[error(
+        "the checkpoint is damaged: its rows have {found} bytes and should have {expected}. This member must join as a new one"
+    )]
+    Missing { found: u64, expected: u64 },
+    #[error("the checkpoint is damaged: it cannot be read. This member must join as a new one")]
+    Unreadable,
 }
 
 impl CheckpointError {
     fn database<E: Into<redb::Error>>(operation: &'static str) -> impl FnOnce(E) -> Self {
         move |error| Self::Database { operation, source: Box::new(error.into()) }
     }
+}
+
+/// redb believes what it reads, and panics where that makes no sense.
+fn guarded<T>(read: impl FnOnce() -> Result<T, CheckpointError>) -> Result<T, CheckpointError> {
+    catch_unwind(AssertUnwindSafe(read)).unwrap_or(Err(CheckpointError::Unreadable))
 }
 
 impl From<CheckpointError> for LoadError {
@@ -171,9 +186,11 @@ impl Checkpoint {
         };
         defragment::remove_leftover(disk).map_err(|source| CheckpointError::Io { operation: "clear up", source })?;
         disk.sync_directory().map_err(|source| CheckpointError::Io { operation: "make", source })?;
-        let checkpoint = Self { open: RwLock::new(Arc::new(Open::new(file)?)), retired: Mutex::default() };
-        checkpoint.check_format(store_id)?;
-        Ok(checkpoint)
+        guarded(|| {
+            let checkpoint = Self { open: RwLock::new(Arc::new(Open::new(file)?)), retired: Mutex::default() };
+            checkpoint.check_format(store_id)?;
+            Ok(checkpoint)
+        })
     }
 
     fn open_file(&self) -> Arc<Open> {
@@ -229,13 +246,13 @@ impl Checkpoint {
 
     /// How far the rows are, and how many bytes they have.
     pub fn applied(&self) -> Result<(Applied, u64), CheckpointError> {
-        let Some(encoded) = self.meta(KEY_APPLIED)? else { return Ok((Applied::default(), 0)) };
+        let Some(encoded) = guarded(|| self.meta(KEY_APPLIED))? else { return Ok((Applied::default(), 0)) };
         decode_applied(&encoded)
     }
 
     /// The rows of the last commit, with how far they are.
     pub fn rows(&self) -> Result<Rows, CheckpointError> {
-        Rows::new(&self.open_file())
+        guarded(|| Rows::new(&self.open_file()))
     }
 
     /// Commits what changed, durably, and returns how many bytes all rows have.

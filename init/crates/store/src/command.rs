@@ -8,7 +8,7 @@
 //! ```text
 //! u8   encoding version, now 1
 //! u8   kind, see `Kind`
-//! ...  the etcd request of that kind, in etcd's own protobuf encoding (etcdserverpb)
+//! ...  the etcd request of that kind, in etcd's own protobuf encoding (etcdserverpb); of kind 9, another command
 //! ```
 //!
 //! The body is etcd's wire format because that format is frozen by etcd's own compatibility promise: fields are only ever
@@ -16,7 +16,7 @@
 //! request is logged as it came. The consensus library's own types are never serialised: they may change with its version.
 //!
 //! Upgrade rule: a new kind, or a field that changes what an old kind means, is proposed only once every member of the
-//! cluster runs a release that knows it. A member that meets a version or kind it does not know stops with
+//! cluster runs a release that knows it, as its level says ([`crate::member::LEVEL`]). A member that meets a version or kind it does not know stops with
 //! [`DecodeError`] rather than skip it, since skipping is diverging.
 
 use std::sync::Arc;
@@ -24,6 +24,9 @@ use std::sync::Arc;
 use bytes::{BufMut, Bytes, BytesMut};
 use keelson_etcd_api::etcdserverpb as pb;
 use prost::Message;
+
+use crate::mvcc::txn;
+use crate::state::Keys;
 
 const ENCODING_VERSION: u8 = 1;
 
@@ -41,6 +44,8 @@ pub enum Command {
     /// Remaining seconds of leases, so that a new leader does not start them from the full TTL.
     LeaseCheckpoint(pb::LeaseCheckpointRequest),
     Alarm(pb::AlarmRequest),
+    /// One of those above for the cluster's own keys ([`crate::cluster_keys`]).
+    Cluster(Box<Command>),
 }
 
 /// A command together with its encoding, whose keys and values are slices of that encoding.
@@ -88,6 +93,7 @@ enum Kind {
     LeaseRevoke = 6,
     LeaseCheckpoint = 7,
     Alarm = 8,
+    Cluster = 9,
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +122,10 @@ impl Command {
             message.encode_raw(buffer);
         }
         match self {
+            Self::Cluster(command) => {
+                buffer.extend_from_slice(&[ENCODING_VERSION, Kind::Cluster as u8]);
+                command.encode(buffer);
+            }
             Self::Put(request) => body(buffer, Kind::Put, request),
             Self::DeleteRange(request) => body(buffer, Kind::DeleteRange, request),
             Self::Txn(request) => body(buffer, Kind::Txn, request),
@@ -129,6 +139,7 @@ impl Command {
 
     pub fn encoded_len(&self) -> usize {
         2 + match self {
+            Self::Cluster(command) => command.encoded_len(),
             Self::Put(request) => request.encoded_len(),
             Self::DeleteRange(request) => request.encoded_len(),
             Self::Txn(request) => request.encoded_len(),
@@ -140,8 +151,46 @@ impl Command {
         }
     }
 
+    /// The same for a range of keys.
+    #[must_use]
+    pub fn on(self, keys: Keys) -> Self {
+        match keys {
+            Keys::Public => self,
+            Keys::Cluster => Self::Cluster(Box::new(self)),
+        }
+    }
+
+    /// Which range of keys it is about, and what it says of it.
+    pub fn parts(&self) -> (Keys, &Self) {
+        if let Self::Cluster(command) = self { (Keys::Cluster, command) } else { (Keys::Public, self) }
+    }
+
+    /// Whether it makes the store larger. What makes it smaller must always pass.
+    pub fn grows(&self) -> bool {
+        match self {
+            Self::Cluster(command) => command.grows(),
+            Self::Put(_) | Self::LeaseGrant(_) => true,
+            Self::Txn(txn) => txn::puts_something(txn),
+            Self::DeleteRange(_)
+            | Self::Compact(_)
+            | Self::LeaseRevoke(_)
+            | Self::LeaseCheckpoint(_)
+            | Self::Alarm(_) => false,
+        }
+    }
+
     /// Decodes what [`Command::encode`] wrote; keys and values stay slices of `encoded`.
     pub fn decode(encoded: &Bytes) -> Result<Self, DecodeError> {
+        match encoded.first_chunk() {
+            Some(&[ENCODING_VERSION, kind]) if kind == Kind::Cluster as u8 => {
+                // One level deep, however many there are.
+                Ok(Self::Cluster(Box::new(Self::decode_plain(&encoded.slice(2..))?)))
+            }
+            _ => Self::decode_plain(encoded),
+        }
+    }
+
+    fn decode_plain(encoded: &Bytes) -> Result<Self, DecodeError> {
         let Some(&[version, kind]) = encoded.first_chunk() else {
             return Err(DecodeError::Short(encoded.len()));
         };
@@ -161,5 +210,29 @@ impl Command {
             _ if kind == Kind::Alarm as u8 => Self::Alarm(Message::decode(body).map_err(wrap)?),
             unknown => return Err(DecodeError::Kind(unknown)),
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn encoded(command: &Command) -> Bytes {
+        let mut buffer = BytesMut::new();
+        command.encode(&mut buffer);
+        assert_eq!(buffer.len(), command.encoded_len());
+        buffer.freeze()
+    }
+
+    #[test]
+    fn the_clusters_own_command_holds_a_plain_one() {
+        let put = Command::Put(pb::PutRequest { key: "k".into(), value: "v".into(), ..Default::default() });
+        let own = Command::Cluster(Box::new(put.clone()));
+        assert_eq!(Command::decode(&encoded(&own)).unwrap(), own);
+        assert_eq!((own.parts(), put.parts()), ((Keys::Cluster, &put), (Keys::Public, &put)));
+        assert_eq!((put.clone().on(Keys::Cluster), put.clone().on(Keys::Public)), (own.clone(), put));
+        let twice = Command::Cluster(Box::new(own));
+        assert!(matches!(Command::decode(&encoded(&twice)), Err(DecodeError::Kind(9))));
+        assert!(matches!(Command::decode(&Bytes::from_static(&[1, 9])), Err(DecodeError::Short(0))));
     }
 }

@@ -1,17 +1,19 @@
-//! How long a kind of operation took, counted in etcd's buckets.
+//! How long a kind of operation took, counted in the buckets that etcd has for it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// etcd's for its log and its database: from one millisecond, doubling.
-const BUCKETS: usize = 14;
+const BUCKETS: u32 = 14;
 const SMALLEST: Duration = Duration::from_millis(1);
 
 /// Counts of one operation; observing takes no lock.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Histogram {
+    /// Ascending.
+    bounds: Box<[Duration]>,
     /// By bucket; the last is for what took longer than all bounds.
-    counts: [AtomicU64; BUCKETS + 1],
+    counts: Box<[AtomicU64]>,
     nanoseconds: AtomicU64,
 }
 
@@ -24,10 +26,26 @@ pub struct Snapshot {
     pub sum_seconds: f64,
 }
 
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::doubling(SMALLEST, BUCKETS)
+    }
+}
+
 impl Histogram {
+    /// With so many bounds, each twice the one before it.
+    pub fn doubling(smallest: Duration, bounds: u32) -> Self {
+        Self::new((0..bounds).map(|number| smallest * (1 << number)))
+    }
+
+    pub fn new(bounds: impl Iterator<Item = Duration>) -> Self {
+        let bounds: Box<[Duration]> = bounds.collect();
+        let counts = (0..=bounds.len()).map(|_| AtomicU64::new(0)).collect();
+        Self { bounds, counts, nanoseconds: AtomicU64::new(0) }
+    }
+
     pub fn observe(&self, took: Duration) {
-        let bounds = (0..BUCKETS).map(|number| SMALLEST * (1 << number));
-        let bucket = bounds.take_while(|bound| took > *bound).count();
+        let bucket = self.bounds.partition_point(|bound| took > *bound);
         if let Some(count) = self.counts.get(bucket) {
             count.fetch_add(1, Ordering::Relaxed);
         }
@@ -36,16 +54,14 @@ impl Histogram {
     }
 
     pub fn snapshot(&self) -> Snapshot {
-        let mut count = 0;
-        let mut buckets = Vec::with_capacity(BUCKETS);
-        for (number, observed) in self.counts.iter().enumerate() {
-            count += observed.load(Ordering::Relaxed);
-            if number < BUCKETS {
-                buckets.push(((SMALLEST * (1 << number)).as_secs_f64(), count));
-            }
-        }
+        let counts = self.counts.iter().scan(0, |sum, count| {
+            *sum += count.load(Ordering::Relaxed);
+            Some(*sum)
+        });
+        let counts: Vec<u64> = counts.collect();
+        let buckets = self.bounds.iter().map(Duration::as_secs_f64).zip(counts.iter().copied()).collect();
         let sum_seconds = Duration::from_nanos(self.nanoseconds.load(Ordering::Relaxed)).as_secs_f64();
-        Snapshot { buckets, count, sum_seconds }
+        Snapshot { buckets, count: counts.last().copied().unwrap_or(0), sum_seconds }
     }
 }
 
@@ -64,5 +80,12 @@ mod tests {
         assert_eq!(snapshot.buckets.last(), Some(&(8.192, 4)));
         assert_eq!(snapshot.count, 5);
         assert!((snapshot.sum_seconds - 1000.006).abs() < 1e-9);
+    }
+
+    #[test]
+    fn bounds_are_those_that_were_given() {
+        let histogram = Histogram::doubling(Duration::from_micros(100), 16);
+        let snapshot = histogram.snapshot();
+        assert_eq!((snapshot.buckets.len(), snapshot.buckets[0], snapshot.buckets[15]), (16, (0.0001, 0), (3.2768, 0)));
     }
 }

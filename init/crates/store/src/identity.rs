@@ -26,6 +26,8 @@ const MAGIC: &[u8; 8] = b"KEELSTOR";
 const FORMAT_VERSION: u32 = 1;
 const OLDEST_READER: u32 = 1;
 const LEN: usize = 52;
+/// What is in an etcd's.
+const ETCD_DIRECTORY: &str = "member";
 /// What a data directory may hold besides this store's own files before it is one.
 const TOLERATED: [&str; 3] = ["lock", "lost+found", "identity.tmp"];
 
@@ -50,6 +52,11 @@ pub enum IdentityError {
     },
     #[error("the data directory is not empty and holds no store: it has {names:?}. Give an empty directory")]
     Foreign { names: Vec<String> },
+    #[error(
+        "the data directory is an etcd's. Give an empty one; keelson-store snapshot restore makes one of a snapshot of that etcd, or of its \
+         file member/snap/db with --skip-hash-check"
+    )]
+    Etcd,
     #[error("the data directory's identity is not this program's")]
     Magic,
     #[error(
@@ -77,6 +84,9 @@ impl Identity {
         }
         let mut names = disk.list().map_err(io_error("look for"))?;
         names.retain(|name| !TOLERATED.contains(&name.as_str()));
+        if names.iter().any(|name| name == ETCD_DIRECTORY) {
+            return Err(IdentityError::Etcd);
+        }
         if !names.is_empty() {
             names.sort_unstable();
             names.truncate(8);
@@ -167,9 +177,12 @@ mod tests {
     #[test]
     fn refuses_a_directory_with_other_files() {
         let disk = FakeDisk::new();
+        disk.create("photographs").unwrap();
+        let error = Identity::load_or_create(&disk, &SystemRandom).unwrap_err();
+        assert!(matches!(&error, IdentityError::Foreign { names } if names == &["photographs"]), "{error}");
         disk.create("member").unwrap();
         let error = Identity::load_or_create(&disk, &SystemRandom).unwrap_err();
-        assert!(matches!(&error, IdentityError::Foreign { names } if names == &["member"]), "{error}");
+        assert!(matches!(error, IdentityError::Etcd) && error.to_string().contains("snapshot restore"), "{error}");
     }
 
     #[test]
@@ -187,5 +200,18 @@ mod tests {
             disk.set_content(FILE_NAME, flipped);
             assert!(matches!(Identity::load_or_create(&disk, &SystemRandom), Err(IdentityError::Damaged)));
         }
+    }
+
+    #[test]
+    fn mutation_gives_the_same_identity_or_an_error() {
+        let disk = FakeDisk::new();
+        let identity = Identity::load_or_create(&disk, &SystemRandom).unwrap();
+        let good = disk.content(FILE_NAME).unwrap();
+        keelson_mutation::campaign("an identity", 5000, &[good], &[b"KEELSTOR", b"\0", b"\xff"], |bytes| {
+            disk.set_content(FILE_NAME, bytes.to_vec());
+            if let Ok(found) = Identity::load(&disk) {
+                assert_eq!(found, Some(identity));
+            }
+        });
     }
 }

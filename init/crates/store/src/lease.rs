@@ -63,7 +63,7 @@ pub struct Leases {
     by_id: BTreeMap<LeaseId, Lease>,
     /// Changed since the last checkpoint. Attached keys are not counted: rows tell them.
     changed: BTreeSet<LeaseId>,
-    /// Granted, and not yet given a deadline.
+    /// Granted, or given all of its time again, and not yet given a deadline.
     granted: Vec<LeaseId>,
 }
 
@@ -100,6 +100,10 @@ impl Leases {
 
     pub fn checkpoint(&mut self, id: LeaseId, remaining_seconds: i64) {
         if let Some(lease) = self.by_id.get_mut(&id) {
+            // It was renewed, and a leader may have given it what was left before it came to know that.
+            if remaining_seconds == 0 && lease.remaining_seconds > 0 {
+                self.granted.push(id);
+            }
             lease.remaining_seconds = remaining_seconds;
             self.changed.insert(id);
         }
@@ -117,7 +121,7 @@ impl Leases {
         }
     }
 
-    /// Leases that were granted since the last call.
+    /// Leases that were granted, or given all of their time again, since the last call.
     pub fn take_granted(&mut self) -> Vec<LeaseId> {
         std::mem::take(&mut self.granted)
     }

@@ -12,6 +12,7 @@ extern crate self as keelson_store;
 
 mod blocking;
 pub mod checkpoint;
+pub mod cluster_keys;
 pub mod command;
 mod consensus;
 pub mod data_dir;
@@ -26,7 +27,6 @@ pub mod logging;
 pub mod member;
 pub mod mvcc;
 pub mod node;
-pub mod notify;
 mod open_files;
 pub mod peer;
 pub mod process;

@@ -7,6 +7,7 @@
 //! bounds.
 
 mod connection;
+mod guests;
 
 use std::collections::VecDeque;
 use std::io;
@@ -17,16 +18,17 @@ use std::time::{Duration, Instant};
 
 use bytes::{Bytes, BytesMut};
 use futures::stream::Stream;
-use rustls::ServerConfig;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::MissedTickBehavior;
 
 pub(crate) use self::connection::Connection;
 use self::connection::{RawStream, Transport};
+use self::guests::Guests;
 use crate::flags::{Address, Endpoint, TlsFiles};
-use crate::tls::{Reloading, TlsError};
+use crate::tls::{Doorman, Reloading, TlsError};
 
 /// Connections of one listener on which nothing was said yet, at most, and never more than half of the room.
 const MOST_SILENT: usize = 1024;
@@ -43,6 +45,8 @@ const OPENING_READ: usize = 512;
 const HTTP2_PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// That there is no room is told once, and again after this time.
 const TELL_INTERVAL: Duration = Duration::from_secs(30);
+/// How often it is looked whether others are to be believed than before.
+const REVIEW_INTERVAL: Duration = Duration::from_secs(5);
 /// Pause after a failed accept: the reason is mostly that no file descriptor is left.
 const ACCEPT_RETRY: Duration = Duration::from_millis(100);
 
@@ -114,7 +118,7 @@ impl Opening {
 pub(crate) struct Listener {
     name: String,
     socket: Socket,
-    tls: Option<Arc<Reloading<ServerConfig>>>,
+    tls: Option<Arc<Reloading<Doorman>>>,
     room: Room,
 }
 
@@ -175,17 +179,25 @@ impl Listener {
     async fn accept(self, opening: Opening, ready: mpsc::Sender<Connection>) {
         let door = Door {
             tls: self.tls.clone(),
+            guests: Guests::default(),
             opening,
             handshakes: Arc::new(Semaphore::new(MAX_HANDSHAKES)),
             ready: ready.clone(),
         };
         let mut silent = Silent { newcomers: VecDeque::new(), most: MOST_SILENT.min(self.room.size / 2).max(1) };
+        let mut doorman = self.tls.as_ref().map(|tls| tls.current());
+        let mut reviews = tokio::time::interval(REVIEW_INTERVAL);
+        reviews.set_missed_tick_behavior(MissedTickBehavior::Delay);
         // They end with this.
         let mut newcomers = JoinSet::new();
         loop {
             let accepted = tokio::select! {
                 accepted = self.socket.accept() => accepted,
                 Some(_) = newcomers.join_next() => continue,
+                _ = reviews.tick(), if doorman.is_some() => {
+                    self.review(&mut doorman, &door.guests);
+                    continue;
+                }
                 () = ready.closed() => return,
             };
             let stream = match accepted {
@@ -206,6 +218,21 @@ impl Listener {
             let newcomer = newcomers.spawn(door.clone().welcome(stream, place, Arc::clone(&has_spoken)));
             silent.add(newcomer, has_spoken);
         }
+    }
+}
+
+impl Listener {
+    /// When another doorman has come, guests of the former one are looked at again.
+    fn review(&self, doorman: &mut Option<Arc<Doorman>>, guests: &Guests) {
+        let Some(present) = self.tls.as_ref().map(|tls| tls.current()) else { return };
+        if doorman.as_ref().is_some_and(|former| Arc::ptr_eq(former, &present)) {
+            return;
+        }
+        let gone = guests.review(&present);
+        if gone > 0 {
+            tracing::info!(address = self.name, gone, "ended connections whose certificates are believed no more");
+        }
+        *doorman = Some(present);
     }
 }
 
@@ -239,7 +266,8 @@ impl Silent {
 /// What a newcomer must pass.
 #[derive(Clone)]
 struct Door {
-    tls: Option<Arc<Reloading<ServerConfig>>>,
+    tls: Option<Arc<Reloading<Doorman>>>,
+    guests: Guests,
     opening: Opening,
     handshakes: Arc<Semaphore>,
     ready: mpsc::Sender<Connection>,
@@ -251,15 +279,23 @@ impl Door {
             return;
         }
         has_spoken.store(true, Ordering::Relaxed);
-        let mut stream = match &self.tls {
-            None => raw.plain(),
+        let (mut stream, guest) = match &self.tls {
+            None => (raw.plain(), None),
             Some(tls) => {
                 let Ok(_permit) = self.handshakes.acquire().await else { return };
-                match tokio::time::timeout(HANDSHAKE_TIMEOUT, raw.handshake(tls)).await {
+                let doorman = tls.current();
+                let stream = match tokio::time::timeout(HANDSHAKE_TIMEOUT, raw.handshake(&doorman)).await {
                     Ok(Ok(stream)) => stream,
                     Ok(Err(error)) => return tracing::debug!(%error, "TLS handshake"),
                     Err(_) => return tracing::debug!("TLS handshake timed out"),
+                };
+                let guest = stream.peer_certificates().map(|chain| self.guests.add(chain.to_vec()));
+                // Another one may have come since, and have looked at all guests but this one.
+                let present = tls.current();
+                if !Arc::ptr_eq(&doorman, &present) && guest.as_ref().is_some_and(|guest| guest.is_to_go(&present)) {
+                    return;
                 }
+                (stream, guest)
             }
         };
         let opened = tokio::time::timeout(OPENING_TIMEOUT, read_opening(&mut stream, self.opening));
@@ -269,7 +305,7 @@ impl Door {
             return;
         }
         // Nobody is left to serve it if the send fails.
-        drop(self.ready.send(Connection::new(stream, opening, place)).await);
+        drop(self.ready.send(Connection::new(stream, guest, opening, place)).await);
     }
 }
 

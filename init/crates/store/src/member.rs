@@ -8,6 +8,15 @@ use std::fmt;
 use bytes::Bytes;
 use prost::Message;
 
+/// What this release understands beyond the first one: messages between members and kinds of log entries that were added are used only once
+/// every member says a level that has them ([`lowest_level`]). Raised by one with each addition.
+///
+/// - 1: `Request::Hash`; commands of the kind `Cluster`
+pub const LEVEL: u32 = 1;
+
+/// The members that learn at the same time, at most.
+pub const MOST_LEARNERS: u8 = 16;
+
 /// A member's id. Chosen once, random, and never used again after the member is removed or has lost its disk: Raft counts votes
 /// by it, and a member that forgot its vote under an old id can elect a second leader.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -36,6 +45,8 @@ pub struct Member {
     pub store_id: u64,
     /// A learner that is to vote once it has caught up and the number of voters would stay odd.
     pub wants_vote: bool,
+    /// What its release understands, see [`LEVEL`]; 0 until it has told.
+    pub level: u32,
 }
 
 impl Member {
@@ -65,6 +76,7 @@ impl Membership {
                 client_urls: member.client_urls.clone(),
                 store_id: member.store_id,
                 wants_vote: member.wants_vote,
+                level: member.level,
             })
             .collect();
         MembershipRecord { voters, members }.encode_to_vec()
@@ -81,12 +93,17 @@ impl Membership {
             .members
             .into_iter()
             .map(|member| {
-                let MemberRecord { id, name, peer_urls, client_urls, store_id, wants_vote } = member;
-                (MemberId(id), Member { name, peer_urls, client_urls, store_id, wants_vote })
+                let MemberRecord { id, name, peer_urls, client_urls, store_id, wants_vote, level } = member;
+                (MemberId(id), Member { name, peer_urls, client_urls, store_id, wants_vote, level })
             })
             .collect();
         Ok(Self { voters, members })
     }
+}
+
+/// What all of some members understand; nothing beyond the first release if there are none.
+pub fn lowest_level<'m>(members: impl IntoIterator<Item = &'m Member>) -> u32 {
+    members.into_iter().map(|member| member.level).min().unwrap_or(0)
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -117,6 +134,8 @@ struct MemberRecord {
     store_id: u64,
     #[prost(bool, tag = "6")]
     wants_vote: bool,
+    #[prost(uint32, tag = "7")]
+    level: u32,
 }
 
 #[cfg(test)]
@@ -131,11 +150,20 @@ mod tests {
             client_urls: vec![],
             store_id: 9,
             wants_vote: true,
+            level: 3,
         };
         let membership = Membership {
             voters: vec![BTreeSet::from([MemberId(1)]), BTreeSet::from([MemberId(1), MemberId(u64::MAX)])],
             members: BTreeMap::from([(MemberId(1), member), (MemberId(u64::MAX), Member::default())]),
         };
         assert_eq!(Membership::decode(membership.encode().into()).unwrap(), membership);
+    }
+
+    #[test]
+    fn all_understand_what_the_oldest_release_among_them_does() {
+        let member = |level| Member { level, ..Member::default() };
+        assert_eq!(lowest_level([&member(LEVEL), &member(LEVEL + 1)]), LEVEL);
+        assert_eq!(lowest_level([&member(LEVEL), &Member::default()]), 0, "one has not told yet");
+        assert_eq!(lowest_level([]), 0);
     }
 }

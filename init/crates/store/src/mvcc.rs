@@ -54,7 +54,7 @@ pub struct Changes {
     pub events: Vec<Event>,
 }
 
-/// The whole state that Kubernetes' range of keys consists of.
+/// The whole state that a range of keys consists of.
 #[derive(Debug)]
 pub struct Mvcc {
     index: KeyIndex,
@@ -64,6 +64,7 @@ pub struct Mvcc {
     compact_revision: i64,
     pub leases: Leases,
     garbage: Garbage,
+    bytes: u64,
 }
 
 /// Rows that a compaction to the given revision or a later one removes; each queue ascends.
@@ -84,6 +85,7 @@ impl Default for Mvcc {
             compact_revision: NEVER_COMPACTED,
             leases: Leases::default(),
             garbage: Garbage::default(),
+            bytes: 0,
         }
     }
 }
@@ -107,6 +109,11 @@ impl Mvcc {
         self.log.len()
     }
 
+    /// Bytes of keys and values of all revisions, as they are kept.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
     /// The pair of a key as of a revision.
     fn get(&self, key: &[u8], revision: i64) -> Option<&Row> {
         self.index.get(key)?.live_at(revision)
@@ -115,6 +122,7 @@ impl Mvcc {
     /// Adds a row, which must be the newest. The one way into index, log and queues, when writing and when loading.
     fn append(&mut self, row: Row) {
         let revision = row.revision();
+        self.bytes += row.kv().as_bytes().len() as u64;
         if row.is_tombstone() {
             self.garbage.tombstones.push_back(revision);
         }

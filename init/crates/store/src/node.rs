@@ -8,6 +8,7 @@ pub mod bootstrap;
 mod changes;
 mod checkpoints;
 mod config;
+mod corruption;
 mod error;
 mod forward;
 mod maintenance;
@@ -18,13 +19,14 @@ mod receive;
 pub mod space;
 mod status;
 mod succession;
+mod voters;
 mod watching;
 
 #[cfg(test)]
 mod tests;
 
 use std::collections::BTreeMap;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Duration;
 
@@ -37,6 +39,7 @@ use crate::identity::Identity;
 use crate::lease::LeaseService;
 use crate::log::Log;
 use crate::member::{Member, MemberId};
+use crate::peer::traffic::Traffic;
 use crate::peer::{Local, NoPeers, Transport};
 use crate::raft::network::Peers;
 use crate::raft::storage::LogStorage;
@@ -49,7 +52,7 @@ pub use config::{Config, Initial};
 pub use error::{ProposeError, StartError};
 pub use forward::Leadership;
 pub use maintenance::MaintenanceError;
-pub use reads::ReadError;
+pub use reads::{ReadError, ReadRounds};
 pub use space::Usage;
 pub use status::Status;
 
@@ -82,9 +85,13 @@ pub struct Node<S: Replicated> {
     log: Log,
     space: Arc<space::Space>,
     reads: Arc<reads::Rounds>,
+    slow_applies: Arc<AtomicU64>,
     backlog: Arc<Semaphore>,
+    /// Leadership is about to be another's: nothing more is proposed here.
+    handing_over: AtomicBool,
     largest_command: usize,
     request_timeout: Duration,
+    voter_loss: Duration,
     /// When the leader was heard last.
     heard: Mutex<Option<tokio::time::Instant>>,
     succession: Arc<succession::Succession>,
@@ -126,6 +133,7 @@ impl<S: Replicated> Node<S> {
         let fail = Arc::new(fail);
         let parts = open::open(&config, identity, &disk, &random, &state, Arc::clone(&fail)).await?;
         let open::Parts { log, checkpoint, machine } = parts;
+        let slow_applies = machine.slow_applies();
         let backlog = Arc::new(Semaphore::new(BACKLOG_BYTES));
         let space = space::Space::new(&config, Arc::clone(&disk), checkpoint, log.clone(), Arc::clone(&backlog));
         let raft_config = Arc::new(raft::config(config.timing).map_err(StartError::Config)?);
@@ -140,6 +148,7 @@ impl<S: Replicated> Node<S> {
         let node = Arc::new(Self {
             identity,
             request_timeout: config.request_timeout(),
+            voter_loss: config.voter_loss,
             member: Member { store_id: identity.store_id, ..config.member },
             initial: config.initial,
             certificates_name_members: config.certificates_name_members,
@@ -150,7 +159,9 @@ impl<S: Replicated> Node<S> {
             log,
             space: Arc::new(space),
             reads: Arc::default(),
+            slow_applies,
             backlog,
+            handing_over: AtomicBool::new(false),
             // A batch must fit into a segment, with its header and whatever was in it before.
             largest_command: config.log_segment_size as usize / 4,
             heard: Mutex::default(),
@@ -164,20 +175,27 @@ impl<S: Replicated> Node<S> {
             failure,
             tasks: Mutex::default(),
         });
-        node.spawn_tasks(config.checkpoints);
+        node.found().await?;
+        node.spawn_tasks(config.checkpoints, config.corrupt_check);
         Ok(node)
+    }
+
+    /// Gives a founder its first entry, which says who the members are. Another founder may ask for its vote as soon as it can be
+    /// reached, and consensus takes no first entry from a member that has voted: this comes before.
+    async fn found(&self) -> Result<(), StartError> {
+        if self.log.marks().last.is_none()
+            && !self.identity.joined
+            && let Some(members) = self.founders()
+        {
+            self.raft.initialize(members).await.map_err(|error| StartError::Raft(error.to_string()))?;
+        }
+        Ok(())
     }
 
     /// Returns once this member's state holds all that was ever acknowledged. With others this may take as long as it takes
     /// until enough of them are there.
     pub async fn ready(self: &Arc<Self>) -> Result<(), StartError> {
         let failed = |error: &dyn std::fmt::Display| StartError::Raft(error.to_string());
-        if self.log.marks().last.is_none()
-            && !self.identity.joined
-            && let Some(members) = self.founders()
-        {
-            self.raft.initialize(members).await.map_err(|error| failed(&error))?;
-        }
         if !self.identity.in_use {
             self.raft
                 .wait(None)
@@ -215,8 +233,8 @@ impl<S: Replicated> Node<S> {
         }
     }
 
-    fn spawn_tasks(self: &Arc<Self>, checkpoints: CheckpointPolicy) {
-        let tasks = vec![
+    fn spawn_tasks(self: &Arc<Self>, checkpoints: CheckpointPolicy, corrupt_check: Option<Duration>) {
+        let mut tasks = vec![
             crate::blocking::spawn(reads::Rounds::run(Arc::clone(&self.reads), Arc::downgrade(self))),
             crate::blocking::spawn(checkpoints::run(
                 checkpoints,
@@ -237,6 +255,9 @@ impl<S: Replicated> Node<S> {
                 Arc::clone(&self.succession),
             )),
         ];
+        if let Some(every) = corrupt_check {
+            tasks.push(crate::blocking::spawn(corruption::watch(Arc::downgrade(self), every)));
+        }
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner).extend(tasks);
     }
 
@@ -265,6 +286,14 @@ impl<S: Replicated> Node<S> {
         self.identity.cluster_id
     }
 
+    /// What every member understands ([`crate::member::LEVEL`]), as far as this one knows.
+    pub fn lowest_level(&self) -> u32 {
+        let metrics = self.raft.metrics();
+        let metrics = metrics.borrow_watched();
+        let membership = metrics.committed_membership_config.membership();
+        crate::member::lowest_level(membership.nodes().map(|(_, member)| member))
+    }
+
     /// The state as far as it is applied here. For a linearizable read call [`Node::read_index`] first.
     pub fn state(&self) -> &S {
         &self.state
@@ -273,6 +302,21 @@ impl<S: Replicated> Node<S> {
     /// How long the log's batches took to become durable.
     pub fn log_sync_times(&self) -> &Histogram {
         self.log.sync_times()
+    }
+
+    /// Bytes of entries that the log has or had.
+    pub fn log_bytes(&self) -> u64 {
+        self.log.appended_bytes()
+    }
+
+    /// How often applying entries took long.
+    pub fn slow_applies(&self) -> u64 {
+        self.slow_applies.load(Ordering::Relaxed)
+    }
+
+    /// What is exchanged with other members, if there are any.
+    pub fn traffic(&self) -> Option<&Traffic> {
+        self.transport.traffic()
     }
 
     /// How long checkpoints took to commit.

@@ -19,12 +19,17 @@ pub(crate) struct Shares {
 
 /// Raises the limit as far as this process may, and divides it; clients get at most what they are to have.
 pub(crate) fn shares(clients: usize) -> Shares {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current != limit.maximum {
+    let limits = getrlimit(Resource::Nofile);
+    if limits.current != limits.maximum {
         // Where this is refused, the limit is what it was.
-        _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
+        _ = setrlimit(Resource::Nofile, Rlimit { current: limits.maximum, ..limits });
     }
-    divide(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), clients)
+    divide(limit(), clients)
+}
+
+/// How many files there may be open at once.
+pub(crate) fn limit() -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX)
 }
 
 fn divide(files: u64, clients: usize) -> Shares {

@@ -21,8 +21,8 @@
 //! meant, and the lane. It holds for all messages of the connection; whoever is not meant, or is of another cluster, refuses and says
 //! why. Heartbeats and votes, log, snapshots, and forwarded requests each have a connection, a lane: none waits behind a megabyte of another.
 //!
-//! Upgrade rule: fields are added to messages, never changed; a message that an old release does not know is sent only when the hello of the other side
-//! names a version that does.
+//! Upgrade rule: fields are added to messages, never changed; a message that an old release does not know is sent only to a member whose level, which
+//! the membership has ([`crate::member::LEVEL`]), is that of one that does.
 //!
 //! # Invariants
 //!
@@ -40,6 +40,7 @@ mod record;
 mod response;
 pub mod server;
 pub mod spool;
+pub mod traffic;
 mod wire;
 
 #[cfg(test)]
@@ -56,9 +57,10 @@ use rustls_pki_types::CertificateDer;
 use crate::command::Encoded;
 use crate::log::{Entry, LogId, Vote};
 use crate::member::{Member, MemberId, Membership};
-use crate::state::{Response, Row};
+use crate::state::{Hashed, Keys, Response, Row};
 
 pub use self::record::{ChangeError, Failure, Refusal};
+use self::traffic::{Counters, Traffic};
 
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
@@ -112,6 +114,8 @@ pub enum Request {
         keys: bool,
     },
     ClusterInfo,
+    /// The hash of a range of keys at a revision. Level 1.
+    Hash(Keys, i64),
 }
 
 #[derive(Clone, Debug)]
@@ -181,6 +185,7 @@ pub enum Change {
         name: String,
         client_urls: Vec<String>,
         store_id: u64,
+        level: u32,
     },
 }
 
@@ -221,6 +226,8 @@ pub enum Answer {
         ttl: Option<i64>,
     },
     TimeToLive(Option<TimeToLive>),
+    /// None where the revision is not there.
+    Hashed(Option<Hashed>),
     Failed(Failure),
     ChangeFailed(ChangeError),
 }
@@ -277,6 +284,11 @@ pub trait Transport: Debug + Send + Sync + 'static {
     fn store_of(&self, _member: MemberId) -> Option<u64> {
         None
     }
+
+    /// What is exchanged with the others, if it is counted.
+    fn traffic(&self) -> Option<&Traffic> {
+        None
+    }
 }
 
 /// Who answers requests of other members.
@@ -290,6 +302,11 @@ pub trait Handler: Send + Sync + 'static {
 
     /// A member's connection for what must not wait has ended.
     fn hung_up(&self, from: MemberId);
+
+    /// Where what is exchanged with a member is counted, if it is.
+    fn counters(&self, _from: MemberId) -> Option<Arc<Counters>> {
+        None
+    }
 }
 
 /// For a member that has no others.

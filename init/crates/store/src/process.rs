@@ -1,11 +1,13 @@
 //! The process: settings in, exit code out.
 //!
-//! Exit codes are etcd's: 0 after an ordered stop, 1 after a failure, 2 when it was called wrongly.
+//! Exit codes are etcd's: 0 after an ordered stop, 1 after a failure and for settings that cannot be, 2 for arguments that are no flags of it or
+//! no values of theirs.
 
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
 
+use keelson_control::notify;
 use tokio::runtime::Handle;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -19,10 +21,10 @@ use crate::node::{Config, Failure, Initial, Node, StartError};
 use crate::peer::links::{Dialer, Links};
 use crate::peer::{self, Handler};
 use crate::random::SystemRandom;
-use crate::server::{Server, ServerError};
+use crate::server::{ETCD_VERSION, Server, ServerError};
 use crate::state::State;
 use crate::tls::TlsError;
-use crate::{consensus, logging, notify, open_files, raft, tools};
+use crate::{cluster_keys, consensus, logging, open_files, raft, tools};
 
 /// Threads for clients and consensus: the store is bound by the disk long before it is by more of them.
 const MOST_WORKERS: usize = 8;
@@ -64,7 +66,9 @@ enum Error {
 impl Error {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Words(_) | Self::Settings(_) => EXIT_USAGE,
+            Self::Words(WordsError::Unknown { .. } | WordsError::NoValue { .. }) => EXIT_USAGE,
+            // In the environment or the file, etcd's parser of flags does not meet it.
+            Self::Settings(SettingsError::Malformed { source_name, .. }) if source_name.starts_with("--") => EXIT_USAGE,
             _ => EXIT_FAILURE,
         }
     }
@@ -80,8 +84,7 @@ pub fn main(
         return tools::main(&tool, arguments);
     }
     let environment: Vec<_> = environment.into_iter().collect();
-    let notify_socket = environment.iter().find(|(name, _)| name == "NOTIFY_SOCKET").map(|(_, value)| value.clone());
-    match start(arguments, environment, notify_socket.as_deref()) {
+    match start(arguments, environment) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             // A wrong call is told before there is a level to log at.
@@ -92,11 +95,7 @@ pub fn main(
     }
 }
 
-fn start(
-    arguments: impl IntoIterator<Item = String>,
-    environment: Vec<(String, String)>,
-    notify_socket: Option<&str>,
-) -> Result<(), Error> {
+fn start(arguments: impl IntoIterator<Item = String>, environment: Vec<(String, String)>) -> Result<(), Error> {
     let words = Words::read(arguments, environment)?;
     if words.help || words.version {
         return print(&if words.help { flags::help() } else { version() });
@@ -106,20 +105,38 @@ fn start(
     for source in words.ignored() {
         tracing::warn!(flag = source, "this flag has no meaning for keelson-store and is ignored");
     }
+    for variable in words.unrecognized() {
+        tracing::warn!(variable, "this variable of the environment names no flag and is ignored");
+    }
     let workers = std::thread::available_parallelism().map_or(1, usize::from).clamp(2, MOST_WORKERS);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(workers)
         .enable_all()
         .build()
         .map_err(Error::Runtime)?;
-    let result = runtime.block_on(run(&settings, notify_socket));
+    let result = runtime.block_on(run(&settings));
     // After a failure nothing more is served: what is in flight ends with the process.
     runtime.shutdown_timeout(if result.is_ok() { RUNTIME_STOP_TIMEOUT } else { Duration::ZERO });
     result
 }
 
+/// The first line is etcd's, which scripts read.
 fn version() -> String {
-    format!("keelson-store {}\n", env!("CARGO_PKG_VERSION"))
+    let own = env!("CARGO_PKG_VERSION");
+    format!(
+        "etcd Version: {ETCD_VERSION}\nkeelson-store Version: {own}\nOS/Arch: {}/{}\n",
+        std::env::consts::OS,
+        arch()
+    )
+}
+
+/// As Go names it.
+fn arch() -> &'static str {
+    match std::env::consts::ARCH {
+        "x86_64" => "amd64",
+        "aarch64" => "arm64",
+        other => other,
+    }
 }
 
 fn print(text: &str) -> Result<(), Error> {
@@ -127,7 +144,7 @@ fn print(text: &str) -> Result<(), Error> {
     std::io::stdout().lock().write_all(text.as_bytes()).map_err(Error::Runtime)
 }
 
-async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Error> {
+async fn run(settings: &Settings) -> Result<(), Error> {
     let mut terminate = signal(SignalKind::terminate()).map_err(Error::Signal)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(Error::Signal)?;
     let data_dir = DataDir::open(&settings.data_dir).await?;
@@ -179,7 +196,10 @@ async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Err
         _ = stopped.await;
     }));
     tracing::info!("ready to serve client requests");
-    tell(notify::ready(notify_socket));
+    tell(notify::ready());
+    // Not before: what a start reads may be a lot, and the supervisor has a limit for that of its own.
+    let turns = consensus.handle();
+    tokio::spawn(notify::keep_alive(move |rest| turned(rest, turns.clone())));
 
     let failure = tokio::select! {
         _ = terminate.recv() => None,
@@ -191,7 +211,7 @@ async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Err
         return Err(Error::Failed(failure));
     }
     tracing::info!("stopping");
-    tell(notify::stopping(notify_socket));
+    tell(notify::stopping());
     drop(stop);
     if let Err(error) = serving.await {
         tracing::warn!(%error, "serving did not end in order");
@@ -199,6 +219,13 @@ async fn run(settings: &Settings, notify_socket: Option<&str>) -> Result<(), Err
     node.stop().await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Sleeps for so long, and until the replication's own thread has had its turn: who says that this process lives speaks for both.
+async fn turned(rest: Duration, consensus: Handle) {
+    tokio::time::sleep(rest).await;
+    // Its thread ends with the process.
+    let _ = consensus.spawn(async {}).await;
 }
 
 fn tell(result: std::io::Result<()>) {
@@ -275,6 +302,10 @@ fn node_config(settings: &Settings, member: Member, initial: Initial) -> Config 
     config.timing =
         raft::Timing { heartbeat_interval: settings.heartbeat_interval, election_timeout: settings.election_timeout };
     config.quota_bytes = settings.quota_bytes;
+    config.corrupt_check = Some(settings.corrupt_check).filter(|every| !every.is_zero());
+    if settings.cluster_client.is_some() {
+        config.cluster_reserve_bytes = cluster_keys::RESERVE_BYTES;
+    }
     let needed = settings.max_request_bytes.saturating_add(REQUEST_OVERHEAD).saturating_mul(4);
     config.log_segment_size = config.log_segment_size.max(u32::try_from(needed).unwrap_or(u32::MAX));
     config

@@ -11,6 +11,8 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use futures::stream::StreamExt as _;
+use keelson_etcd_api::concurrency::election::election_server::ElectionServer;
+use keelson_etcd_api::concurrency::lock::lock_server::LockServer;
 use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::grpc::health::server::health_server::HealthServer;
 use keelson_etcd_api::server::auth_server::AuthServer;
@@ -29,23 +31,28 @@ use self::errors::Error;
 use self::metered::Metered;
 use self::metrics::Metrics;
 use self::unfinished::Unfinished;
+use crate::cluster_keys;
 use crate::command::Command;
-use crate::flags::{Endpoint, Settings, TlsFiles};
+use crate::flags::{AutoCompaction, Endpoint, Settings, TlsFiles};
 use crate::lease::keeper::Keeper;
 use crate::listener::{ListenError, Listener, Opening, Room};
 use crate::node::Node;
 use crate::random::{Random, SystemRandom};
-use crate::state::{Response, State};
+use crate::state::{Keys, Response, State};
 
 mod auth;
 mod auto_compaction;
+mod callers;
 mod cluster;
+mod contest;
+mod election;
 pub mod errors;
 mod fragments;
 mod health;
 mod http;
 mod kv;
 mod lease;
+mod lock;
 mod maintenance;
 mod metered;
 mod metrics;
@@ -94,6 +101,11 @@ pub struct Limits {
     pub keepalive_interval: Option<Duration>,
     pub keepalive_timeout: Duration,
     pub lease_checkpoints: bool,
+    /// The common name of the client whose the cluster's keys are, if they are not everybody's.
+    pub cluster_client: Option<String>,
+    pub learners: usize,
+    /// Whether metrics tell how long calls took.
+    pub extensive_metrics: bool,
 }
 
 impl Limits {
@@ -111,6 +123,9 @@ impl Limits {
             keepalive_interval: Some(settings.keepalive_interval).filter(|interval| !interval.is_zero()),
             keepalive_timeout: settings.keepalive_timeout,
             lease_checkpoints: settings.lease_checkpoints,
+            cluster_client: settings.cluster_client.clone(),
+            learners: settings.max_learners,
+            extensive_metrics: settings.extensive_metrics,
         }
     }
 }
@@ -157,13 +172,28 @@ impl Context {
     }
 
     fn header(&self) -> Option<pb::ResponseHeader> {
-        self.header_at(self.node.state().revision())
+        self.header_of(Keys::Public)
+    }
+
+    fn header_of(&self, keys: Keys) -> Option<pb::ResponseHeader> {
+        self.header_at(self.node.state().of(keys).revision())
     }
 
     /// Completes the header of an answer that knows at most its revision.
-    fn fill(&self, header: &mut Option<pb::ResponseHeader>) {
+    fn fill(&self, keys: Keys, header: &mut Option<pb::ResponseHeader>) {
         let revision = header.as_ref().map_or(0, |header| header.revision);
-        *header = if revision == 0 { self.header() } else { self.header_at(revision) };
+        *header = if revision == 0 { self.header_of(keys) } else { self.header_at(revision) };
+    }
+
+    /// Proposes what a client asked for.
+    async fn propose_on(&self, keys: Keys, command: Command) -> Result<Response, Error> {
+        if keys == Keys::Cluster && command.grows() {
+            let bytes = self.node.state().of(keys).read(|mvcc, _| mvcc.bytes());
+            if bytes + command.encoded_len() as u64 > cluster_keys::QUOTA_BYTES {
+                return Err(Error::NoSpace);
+            }
+        }
+        self.propose(command.on(keys)).await
     }
 
     /// Proposes a command, and takes its refusal for an error.
@@ -233,7 +263,7 @@ pub struct Server {
     context: Arc<Context>,
     clients: Vec<Listener>,
     metrics: Vec<Listener>,
-    auto_compaction: crate::flags::AutoCompaction,
+    auto_compaction: AutoCompaction,
 }
 
 impl Server {
@@ -262,9 +292,12 @@ impl Server {
         background.spawn(async move { shared.leases.run().await });
         let shared = Arc::clone(&context);
         background.spawn(async move { shared.watch_leader().await });
-        let state = context.node.state().clone();
-        background.spawn(async move { state.remove_garbage().await });
-        background.spawn(auto_compaction::run(Arc::clone(&context), auto_compaction));
+        let own = AutoCompaction::Revisions(cluster_keys::KEPT_REVISIONS);
+        for (keys, compaction) in [(Keys::Public, auto_compaction), (Keys::Cluster, own)] {
+            let space = context.node.state().of(keys).clone();
+            background.spawn(async move { space.remove_garbage().await });
+            background.spawn(auto_compaction::run(Arc::clone(&context), keys, compaction));
+        }
 
         let mut serving = tokio::task::JoinSet::new();
         for listener in clients {
@@ -302,6 +335,8 @@ fn client_routes(context: &Arc<Context>) -> Routes {
             MaintenanceServer::new(maintenance::MaintenanceService(share())).max_decoding_message_size(largest),
         )
         .add_service(AuthServer::new(auth::AuthService(share())).max_decoding_message_size(largest))
+        .add_service(LockServer::new(lock::LockService(share())).max_decoding_message_size(largest))
+        .add_service(ElectionServer::new(election::ElectionService(share())).max_decoding_message_size(largest))
         .add_service(HealthServer::new(health::HealthService(share())))
         .prepare()
 }

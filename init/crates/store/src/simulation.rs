@@ -6,7 +6,7 @@
 //! by tasks here, each of which knows whose it is ([`process`]).
 //!
 //! - [`cluster`]: members that start, lose their power, stop, come and go; [`faults`] and [`operator`]: what is done to them
-//! - [`clients`], [`watchers`]: who uses them, and what each was answered
+//! - [`clients`], [`watchers`], [`cluster_client`]: who uses them, and what each was answered
 //! - [`record`]: what was applied where; [`check`], [`watch_check`]: what must hold of all that; [`linearizability`]: the same of single keys, from
 //!   the answers alone
 //! - [`scenarios`]: etcd's own record of what went wrong, one test for each entry
@@ -27,6 +27,7 @@ pub(crate) mod channel;
 pub(crate) mod check;
 pub(crate) mod clients;
 pub(crate) mod cluster;
+pub(crate) mod cluster_client;
 pub(crate) mod faults;
 pub(crate) mod history;
 pub(crate) mod linearizability;
@@ -66,6 +67,8 @@ pub(crate) enum Bug {
     EarlyProgress,
     /// Leaders that are taken for dead as soon as a connection ends.
     HastySuccession,
+    /// Reads that are answered by a round which was under way when they came.
+    JoinedRound,
 }
 
 thread_local! {

@@ -18,11 +18,19 @@ use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::server;
 
 use crate::command::Command;
+use crate::peer::BoxFuture;
 
 mod apply;
+mod hash;
+mod key_space;
+#[cfg(test)]
+mod mutation;
+mod snapshot;
 mod store;
 
-pub use self::store::{Pin, Revisions, State};
+pub use self::key_space::{KeySpace, Pin, Revisions};
+pub use self::snapshot::Snapshot;
+pub use self::store::State;
 
 /// A committed command with its place in the log.
 #[derive(Clone, Debug)]
@@ -43,6 +51,25 @@ pub trait Replicated: Clone + Send + Sync + 'static {
     /// Replaces the state by that of a checkpoint: all rows, by table and key ascending. Called before the first `apply`, and when a
     /// snapshot of another member is installed. An error means that the rows are not what `take_delta` ever gave.
     fn load(&self, rows: &mut dyn Iterator<Item = Result<Row, LoadError>>) -> Result<(), LoadError>;
+
+    /// Bytes of what a checkpoint holds that everybody's quota is not about.
+    fn exempt_bytes(&self) -> u64 {
+        0
+    }
+
+    /// A hash of a range of keys at a revision, 0 for the newest, by which members are compared. None where there is no such revision, not yet or no
+    /// more.
+    fn hash(&self, _keys: Keys, _revision: i64) -> BoxFuture<'_, Option<Hashed>> {
+        Box::pin(std::future::ready(None))
+    }
+}
+
+/// A state's hash. Two of the same revision that were compacted to the same one can be compared.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Hashed {
+    pub revision: i64,
+    pub compact_revision: i64,
+    pub hash: u32,
 }
 
 /// Which table of the checkpoint a row belongs to. The number is on disk and never reused.
@@ -55,10 +82,54 @@ pub enum Table {
     Leases = 2,
     /// Few and small: current revision, compacted revision, alarms. Key: a name.
     Meta = 3,
+    /// The same three of the cluster's own keys.
+    ClusterRevisions = 4,
+    ClusterLeases = 5,
+    ClusterMeta = 6,
 }
 
 impl Table {
-    pub const ALL: [Self; 3] = [Self::Revisions, Self::Leases, Self::Meta];
+    pub const ALL: [Self; 6] =
+        [Self::Revisions, Self::Leases, Self::Meta, Self::ClusterRevisions, Self::ClusterLeases, Self::ClusterMeta];
+
+    /// Whose it is.
+    pub fn keys(self) -> Keys {
+        match self {
+            Self::Revisions | Self::Leases | Self::Meta => Keys::Public,
+            Self::ClusterRevisions | Self::ClusterLeases | Self::ClusterMeta => Keys::Cluster,
+        }
+    }
+}
+
+/// A range of keys with revisions of its own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Keys {
+    /// What etcd's API shows, and Kubernetes uses.
+    #[default]
+    Public,
+    /// The cluster's own ([`crate::cluster_keys`]).
+    Cluster,
+}
+
+/// Where a range of keys is in a checkpoint.
+#[derive(Clone, Copy, Debug)]
+pub struct Tables {
+    pub revisions: Table,
+    pub leases: Table,
+    pub meta: Table,
+}
+
+impl Keys {
+    pub const ALL: [Self; 2] = [Self::Public, Self::Cluster];
+
+    pub fn tables(self) -> Tables {
+        match self {
+            Self::Public => Tables { revisions: Table::Revisions, leases: Table::Leases, meta: Table::Meta },
+            Self::Cluster => {
+                Tables { revisions: Table::ClusterRevisions, leases: Table::ClusterLeases, meta: Table::ClusterMeta }
+            }
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

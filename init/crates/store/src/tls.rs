@@ -10,9 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::crypto::CryptoProvider;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedCipherSuite};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, UnixTime};
 
 use crate::flags::{TlsFiles, TlsVersions};
 
@@ -57,6 +59,8 @@ pub enum TlsError {
     },
     #[error("{name:?} is no name that a client's certificate can be for")]
     Name { name: String },
+    #[error("--cipher-suites names none that can be used")]
+    CipherSuites,
     #[error("protocol versions")]
     Versions(#[source] rustls::Error),
     #[error(
@@ -82,10 +86,26 @@ struct Current<C> {
     looked: Instant,
 }
 
-impl Reloading<ServerConfig> {
+/// What a listener does with who comes.
+#[derive(Debug)]
+pub(crate) struct Doorman {
+    pub(crate) config: Arc<ServerConfig>,
+    /// None where nobody has to show a certificate.
+    verifier: Option<Arc<dyn ClientCertVerifier>>,
+}
+
+impl Doorman {
+    /// Whether a certificate with those behind it would be let in at that time.
+    pub(crate) fn admits(&self, chain: &[CertificateDer<'_>], when: UnixTime) -> bool {
+        let Some(verifier) = &self.verifier else { return true };
+        chain.split_first().is_some_and(|(own, others)| verifier.verify_client_cert(own, others, when).is_ok())
+    }
+}
+
+impl Reloading<Doorman> {
     /// For a listener.
     pub(crate) fn server(files: &TlsFiles) -> Result<Self, TlsError> {
-        Self::load(files, server_config)
+        Self::load(files, doorman)
     }
 }
 
@@ -136,20 +156,39 @@ fn times(files: &TlsFiles) -> Vec<Option<SystemTime>> {
     paths.into_iter().map(time).collect()
 }
 
-fn server_config(files: &TlsFiles) -> Result<Arc<ServerConfig>, TlsError> {
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+fn doorman(files: &TlsFiles) -> Result<Arc<Doorman>, TlsError> {
+    let provider = Arc::new(provider(files)?);
     let builder = ServerConfig::builder_with_provider(Arc::clone(&provider))
         .with_protocol_versions(&versions(files.versions))
         .map_err(TlsError::Versions)?;
     // As in etcd, naming an authority means that clients must show a certificate of it.
-    let builder = match &files.trusted_ca {
+    let verifier = files.trusted_ca.as_ref().map(|path| clients::verifier(files, path, provider)).transpose()?;
+    let builder = match &verifier {
         None => builder.with_no_client_auth(),
-        Some(path) => builder.with_client_cert_verifier(clients::verifier(files, path, provider)?),
+        Some(verifier) => builder.with_client_cert_verifier(Arc::clone(verifier)),
     };
     let (chain, key) = pair(files)?;
     let mut config = builder.with_single_cert(chain, key).map_err(|source| unusable(files, source))?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    Ok(Arc::new(config))
+    Ok(Arc::new(Doorman { config: Arc::new(config), verifier }))
+}
+
+/// What may be used: with a list, of TLS 1.2 only what it names.
+fn provider(files: &TlsFiles) -> Result<CryptoProvider, TlsError> {
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    if files.cipher_suites.is_empty() {
+        return Ok(provider);
+    }
+    let named = |suite: &SupportedCipherSuite| {
+        suite.suite().as_str().is_some_and(|name| {
+            // Some lists call these by the names that they had before their digest was part of it.
+            let old = name.strip_suffix("_SHA256").filter(|name| name.ends_with("POLY1305"));
+            files.cipher_suites.iter().any(|given| given == name || Some(given.as_str()) == old)
+        })
+    };
+    let of_12 = |suite: &SupportedCipherSuite| matches!(suite, SupportedCipherSuite::Tls12(_));
+    provider.cipher_suites.retain(|suite| !of_12(suite) || named(suite));
+    if provider.cipher_suites.iter().any(of_12) { Ok(provider) } else { Err(TlsError::CipherSuites) }
 }
 
 fn versions(versions: TlsVersions) -> Vec<&'static rustls::SupportedProtocolVersion> {
@@ -163,7 +202,7 @@ fn versions(versions: TlsVersions) -> Vec<&'static rustls::SupportedProtocolVers
 fn client_config(files: &TlsFiles) -> Result<Arc<ClientConfig>, TlsError> {
     let roots = authorities(files.trusted_ca.as_ref().ok_or(TlsError::NoAuthority)?)?;
     let (chain, key) = pair(files)?;
-    let config = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::aws_lc_rs::default_provider()))
+    let config = ClientConfig::builder_with_provider(Arc::new(provider(files)?))
         .with_safe_default_protocol_versions()
         .map_err(TlsError::Versions)?
         .with_root_certificates(roots)
@@ -205,4 +244,33 @@ fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
         return Err(TlsError::Empty { path: path.to_owned() });
     }
     Ok(certificates)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn suites(names: &[&str]) -> Result<Vec<String>, TlsError> {
+        let files =
+            TlsFiles { cipher_suites: names.iter().map(|name| (*name).to_owned()).collect(), ..TlsFiles::default() };
+        let suites = provider(&files)?.cipher_suites;
+        Ok(suites.iter().map(|suite| format!("{:?}", suite.suite())).collect())
+    }
+
+    #[test]
+    fn a_list_of_cipher_suites_leaves_what_it_names_and_tls_1_3() {
+        let all = suites(&[]).unwrap();
+        let newest: Vec<String> = all.iter().filter(|name| name.starts_with("TLS13_")).cloned().collect();
+        let of_12 = |names: &[&str]| {
+            let mut left = suites(names).unwrap();
+            left.retain(|name| !newest.contains(name));
+            left
+        };
+        assert!(newest.len() >= 2 && all.len() > newest.len());
+        let (gcm, chacha) = ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305");
+        // Of a list for etcd some are too weak to be there at all.
+        assert_eq!(of_12(&[gcm, "TLS_RSA_WITH_AES_128_CBC_SHA"]), [gcm]);
+        assert_eq!(of_12(&[chacha]), [format!("{chacha}_SHA256")]);
+        assert!(matches!(suites(&["TLS_RSA_WITH_AES_128_CBC_SHA"]), Err(TlsError::CipherSuites)));
+    }
 }

@@ -30,18 +30,22 @@ const EXIT_FAILURE: u8 = 1;
 const EXIT_USAGE: u8 = 128;
 /// Where a restored member's log begins: behind one entry, which is the checkpoint's.
 const RESTORED_AT: LogId = LogId { term: 1, index: 1 };
-/// What etcd's manual advises: more revisions than any cluster makes between a backup and its loss.
+/// By how much revisions are raised if nothing else is said. What etcd's manual advises: more than any cluster makes between a backup and
+/// its loss.
 const RECOVERY_BUMP: u64 = 1_000_000_000;
 
 pub const USAGE: &str = "\
 Usage: keelson-store snapshot status FILE [-w simple|json|fields]
        keelson-store snapshot restore FILE [--data-dir=DIR] [--name=NAME] [--initial-advertise-peer-urls=URLS]
-                     [--advertise-client-urls=URLS] [--bump-revision=N --mark-compacted] [--skip-hash-check] [--drop-users]
+                     [--advertise-client-urls=URLS] [--bump-revision=N --mark-compacted | --bump-revision=0] [--skip-hash-check]
+                     [--drop-users]
        keelson-store recover --data-dir=DIR [--bump-revision=N] [--yes]
 
 snapshot status   says what is in a snapshot, of this store or of etcd
 snapshot restore  makes a new data directory of a snapshot, of this store or of etcd (or of an etcd's database file, with
-                  --skip-hash-check): one member of a new cluster, which others then join
+                  --skip-hash-check): one member of a new cluster, which others then join. Revisions are raised by a thousand
+                  million and compacted there, since clients may have seen later ones than the snapshot's; --bump-revision=0
+                  keeps them
 recover           makes a stopped member, whose cluster has lost its quorum for good, a cluster of its own; without --yes only
                   says what the member has
 ";
@@ -52,7 +56,7 @@ enum Error {
     Arguments(#[from] ArgumentsError),
     #[error("there is no command {0:?}; see keelson-store {1} --help")]
     Command(String, &'static str),
-    #[error("--mark-compacted and --bump-revision, more than 0, go together")]
+    #[error("--bump-revision, more than 0, and --mark-compacted go together")]
     Bump,
     #[error(
         "--initial-cluster names other members: one member is restored, and the others join it with empty data directories"
@@ -185,11 +189,7 @@ fn restore_snapshot(arguments: impl Iterator<Item = String>) -> Result<(), Error
             tracing::warn!(flag = ignored, "this flag has no meaning for keelson-store and is ignored");
         }
     }
-    let bump = match (arguments.number("bump-revision")?.unwrap_or(0), arguments.switch("mark-compacted")) {
-        (0, false) => Bump::No,
-        (by, true) if by > 0 => Bump::By(by),
-        _ => return Err(Error::Bump),
-    };
+    let bump = restored_bump(arguments.number("bump-revision")?, arguments.switch("mark-compacted"))?;
     let name = arguments.text("name").unwrap_or("default");
     let peers = arguments.text("initial-advertise-peer-urls").unwrap_or("http://localhost:2380");
     let others =
@@ -226,6 +226,16 @@ fn restore_snapshot(arguments: impl Iterator<Item = String>) -> Result<(), Error
     Ok(())
 }
 
+/// etcdutl raises nothing unless it is told to. Whoever restores in a hurry does not tell it, and clients' caches are then wrong without a sign.
+fn restored_bump(by: Option<u64>, mark_compacted: bool) -> Result<Bump, Error> {
+    match (by, mark_compacted) {
+        (None, _) => Ok(Bump::By(RECOVERY_BUMP)),
+        (Some(0), false) => Ok(Bump::No),
+        (Some(by), true) if by > 0 => Ok(Bump::By(by)),
+        (Some(_), _) => Err(Error::Bump),
+    }
+}
+
 fn recover(arguments: impl Iterator<Item = String>) -> Result<(), Error> {
     let arguments = Arguments::read(arguments, &["data-dir", "bump-revision"], &["yes"], 0)?;
     if arguments.help {
@@ -257,7 +267,7 @@ fn recover(arguments: impl Iterator<Item = String>) -> Result<(), Error> {
 fn describe(data_dir: &Path, stopped: &Stopped) -> String {
     let Stopped { identity, marks, last, members, state, .. } = stopped;
     let index = |id: Option<LogId>| id.map_or(0, |id| id.index);
-    let (revision, compacted) = state.read(|mvcc, revision| (revision, mvcc.compact_revision()));
+    let (revision, compacted) = state.public().read(|mvcc, revision| (revision, mvcc.compact_revision()));
     format!(
         "data directory: {}\nindex: {}\nterm: {}\ncommitted: {}\nvote: {}\nrevision: {revision}\ncompact revision: {compacted}\n\
          member: {:x}\ncluster: {:x}\nmembers: {members}\n",

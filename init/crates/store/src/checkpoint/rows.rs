@@ -5,7 +5,9 @@ use std::sync::Arc;
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadTransaction};
 
-use super::{Ahead, Applied, CheckpointError, KEY_APPLIED, META, Open, decode_applied, table_definition};
+use super::{
+    Ahead, Applied, CheckpointError, KEY_APPLIED, META, Open, decode_applied, guarded, row_bytes, table_definition,
+};
 use crate::state::{LoadError, Row, Table};
 
 const CHECKSUM_LEN: usize = 4;
@@ -43,6 +45,11 @@ pub struct Rows {
     transaction: ReadTransaction,
     tables: std::slice::Iter<'static, Table>,
     current: Option<(Table, TableRows)>,
+    /// Bytes of all rows, and of those that were read: without them a damaged page could hide some.
+    expected: u64,
+    found: u64,
+    /// There is no row behind an error either.
+    ended: bool,
     /// Keeps the file open, should it be replaced.
     _reader: Arc<()>,
 }
@@ -62,8 +69,9 @@ impl Rows {
         let transaction = open.read()?;
         let meta = transaction.open_table(META).map_err(CheckpointError::database("read"))?;
         let encoded = meta.get(KEY_APPLIED).map_err(CheckpointError::database("read"))?;
-        let applied = encoded.map(|value| decode_applied(value.value())).transpose()?.unwrap_or_default().0;
-        Ok(Self { applied, transaction, tables: Table::ALL.iter(), current: None, _reader: reader })
+        let (applied, used) = encoded.map(|value| decode_applied(value.value())).transpose()?.unwrap_or_default();
+        let (tables, expected) = (Table::ALL.iter(), used);
+        Ok(Self { applied, transaction, tables, current: None, expected, found: 0, ended: false, _reader: reader })
     }
 
     /// Has a thread read them from here on.
@@ -76,15 +84,25 @@ impl Rows {
         &self.applied
     }
 
+    fn missing(&self) -> CheckpointError {
+        CheckpointError::Missing { found: self.found, expected: self.expected }
+    }
+
     fn advance(&mut self) -> Result<Option<Row>, CheckpointError> {
         loop {
             if let Some((table, range)) = &mut self.current
                 && let Some(row) = range.next()
             {
                 let (key, value) = row.map_err(CheckpointError::database("read"))?;
+                self.found += row_bytes(key.value(), value.value());
+                if self.found > self.expected {
+                    return Err(self.missing());
+                }
                 return decode(*table, key.value(), value.value()).map(Some);
             }
-            let Some(&table) = self.tables.next() else { return Ok(None) };
+            let Some(&table) = self.tables.next() else {
+                return if self.found == self.expected { Ok(None) } else { Err(self.missing()) };
+            };
             self.current = match self.transaction.open_table(table_definition(table)) {
                 Ok(rows) => {
                     let rows: ReadOnlyTable<&'static [u8], &'static [u8]> = rows;
@@ -102,6 +120,11 @@ impl Iterator for Rows {
     type Item = Result<Row, LoadError>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        self.advance().map_err(LoadError::from).transpose()
+        if self.ended {
+            return None;
+        }
+        let row = guarded(|| self.advance()).map_err(LoadError::from).transpose();
+        self.ended = !matches!(row, Some(Ok(_)));
+        row
     }
 }

@@ -1,5 +1,7 @@
 //! Checkpoints: what was committed is read back, damage is noticed, crashes leave the old one or the new one.
 
+mod mutation;
+
 use std::collections::BTreeSet;
 
 use bytes::Bytes;

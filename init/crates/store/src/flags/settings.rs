@@ -14,6 +14,7 @@ use self::take::Take;
 pub use self::tls::{TlsFiles, TlsVersions};
 use super::words::Words;
 
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag of its own")]
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Settings {
     pub name: String,
@@ -36,12 +37,16 @@ pub struct Settings {
     pub peer_cert_names_member: bool,
     /// Where members may be that are not where the membership has them; see [`crate::peer`].
     pub peer_hints_file: Option<PathBuf>,
+    /// The common name of the client whose the cluster's keys are; see [`crate::cluster_keys`].
+    pub cluster_client: Option<String>,
     pub quota_bytes: u64,
     pub max_request_bytes: usize,
     pub max_txn_ops: usize,
     /// Of clients.
     pub max_connections: usize,
     pub max_concurrent_streams: u32,
+    /// Of members that are added to learn only.
+    pub max_learners: usize,
     /// Zero turns it off.
     pub keepalive_interval: Duration,
     pub keepalive_timeout: Duration,
@@ -50,11 +55,18 @@ pub struct Settings {
     pub auto_compaction: AutoCompaction,
     pub watch_progress_notify_interval: Duration,
     pub lease_checkpoints: bool,
+    /// Zero turns it off.
+    pub corrupt_check: Duration,
+    /// Whether metrics tell how long calls took.
+    pub extensive_metrics: bool,
     pub log_level: tracing::Level,
 }
 
 #[derive(Debug, thiserror::Error)]
 pub enum SettingsError {
+    /// A value that is not of the flag's type, which etcd does not read any further.
+    #[error("{source_name}: {value:?} is no {expected}")]
+    Malformed { source_name: String, value: String, expected: &'static str },
     #[error("{source_name}: {value:?} is no {expected}")]
     Value { source_name: String, value: String, expected: &'static str },
     #[error("{source_name}: {value:?} is out of range: {range}")]
@@ -63,20 +75,16 @@ pub enum SettingsError {
     Refused { source_name: String, instead: &'static str },
     #[error("--tls-min-version is above --tls-max-version")]
     TlsVersions,
+    #[error("--cipher-suites are those of TLS 1.2, which --tls-min-version leaves out")]
+    CipherSuites,
+    #[error("--peer-cert-allowed-cn and --peer-cert-allowed-hostname exclude each other")]
+    AllowedTwice,
     #[error("--{given} needs --{missing} beside it")]
     Incomplete { given: &'static str, missing: &'static str },
     #[error("--{flag} asks for https, and --{missing} is not given")]
     NoCertificate { flag: &'static str, missing: &'static str },
     #[error("--advertise-client-urls must be given when --listen-client-urls is")]
     Advertise,
-    #[error("--initial-cluster does not name this member, {name}")]
-    NotAMember { name: String },
-    #[error(
-        "--initial-cluster gives {name} other peer URLs ({listed}) than --initial-advertise-peer-urls ({advertised})"
-    )]
-    OtherPeerUrls { name: String, listed: String, advertised: String },
-    #[error("--initial-cluster-state=existing: --initial-cluster names no other member to join")]
-    NobodyToJoin,
     #[error("--election-timeout must be at least five times --heartbeat-interval and at most 50 s")]
     Election,
 }
@@ -117,6 +125,7 @@ impl Settings {
             peer_tls,
             peer_cert_names_member: take.switch("peer-cert-names-member")?,
             peer_hints_file: take.text("peer-hints-file").map(PathBuf::from),
+            cluster_client: take.text("cluster-client").map(str::to_owned),
             quota_bytes: match take.number("quota-backend-bytes", 0, i64::MIN..=i64::MAX, "bytes")? {
                 0 => DEFAULT_QUOTA_BYTES,
                 // etcd: a negative quota is none.
@@ -130,6 +139,7 @@ impl Settings {
             max_txn_ops: take.bounded("max-txn-ops", 128, 1 << 20)?,
             max_connections: take.connections()?,
             max_concurrent_streams: take.streams()?,
+            max_learners: take.learners()?,
             keepalive_interval: take.duration("grpc-keepalive-interval", Duration::from_hours(2))?,
             keepalive_timeout: take.duration("grpc-keepalive-timeout", Duration::from_secs(20))?,
             heartbeat_interval: take.millis("heartbeat-interval", 100)?,
@@ -137,12 +147,17 @@ impl Settings {
             auto_compaction: take.auto_compaction()?,
             watch_progress_notify_interval: take.duration("watch-progress-notify-interval", Duration::from_mins(10))?,
             lease_checkpoints: take.lease_checkpoints()?,
+            corrupt_check: take.duration("corrupt-check-time", Duration::ZERO)?,
+            extensive_metrics: take.extensive_metrics()?,
             log_level: take.log_level()?,
             name,
         };
-        settings.check_cluster()?;
         if settings.peer_hints_file.is_some() && !settings.peer_cert_names_member {
             return Err(SettingsError::Incomplete { given: "peer-hints-file", missing: "peer-cert-names-member" });
+        }
+        // Without their certificates clients have no names.
+        if settings.cluster_client.is_some() && !settings.client_tls.as_ref().is_some_and(|tls| tls.client_cert_auth) {
+            return Err(SettingsError::Incomplete { given: "cluster-client", missing: "client-cert-auth" });
         }
         let longest = Duration::from_secs(50);
         if settings.election_timeout < 5 * settings.heartbeat_interval || settings.election_timeout > longest {

@@ -91,7 +91,7 @@ fn a_configuration_file_may_be_yaml_and_its_errors_name_it() {
     std::fs::write(&path, "name: 'yaml'\nsnapshot-count: 5\nclient-transport-security:\n").unwrap();
     assert_eq!(Settings::new(&words(&[&argument], &[]).unwrap()).unwrap().name, "yaml");
     for (content, expected) in [
-        ("nmae: x\n", "did you mean --name?"),
+        ("nmae: x\n", "nmae is no flag of keelson-store; did you mean name?"),
         ("peer-transport-security: { cert: x }\n", "peer-transport-security has no key cert"),
         ("name: {a: b}\n", "name takes one value"),
         ("name: {\n", "etcd.conf.yml"),
@@ -150,6 +150,58 @@ fn restrictions_on_clients_are_taken_and_need_an_authority() {
 }
 
 #[test]
+fn the_clusters_client_is_named_where_clients_have_certificates() {
+    let named = ["--cert-file=c", "--key-file=k", "--cluster-client=keelson-cluster"];
+    let error = settings(&named).unwrap_err().to_string();
+    assert!(error.contains("--cluster-client needs --client-cert-auth"), "{error}");
+    let more = [&named[..], &["--client-cert-auth", "--trusted-ca-file=ca", "--corrupt-check-time=4h"]].concat();
+    let settings = settings(&more).unwrap();
+    assert_eq!(settings.cluster_client.as_deref(), Some("keelson-cluster"));
+    assert_eq!(settings.corrupt_check, Duration::from_hours(4));
+}
+
+#[test]
+fn restrictions_on_members_are_taken_and_need_an_authority() {
+    let tls = ["--peer-cert-file=c", "--peer-key-file=k", "--peer-cert-allowed-cn=a,b"];
+    let error = settings(&tls).unwrap_err().to_string();
+    assert!(error.contains("--peer-cert-allowed-cn needs --peer-trusted-ca-file"), "{error}");
+    let trusting = [&tls[..], &["--peer-trusted-ca-file=ca"]].concat();
+    let files = settings(&trusting).unwrap().peer_tls.unwrap();
+    assert_eq!((files.allowed_common_names.len(), files.allowed_hostnames.len()), (2, 0));
+    let both = [&trusting[..], &["--peer-cert-allowed-hostname=h"]].concat();
+    assert!(matches!(settings(&both), Err(SettingsError::AllowedTwice)));
+    let hostname =
+        ["--peer-cert-file=c", "--peer-key-file=k", "--peer-trusted-ca-file=ca", "--peer-cert-allowed-hostname=h"];
+    assert_eq!(settings(&hostname).unwrap().peer_tls.unwrap().allowed_hostnames, ["h"]);
+}
+
+#[test]
+fn cipher_suites_are_those_of_tls_1_2() {
+    let tls = ["--cert-file=c", "--key-file=k", "--cipher-suites=TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"];
+    let files = settings(&tls).unwrap().client_tls.unwrap();
+    assert_eq!(files.cipher_suites, ["TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"]);
+    let newest = [&tls[..], &["--tls-min-version=TLS1.3"]].concat();
+    assert!(matches!(settings(&newest), Err(SettingsError::CipherSuites)));
+    let error = settings(&["--cert-file=c", "--key-file=k", "--cipher-suites=strong"]).unwrap_err().to_string();
+    assert!(error.contains("is no list of cipher suites"), "{error}");
+}
+
+#[test]
+fn learners_and_the_detail_of_metrics_are_set_by_etcds_flags() {
+    let defaults = settings(&[]).unwrap();
+    assert_eq!((defaults.max_learners, defaults.extensive_metrics), (16, false));
+    let given = settings(&["--max-learners=1", "--metrics=extensive"]).unwrap();
+    assert_eq!((given.max_learners, given.extensive_metrics), (1, true));
+    assert!(settings(&["--max-learners=17"]).is_err() && settings(&["--metrics=all"]).is_err());
+}
+
+#[test]
+fn variables_that_name_no_flag_are_told() {
+    let words = words(&[], &[("ETCD_NAME", "a"), ("ETCD_SERVICE_HOST", "10.0.0.1"), ("PATH", "/bin")]).unwrap();
+    assert_eq!(words.unrecognized(), ["ETCD_SERVICE_HOST"]);
+}
+
+#[test]
 fn features_are_turned_on_by_etcds_names() {
     assert!(!settings(&["--feature-gates=AllBeta=true"]).unwrap().lease_checkpoints);
     assert!(settings(&["--feature-gates=LeaseCheckpoint=true,InitialCorruptCheck=false"]).unwrap().lease_checkpoints);
@@ -183,10 +235,7 @@ fn values_that_mean_nothing_are_refused_with_their_source() {
         (&["--cert-file=a", "--key-file=b", "--client-cert-auth"], "--client-cert-auth needs --trusted-ca-file"),
         (&["--heartbeat-interval=500"], "--election-timeout"),
         (&["--auto-compaction-retention=soon"], "auto-compaction-retention"),
-        (&["--initial-cluster=a=http://x:1,b=http://y:1", "--name=a"], "other peer URLs (http://x:1)"),
         (&["--initial-cluster=a"], "list of members"),
-        (&["--initial-cluster=b=http://y:1", "--name=a"], "does not name this member, a"),
-        (&["--initial-cluster-state=existing"], "names no other member"),
         (&["--initial-cluster-state=old"], "new or existing"),
         (&["--log-level=loud"], "log level"),
     ] {
@@ -223,4 +272,14 @@ fn compaction_is_by_time_or_by_revisions() {
 fn help_names_every_flag() {
     let help = help();
     assert!(FLAGS.iter().all(|flag| help.contains(&format!("--{}", flag.name))));
+}
+
+/// Whoever comes from etcd reads there what becomes of its flags.
+#[test]
+fn flags_that_mean_nothing_are_listed_in_the_document() {
+    let document = include_str!("../../ETCD.md");
+    let (_, list) = document.split_once("## Flags that mean nothing here").unwrap();
+    for flag in FLAGS.iter().filter(|flag| !matches!(flag.kind, Kind::Text | Kind::Switch)) {
+        assert!(list.contains(&format!("`{}`", flag.name)), "--{}", flag.name);
+    }
 }

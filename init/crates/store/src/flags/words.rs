@@ -9,6 +9,7 @@ use super::{Kind, file, find};
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Words {
     values: BTreeMap<&'static str, Word>,
+    unrecognized: Vec<String>,
     pub help: bool,
     pub version: bool,
 }
@@ -35,6 +36,8 @@ pub enum WordsError {
     },
     #[error("{}: {reason}", path.display())]
     Parse { path: PathBuf, reason: String },
+    #[error("{}: {key} is no flag of keelson-store{}", path.display(), suggestion.map_or(String::new(), |name| format!("; did you mean {name}?")))]
+    Key { path: PathBuf, key: String, suggestion: Option<&'static str> },
 }
 
 impl Words {
@@ -59,9 +62,10 @@ impl Words {
 
     fn environment(&mut self, name: &str, value: String) {
         let Some(flag) = name.strip_prefix("ETCD_") else { return };
-        // etcd too ignores what it does not know here: ETCD_ is also used by etcdctl's wrappers.
-        if let Some(flag) = find(&flag.to_ascii_lowercase().replace('_', "-")) {
-            self.values.insert(flag.name, Word { value, source: name.to_owned() });
+        match find(&flag.to_ascii_lowercase().replace('_', "-")) {
+            Some(flag) => _ = self.values.insert(flag.name, Word { value, source: name.to_owned() }),
+            // etcd too does not take it amiss: ETCD_ is also used by what is around it.
+            None => self.unrecognized.push(name.to_owned()),
         }
     }
 
@@ -111,8 +115,8 @@ impl Words {
         let mut words = Self::default();
         for (name, value) in said {
             let Some(flag) = find(&name) else {
-                let argument = format!("{}: {name}", path.display());
-                return Err(WordsError::Unknown { argument, suggestion: closest(&name) });
+                let suggestion = closest(&name);
+                return Err(WordsError::Key { path: path.to_owned(), key: name, suggestion });
             };
             words.values.insert(flag.name, Word { value, source: format!("{}: {name}", path.display()) });
         }
@@ -130,6 +134,11 @@ impl Words {
             let off = matches!(word.value.as_str(), "" | "false" | "0" | "f" | "F" | "FALSE" | "False");
             (!off).then_some((word.source.as_str(), flag.help))
         })
+    }
+
+    /// Variables with etcd's prefix that name no flag.
+    pub fn unrecognized(&self) -> &[String] {
+        &self.unrecognized
     }
 
     /// What was said and has no meaning here.

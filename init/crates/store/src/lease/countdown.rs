@@ -51,8 +51,7 @@ impl Countdown {
     }
 
     fn start_anew(&self, leads: bool) {
-        let leases: Vec<(LeaseId, i64)> =
-            self.state.read(|mvcc, _| mvcc.leases.iter().map(|(id, lease)| (id, lease.time_to_live())).collect());
+        let leases = self.state.lease_times();
         let mut deadlines = self.state.deadlines();
         deadlines.clear();
         if leads {
@@ -71,8 +70,7 @@ impl Countdown {
             return;
         }
         for id in granted {
-            let ttl = self.state.read(|mvcc, _| mvcc.leases.get(id).map(|lease| lease.ttl_seconds));
-            if let Some(ttl) = ttl {
+            if let Some((_, ttl)) = self.state.lease(id, |lease| lease.ttl_seconds) {
                 self.state.deadlines().set_if_later(id, self.now() + duration(ttl));
             }
         }

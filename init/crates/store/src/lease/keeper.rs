@@ -5,16 +5,17 @@
 //! leases meanwhile, and what it proposes because a lease has run out is only good for the term in which it saw that.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use keelson_etcd_api::etcdserverpb as pb;
 
 use super::countdown::Countdown;
-use super::{LeaseId, LeaseService};
+use super::{Lease, LeaseId, LeaseService};
 use crate::command::Command;
 use crate::node::{Node, ProposeError, ReadError};
 use crate::peer::{Answer, BoxFuture, Failure, Request};
-use crate::state::{Rejection, Response, State};
+use crate::state::{Keys, Rejection, Response, State};
 
 pub use crate::peer::TimeToLive;
 
@@ -42,12 +43,26 @@ pub struct Keeper {
     checkpoints: bool,
     /// Renewals share it, a checkpoint has it alone: one that was overtaken by a renewal would take back what that promised.
     renewing: tokio::sync::RwLock<()>,
+    expired: AtomicU64,
+    renewed: AtomicU64,
 }
 
 impl Keeper {
     pub fn new(node: Arc<Node<State>>, election_timeout: Duration, checkpoints: bool) -> Self {
         let countdown = Countdown::new(node.state().clone(), election_timeout);
-        Self { node, countdown, checkpoints, renewing: tokio::sync::RwLock::default() }
+        Self {
+            node,
+            countdown,
+            checkpoints,
+            renewing: tokio::sync::RwLock::default(),
+            expired: AtomicU64::new(0),
+            renewed: AtomicU64::new(0),
+        }
+    }
+
+    /// Leases that have run out and been renewed under this member's care, since the start.
+    pub fn expired_and_renewed(&self) -> (u64, u64) {
+        (self.expired.load(Ordering::Relaxed), self.renewed.load(Ordering::Relaxed))
     }
 
     /// Watches deadlines, for ever.
@@ -112,10 +127,16 @@ impl Keeper {
     }
 
     async fn revoke(&self, id: LeaseId, term: u64) {
-        let revoke = Command::LeaseRevoke(pb::LeaseRevokeRequest { id: id.0 });
-        match self.node.propose_in_term(revoke, term).await {
+        let Some(keys) = self.node.state().lease_keys(id) else {
+            // Somebody else has revoked it.
+            return self.node.state().deadlines().remove(id);
+        };
+        match self.node.propose_in_term(revocation(id, keys), term).await {
             Ok(Response::Rejected(Rejection::LeaseNotFound)) => self.node.state().deadlines().remove(id),
-            Ok(_) => tracing::debug!(lease = %id, "lease has run out"),
+            Ok(_) => {
+                self.expired.fetch_add(1, Ordering::Relaxed);
+                tracing::debug!(lease = %id, "lease has run out");
+            }
             // It is due again later.
             Err(error) => tracing::warn!(lease = %id, %error, "a lease that has run out cannot be revoked yet"),
         }
@@ -149,9 +170,8 @@ impl Keeper {
             return Err(KeepError::Propose(ProposeError::NoLeader));
         }
         let state = self.node.state();
-        let Some((ttl, checkpointed)) =
-            state.read(|mvcc, _| mvcc.leases.get(id).map(|lease| (lease.ttl_seconds, lease.remaining_seconds > 0)))
-        else {
+        let facts = |lease: &Lease| (lease.ttl_seconds, lease.remaining_seconds > 0);
+        let Some((keys, (ttl, checkpointed))) = state.lease(id, facts) else {
             return Ok(None);
         };
         if checkpointed {
@@ -160,12 +180,12 @@ impl Keeper {
             self.node.propose_in_term(Command::LeaseCheckpoint(request), term).await?;
         }
         if self.countdown.extend(id, ttl) {
+            self.renewed.fetch_add(1, Ordering::Relaxed);
             // Revoked meanwhile: the deadline just set goes when it is due.
-            let exists = state.read(|mvcc, _| mvcc.leases.get(id).is_some());
-            return Ok(exists.then_some(ttl));
+            return Ok(state.lease_keys(id).map(|_| ttl));
         }
         // It has run out, and its end may be on its way through the log: see it through before saying so.
-        self.node.propose_in_term(Command::LeaseRevoke(pb::LeaseRevokeRequest { id: id.0 }), term).await?;
+        self.node.propose_in_term(revocation(id, keys), term).await?;
         Ok(None)
     }
 
@@ -186,7 +206,7 @@ impl Keeper {
 
     fn time_left(&self, id: LeaseId, keys: bool) -> Option<TimeToLive> {
         let state = self.node.state();
-        let lease = state.read(|mvcc, _| mvcc.leases.get(id).cloned())?;
+        let (_, lease) = state.lease(id, Lease::clone)?;
         let deadline = state.deadlines().get(id);
         let remaining = deadline.map_or(lease.time_to_live(), |deadline| self.countdown.seconds_until(deadline));
         Some(TimeToLive {
@@ -195,6 +215,10 @@ impl Keeper {
             keys: if keys { lease.keys.into_iter().collect() } else { Vec::new() },
         })
     }
+}
+
+fn revocation(id: LeaseId, keys: Keys) -> Command {
+    Command::LeaseRevoke(pb::LeaseRevokeRequest { id: id.0 }).on(keys)
 }
 
 impl LeaseService for Keeper {

@@ -2,10 +2,10 @@
 
 use std::io;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{self, Poll};
 
 use bytes::{Buf as _, Bytes};
-use rustls::ServerConfig;
 use rustls_pki_types::CertificateDer;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
@@ -14,7 +14,8 @@ use tokio_rustls::TlsAcceptor;
 use tokio_rustls::server::TlsStream;
 use tonic::transport::server::Connected;
 
-use crate::tls::Reloading;
+use super::guests::Guest;
+use crate::tls::Doorman;
 
 /// A connection as it is accepted.
 #[derive(Debug)]
@@ -39,8 +40,8 @@ impl RawStream {
         }
     }
 
-    pub(super) async fn handshake(self, tls: &Reloading<ServerConfig>) -> io::Result<Transport> {
-        let acceptor = TlsAcceptor::from(tls.current());
+    pub(super) async fn handshake(self, doorman: &Doorman) -> io::Result<Transport> {
+        let acceptor = TlsAcceptor::from(Arc::clone(&doorman.config));
         Ok(match self {
             Self::Tcp(stream) => Transport::TcpTls(Box::new(acceptor.accept(stream).await?)),
             Self::Unix(stream) => Transport::UnixTls(Box::new(acceptor.accept(stream).await?)),
@@ -57,28 +58,40 @@ pub(super) enum Transport {
     UnixTls(Box<TlsStream<UnixStream>>),
 }
 
+impl Transport {
+    /// The certificates that the other side has shown, if it had to, its own first.
+    pub(super) fn peer_certificates(&self) -> Option<&[CertificateDer<'static>]> {
+        match self {
+            Self::Tcp(_) | Self::Unix(_) => None,
+            Self::TcpTls(stream) => stream.get_ref().1.peer_certificates(),
+            Self::UnixTls(stream) => stream.get_ref().1.peer_certificates(),
+        }
+    }
+}
+
 /// A connection on which something was said.
 #[derive(Debug)]
 pub(crate) struct Connection {
     stream: Transport,
+    guest: Option<Arc<Guest>>,
     /// What was read of it already.
     opening: Bytes,
     _place: OwnedSemaphorePermit,
 }
 
 impl Connection {
-    pub(super) fn new(stream: Transport, opening: Bytes, place: OwnedSemaphorePermit) -> Self {
-        Self { stream, opening, _place: place }
+    pub(super) fn new(
+        stream: Transport,
+        guest: Option<Arc<Guest>>,
+        opening: Bytes,
+        place: OwnedSemaphorePermit,
+    ) -> Self {
+        Self { stream, guest, opening, _place: place }
     }
 
     /// The certificate that the other side has shown and proved, if it had to.
     pub(crate) fn peer_certificate(&self) -> Option<&CertificateDer<'static>> {
-        let session = match &self.stream {
-            Transport::Tcp(_) | Transport::Unix(_) => return None,
-            Transport::TcpTls(stream) => stream.get_ref().1,
-            Transport::UnixTls(stream) => stream.get_ref().1,
-        };
-        session.peer_certificates()?.first()
+        self.stream.peer_certificates()?.first()
     }
 }
 
@@ -127,6 +140,9 @@ impl AsyncRead for Connection {
         context: &mut task::Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
+        if let Some(guest) = &self.guest {
+            guest.check(context)?;
+        }
         if self.opening.is_empty() {
             return Pin::new(&mut self.stream).poll_read(context, buffer);
         }

@@ -16,6 +16,9 @@ pub const BATCH_HEADER_LEN: usize = 56;
 pub const BATCH_ALIGN: usize = 8;
 pub const ENTRY_HEADER_LEN: usize = 32;
 
+/// Further than any log counts: numbers of segments, batches and entries beyond it are nonsense, and sums with them would overflow.
+const NUMBER_MAX: u64 = u64::MAX >> 1;
+
 const SEGMENT_MAGIC: &[u8; 8] = b"KEELSLOG";
 pub const BATCH_MAGIC: &[u8; 4] = b"KBAT";
 
@@ -81,7 +84,7 @@ impl SegmentHeader {
         if oldest > FORMAT_VERSION {
             return Err(HeaderError::Version { version, oldest });
         }
-        if buffer.get(..44).map(crc32fast::hash) != Some(crc) {
+        if buffer.get(..44).map(crc32fast::hash) != Some(crc) || header.number > NUMBER_MAX {
             return Err(HeaderError::Checksum);
         }
         Ok(header)
@@ -220,7 +223,7 @@ impl Batch {
         if fields.u64()? != salt {
             return None;
         }
-        let sequence = fields.u64()?;
+        let sequence = fields.u64().filter(|sequence| *sequence <= NUMBER_MAX)?;
         let payload_len = fields.u32()? as usize;
         let records = fields.u32()?;
         let id = LogId { index: fields.u64()?, term: fields.u64()? };
@@ -257,6 +260,8 @@ pub enum RecordError {
     PayloadKind(u8),
     #[error("an entry's checksum does not match")]
     Checksum,
+    #[error("no log reaches the place {0}")]
+    Index(u64),
     #[error("an entry's command")]
     Command(#[source] DecodeError),
     #[error("an entry's membership cannot be decoded")]
@@ -310,12 +315,16 @@ fn record(data: &Bytes) -> Result<(Record, usize), RecordError> {
         RECORD_PURGE => {
             let last = (|| {
                 fields.bytes(7)?;
-                Some(Record::Purge(LogId { index: fields.u64()?, term: fields.u64()? }))
+                Some(LogId { index: fields.u64()?, term: fields.u64()? })
             })();
-            simple(last, &fields)
+            simple(last.map(reachable).transpose()?.map(Record::Purge), &fields)
         }
         unknown => Err(RecordError::Kind(unknown)),
     }
+}
+
+fn reachable(id: LogId) -> Result<LogId, RecordError> {
+    if id.index <= NUMBER_MAX { Ok(id) } else { Err(RecordError::Index(id.index)) }
 }
 
 /// Which entry a record holds, and the record's length.
@@ -345,7 +354,7 @@ fn checked_entry(data: &Bytes) -> Result<(u8, LogId, usize), RecordError> {
     if data.get(..end).map(entry_checksum) != Some(crc) {
         return Err(RecordError::Checksum);
     }
-    Ok((payload_kind, id, end))
+    Ok((payload_kind, reachable(id)?, end))
 }
 
 /// Decodes one entry's record. Entries are read back one by one, which is why each has a checksum of its own.
@@ -362,7 +371,7 @@ pub fn entry(data: &Bytes) -> Result<Entry, RecordError> {
 }
 
 /// Of all of an entry's record but the checksum itself and the zeros behind it.
-fn entry_checksum(record: &[u8]) -> u32 {
+pub(super) fn entry_checksum(record: &[u8]) -> u32 {
     let mut hasher = crc32fast::Hasher::new();
     hasher.update(record.get(..8).unwrap_or_default());
     hasher.update(record.get(16..).unwrap_or_default());

@@ -37,6 +37,17 @@ struct Slot {
     payload: Option<Payload>,
 }
 
+impl Slot {
+    /// What the entry takes on the wire, about. One that is not durable yet is sent as well.
+    fn bytes(&self) -> usize {
+        match (self.place, &self.payload) {
+            (Some(place), _) => place.len as usize,
+            (None, Some(Payload::Command(command))) => format::ENTRY_HEADER_LEN + command.bytes().len(),
+            (None, _) => format::ENTRY_HEADER_LEN,
+        }
+    }
+}
+
 #[derive(Debug)]
 pub(super) struct Index {
     purged: Option<LogId>,
@@ -202,7 +213,7 @@ impl Index {
         for index in from..to {
             let position = usize::try_from(index - self.first).unwrap_or(usize::MAX);
             let Some(slot) = self.slots.get(position) else { break };
-            bytes += slot.place.map_or(0, |place| place.len as usize);
+            bytes += slot.bytes();
             if bytes > max_bytes && !found.is_empty() {
                 break;
             }

@@ -1,4 +1,5 @@
-//! The log, case by case: order, purges, every torn byte, damage, failing disks. Random operations against a model are in [`random`].
+//! The log, case by case: order, purges, every torn byte, damage, failing disks. Random operations against a model are in [`random`], files with any
+//! bytes in them in [`mutation`].
 
 use std::sync::mpsc;
 
@@ -9,6 +10,7 @@ use super::*;
 use crate::command::Command;
 use crate::disk::fake::{FakeDisk, Throws};
 
+mod mutation;
 mod random;
 
 /// Small, so that tests see many of them.
@@ -95,6 +97,52 @@ fn entries_can_be_read_before_they_are_durable() {
     log.append(written.clone(), Box::new(|_| {})).unwrap();
     assert_eq!(all(&log), written);
     assert_eq!(log.read(6, 7, 0).unwrap(), written[1..2], "at least one entry, whatever the bound");
+}
+
+/// Reads a log in pieces of at most `BOUND` bytes, where the entries 1 to 14 are smaller than that and 15 is larger.
+fn check_pieces(when: &str, read: impl Fn(u64) -> Vec<Entry>) {
+    let bytes = |entry: &Entry| match &entry.payload {
+        Payload::Command(command) => command.bytes().len(),
+        _ => 0,
+    };
+    let mut start = 1;
+    while start < 15 {
+        let some = read(start);
+        let sum: usize = some.iter().map(bytes).sum();
+        assert!(!some.is_empty() && sum <= BOUND, "{when}: {} entries, {sum} bytes", some.len());
+        start += some.len() as u64;
+        assert!(sum + 1200 > BOUND || start == 15, "{when}: only {sum} bytes");
+    }
+    assert_eq!(read(15).len(), 1, "{when}: the large one comes, and alone");
+}
+
+const BOUND: usize = 4096;
+
+/// What consensus sends in one message is bounded, also of entries that the disk has not taken yet.
+#[test]
+fn a_read_is_bounded_in_bytes_before_and_after_entries_are_durable() {
+    let disk = FakeDisk::new();
+    let roomy = Options { segment_size: 1 << 20, ..options() };
+    let open = || Log::open(Arc::new(disk.clone()), &random(1), roomy, Box::new(|_| {})).unwrap();
+    let log = open();
+    let mut all = entries(1, 1..15, 1000);
+    all.extend([entry(1, 15, 6000), entry(1, 16, 10)]);
+    let (sender, receiver) = mpsc::channel();
+    {
+        // Holding the lock keeps the writer from taking them.
+        let mut state = log.shared.lock();
+        state.index.append(&all).unwrap();
+        check_pieces("before", |start| {
+            let found = state.index.lookup(start, 50, BOUND, &state.segments).unwrap();
+            found.into_iter().map(|entry| entry.resolve().unwrap()).collect()
+        });
+        log.submit(&mut state, Operation::Append(all), Box::new(move |result| sender.send(result).unwrap()));
+    }
+    receiver.recv().unwrap().unwrap();
+    check_pieces("after", |start| log.read(start, 50, BOUND).unwrap());
+    drop(log);
+    let log = open();
+    check_pieces("from the disk", |start| log.read(start, 50, BOUND).unwrap());
 }
 
 #[test]

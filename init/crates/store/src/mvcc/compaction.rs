@@ -44,6 +44,7 @@ impl Mvcc {
     fn remove(&mut self, revision: Revision) -> Option<Row> {
         let row = self.log.remove(revision)?;
         self.index.remove(row.key(), revision);
+        self.bytes -= row.kv().as_bytes().len() as u64;
         Some(row)
     }
 }

@@ -47,7 +47,8 @@ impl<'a> Write<'a> {
             key: &request.key,
             create_revision: if previous.is_some() { old.create_revision } else { revision.main },
             mod_revision: revision.main,
-            version: old.version + 1,
+            // As Go counts: only a forged one is that high.
+            version: old.version.wrapping_add(1),
             value: if request.ignore_value { old.value } else { &request.value },
             lease: if request.ignore_lease { old.lease } else { request.lease },
         };

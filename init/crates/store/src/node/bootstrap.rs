@@ -50,6 +50,14 @@ pub enum BootstrapError {
     NotAdded(Vec<String>),
     #[error("--initial-cluster gives several members the same peer URLs")]
     SamePeerUrls,
+    #[error("--initial-cluster does not name this member, {name}")]
+    NotListed { name: String },
+    #[error(
+        "--initial-cluster gives {name} other peer URLs ({listed}) than --initial-advertise-peer-urls ({advertised})"
+    )]
+    OtherPeerUrls { name: String, listed: String, advertised: String },
+    #[error("--initial-cluster-state=existing: --initial-cluster names no other member to join")]
+    NobodyToJoin,
 }
 
 impl Plan {
@@ -62,6 +70,32 @@ impl Plan {
             }
         }
         Ok(members)
+    }
+
+    /// etcd's rules for a member that is to begin: it is in the list, under the URLs that it tells others.
+    fn check(&self) -> Result<(), BootstrapError> {
+        let name = &self.member.name;
+        let Some((_, listed)) = self.cluster.iter().find(|(other, _)| other == name) else {
+            return Err(BootstrapError::NotListed { name: name.clone() });
+        };
+        let (listed, advertised) = (sorted(listed).join(","), sorted(&self.member.peer_urls).join(","));
+        if listed != advertised {
+            return Err(BootstrapError::OtherPeerUrls { name: name.clone(), listed, advertised });
+        }
+        if self.join && self.cluster.len() == 1 {
+            return Err(BootstrapError::NobodyToJoin);
+        }
+        Ok(())
+    }
+
+    /// What a member that has its identity does. Once consensus has begun on its data, how the cluster began is of no matter, and the flags that
+    /// say so are not looked at, as in etcd: they are often what they were on the first day, or say that the cluster is there, which it is.
+    fn resumed(&self, identity: Identity) -> Result<Initial, BootstrapError> {
+        if identity.joined || identity.in_use {
+            return Ok(Initial::Join);
+        }
+        self.check()?;
+        if self.cluster.len() == 1 { Ok(Initial::Alone) } else { Ok(Initial::Found(self.founders()?)) }
     }
 
     /// Names and peer URLs of the others.
@@ -77,18 +111,11 @@ impl Plan {
         random: &dyn Random,
         dialer: &Arc<Dialer>,
     ) -> Result<(Identity, Initial), BootstrapError> {
-        let alone = self.cluster.len() <= 1;
         if let Some(identity) = Identity::load(disk)? {
-            let initial = if identity.joined {
-                Initial::Join
-            } else if alone {
-                Initial::Alone
-            } else {
-                Initial::Found(self.founders()?)
-            };
-            return Ok((identity, initial));
+            return Ok((identity, self.resumed(identity)?));
         }
-        if alone && !self.join {
+        self.check()?;
+        if self.cluster.len() == 1 {
             return Ok((Identity::load_or_create(disk, random)?, Initial::Alone));
         }
         if self.join {
@@ -135,11 +162,6 @@ impl Plan {
 
     /// The ids that the cluster has given this member.
     async fn find(&self, dialer: &Arc<Dialer>) -> Result<(MemberId, u64), BootstrapError> {
-        let sorted = |urls: &[String]| {
-            let mut urls = urls.to_vec();
-            urls.sort_unstable();
-            urls
-        };
         let own = sorted(&self.member.peer_urls);
         let mut unknown_since = None;
         let mut told = Instant::now();
@@ -181,6 +203,12 @@ impl Plan {
     }
 }
 
+fn sorted(urls: &[String]) -> Vec<String> {
+    let mut urls = urls.to_vec();
+    urls.sort_unstable();
+    urls
+}
+
 /// The first eight bytes of a hash. Clients take 0 for "no id".
 fn id(hash: &digest::Digest) -> u64 {
     let bytes = hash.as_ref().first_chunk::<8>().copied().unwrap_or([1; 8]);
@@ -188,10 +216,8 @@ fn id(hash: &digest::Digest) -> u64 {
 }
 
 fn member_id(urls: &[String], token: &str) -> MemberId {
-    let mut urls = urls.to_vec();
-    urls.sort_unstable();
     let mut context = digest::Context::new(&digest::SHA256);
-    for url in &urls {
+    for url in &sorted(urls) {
         context.update(url.as_bytes());
         context.update(&[0]);
     }
@@ -239,5 +265,36 @@ mod tests {
         assert_ne!(identities[0].store_id, identities[1].store_id);
         let other = plan("a", "other").identity(&FakeDisk::new(), &SystemRandom, &dialer).await.unwrap().0;
         assert_ne!(other.cluster_id, identities[0].cluster_id);
+    }
+
+    #[tokio::test]
+    async fn how_the_cluster_begins_is_looked_at_only_until_it_has_begun() {
+        let dialer = Arc::new(Dialer::new(None).unwrap());
+        let alone = plan("a", "token");
+        let alone = Plan { cluster: alone.cluster[..1].to_vec(), ..alone };
+        let moved = Member { peer_urls: vec!["unix:///nowhere/else".to_owned()], ..alone.member.clone() };
+        let wrong = [
+            (
+                Plan { cluster: plan("a", "token").cluster[1..].to_vec(), ..alone.clone() },
+                "does not name this member, a",
+            ),
+            (Plan { member: moved, ..alone.clone() }, "other peer URLs (unix:///nowhere/a)"),
+            (Plan { join: true, ..alone.clone() }, "names no other member"),
+        ];
+        let disk = FakeDisk::new();
+        for (plan, expected) in &wrong {
+            let error = plan.identity(&disk, &SystemRandom, &dialer).await.unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        let (mut identity, initial) = alone.identity(&disk, &SystemRandom, &dialer).await.unwrap();
+        assert_eq!(initial, Initial::Alone);
+        for (plan, expected) in &wrong {
+            let error = plan.identity(&disk, &SystemRandom, &dialer).await.unwrap_err().to_string();
+            assert!(error.contains(expected), "{error}");
+        }
+        identity.mark_in_use(&disk).unwrap();
+        for (plan, _) in &wrong {
+            assert_eq!(plan.identity(&disk, &SystemRandom, &dialer).await.unwrap(), (identity, Initial::Join));
+        }
     }
 }

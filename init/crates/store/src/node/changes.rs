@@ -1,9 +1,8 @@
 //! Changes of the members.
 //!
 //! The leader makes them, one at a time, and other members forward them. A new member learns first, also where a voter was asked for: a voter that
-//! is not there yet would count towards a quorum that it cannot help to reach, and etcd's way (a voter at once) stops a cluster of one until the second is up. It is
-//! promoted by itself, once it has caught up and only so that the number of voters stays odd: two voters survive no more failures than
-//! one, and need both. Who is promoted by name votes at once, as in etcd.
+//! is not there yet would count towards a quorum that it cannot help to reach, and etcd's way (a voter at once) stops a cluster of one until the second is up. Who
+//! votes then is a matter of [`super::voters`].
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Weak};
@@ -15,21 +14,17 @@ use openraft::errors::{ChangeMembershipError, ClientWriteError, RaftError};
 use openraft::{ChangeMembers, RaftMetrics};
 use tokio::time::Instant;
 
+use super::voters::{Absences, Step};
 use super::{Node, RETRY_PAUSE};
-use crate::member::{Member, MemberId, Membership};
+use crate::member::{MOST_LEARNERS, Member, MemberId, Membership};
 use crate::peer::{Answer, CallError, Change, ChangeError, ClusterInfo, Failure, Removal, Request};
 use crate::raft::{Raft, TypeConfig, to_membership};
 use crate::state::Replicated;
 
-/// More voters make each write slower, and survive failures that nobody has.
-const MOST_VOTERS: usize = 5;
-const MOST_LEARNERS: usize = 16;
-/// Entries that a learner may be behind to be promoted by itself.
-const CAUGHT_UP_ENTRIES: u64 = 1000;
 /// How often the leader looks whether a learner is to be promoted.
 const TEND_INTERVAL: Duration = Duration::from_millis(500);
 
-type Metrics = RaftMetrics<TypeConfig>;
+pub(super) type Metrics = RaftMetrics<TypeConfig>;
 
 impl<S: Replicated> Node<S> {
     /// Changes the members and returns what they are then.
@@ -63,25 +58,46 @@ impl<S: Replicated> Node<S> {
         let deadline = self.deadline();
         let within = async {
             let _one_at_a_time = self.changes.lock().await;
-            let step = {
+            self.finish_change().await?;
+            let steps = {
                 let metrics = self.raft.metrics();
                 let metrics = metrics.borrow_watched();
                 self.plan(change, &metrics)?
             };
-            let info = self.cluster_info();
-            match step {
-                // What is published elsewhere may be behind the change that was just made.
-                Some(step) => Ok(ClusterInfo { membership: self.make(step).await?, ..info }),
-                None => Ok(info),
+            let mut info = self.cluster_info();
+            for step in steps {
+                match self.make(&step).await {
+                    // What is published elsewhere may be behind the change that was just made.
+                    Ok(membership) => info.membership = membership,
+                    // What was asked for is done all the same. The number of voters is even then, until the next change.
+                    Err(error) if step.retain => tracing::warn!(%error, "a voter that is one too many votes on"),
+                    Err(error) => return Err(error),
+                }
             }
+            Ok(info)
         };
         tokio::time::timeout_at(deadline, within).await.unwrap_or(Err(ChangeError::Timeout))
     }
 
+    /// Ends a change that was begun, and waits until that is published: what comes next is planned by it.
+    async fn finish_change(&self) -> Result<(), ChangeError> {
+        let begun = {
+            let metrics = self.raft.metrics();
+            let metrics = metrics.borrow_watched();
+            Step::finish(metrics.membership_config.membership())
+        };
+        let Some(step) = begun else { return Ok(()) };
+        self.make(&step).await?;
+        let is_over = |metrics: &Metrics| metrics.membership_config.membership().get_joint_config().len() <= 1;
+        let wait = self.raft.wait(Some(self.request_timeout));
+        let over = wait.metrics(is_over, "the end of a change of the members");
+        over.await.map(|_| ()).map_err(|_| ChangeError::Timeout)
+    }
+
     /// Returns the members after the change.
-    async fn make(&self, step: ChangeMembers<MemberId, Member>) -> Result<Membership, ChangeError> {
+    async fn make(&self, step: &Step) -> Result<Membership, ChangeError> {
         loop {
-            match self.raft.change_membership(step.clone(), false).await {
+            match self.raft.change_membership(step.change.clone(), step.retain).await {
                 Ok(changed) => {
                     let membership = changed.membership.as_ref().map(to_membership);
                     return Ok(membership.unwrap_or_else(|| self.cluster_info().membership));
@@ -101,8 +117,8 @@ impl<S: Replicated> Node<S> {
         }
     }
 
-    /// What is to be done for a change, with etcd's checks; none if it is so already.
-    fn plan(&self, change: Change, metrics: &Metrics) -> Result<Option<ChangeMembers<MemberId, Member>>, ChangeError> {
+    /// What is to be done for a change, with etcd's checks; nothing if it is so already.
+    fn plan(&self, change: Change, metrics: &Metrics) -> Result<Vec<Step>, ChangeError> {
         let membership = metrics.membership_config.membership();
         let member = |id: &MemberId| membership.get_node(id).cloned().ok_or(ChangeError::NotFound);
         let votes = |id: &MemberId| membership.voter_ids().any(|voter| voter == *id);
@@ -110,7 +126,7 @@ impl<S: Replicated> Node<S> {
             let others = membership.nodes().filter(|(id, _)| Some(**id) != but);
             others.into_iter().any(|(_, member)| member.peer_urls.iter().any(|url| urls.contains(url)))
         };
-        Ok(Some(match change {
+        let step = match change {
             Change::Add { peer_urls, learner, id, name } => {
                 let named = |member: &Member| !name.is_empty() && member.name == name;
                 if membership.get_node(&id).is_some() || membership.nodes().any(|(_, member)| named(member)) {
@@ -119,7 +135,7 @@ impl<S: Replicated> Node<S> {
                 if taken(&peer_urls, None) {
                     return Err(ChangeError::PeerUrlsExist);
                 }
-                if membership.learner_ids().count() >= MOST_LEARNERS {
+                if membership.learner_ids().count() >= usize::from(MOST_LEARNERS) {
                     return Err(ChangeError::TooManyLearners);
                 }
                 let member = Member { peer_urls, name, wants_vote: !learner, ..Member::default() };
@@ -127,8 +143,8 @@ impl<S: Replicated> Node<S> {
             }
             Change::Remove { id, how } => {
                 member(&id)?;
-                let step = self.removal(id, votes(&id), how, metrics)?;
-                return Ok(step.filter(|_| how != Removal::Try));
+                let steps = self.removal(id, votes(&id), how, metrics)?;
+                return Ok(if how == Removal::Try { Vec::new() } else { steps });
             }
             Change::Promote(id) => {
                 member(&id)?;
@@ -147,86 +163,25 @@ impl<S: Replicated> Node<S> {
                 }
                 ChangeMembers::SetNodes(BTreeMap::from([(id, Member { peer_urls, ..old })]))
             }
-            Change::Publish { id, name, client_urls, store_id } => {
+            Change::Publish { id, name, client_urls, store_id, level } => {
                 let old = member(&id)?;
-                let new = Member { name, client_urls, store_id, ..old.clone() };
+                let new = Member { name, client_urls, store_id, level, ..old.clone() };
                 if old.has_started() && old.store_id != store_id {
                     return Err(ChangeError::Exists);
                 }
                 if new == old {
-                    return Ok(None);
+                    return Ok(Vec::new());
                 }
                 ChangeMembers::SetNodes(BTreeMap::from([(id, new)]))
             }
-        }))
+        };
+        Ok(vec![Step::new(step)])
     }
 
-    fn removal(
-        &self,
-        id: MemberId,
-        is_voter: bool,
-        how: Removal,
-        metrics: &Metrics,
-    ) -> Result<Option<ChangeMembers<MemberId, Member>>, ChangeError> {
-        if !is_voter {
-            return Ok(Some(ChangeMembers::RemoveNodes(BTreeSet::from([id]))));
-        }
-        let mut gone = BTreeSet::from([id]);
-        match (self.may_remove(id, metrics), how) {
-            (Ok(()), _) => {}
-            // What is left must have somebody who answers; those who do not would keep it from ever deciding anything.
-            (Err(ChangeError::Unhealthy), Removal::Force) => {
-                let voters: Vec<_> = metrics.membership_config.membership().voter_ids().collect();
-                gone.extend(voters.iter().filter(|voter| !self.is_reached(**voter, metrics)));
-                if voters.len() == gone.len() {
-                    return Err(ChangeError::Unhealthy);
-                }
-            }
-            (Err(error), _) => return Err(error),
-        }
-        Ok(Some(ChangeMembers::RemoveVoters(gone)))
-    }
-
-    /// etcd's check: those that stay must have a quorum of what is left, and be there.
-    fn may_remove(&self, id: MemberId, metrics: &Metrics) -> Result<(), ChangeError> {
-        let membership = metrics.membership_config.membership();
-        let left: Vec<MemberId> = membership.voter_ids().filter(|voter| *voter != id).collect();
-        let started = left.iter().filter(|id| membership.get_node(id).is_some_and(Member::has_started)).count();
-        let quorum = left.len() / 2 + 1;
-        if started < quorum {
-            return Err(ChangeError::NotEnoughStarted);
-        }
-        let reached = left.iter().filter(|id| self.is_reached(**id, metrics)).count();
-        if reached < quorum { Err(ChangeError::Unhealthy) } else { Ok(()) }
-    }
-
-    fn is_reached(&self, id: MemberId, metrics: &Metrics) -> bool {
+    pub(super) fn is_reached(&self, id: MemberId, metrics: &Metrics) -> bool {
         let limit = 2 * self.timing.election_timeout;
         let acked = metrics.heartbeat.as_ref().and_then(|acks| acks.get(&id).copied().flatten());
         id == self.identity.member_id || acked.is_some_and(|at| at.elapsed() < limit)
-    }
-
-    /// Which learners are to be promoted now, if any: caught up, and as many as make the number of voters the largest odd one.
-    fn promotions(&self, metrics: &Metrics) -> BTreeSet<MemberId> {
-        let membership = metrics.membership_config.membership();
-        let last = metrics.last_log_index.unwrap_or(0);
-        let matched = |id: &MemberId| {
-            let progress = metrics.replication.as_ref().and_then(|progress| progress.get(id).copied().flatten());
-            progress.map(|id| id.index)
-        };
-        let learners: BTreeSet<MemberId> = membership.learner_ids().collect();
-        let mut candidates: Vec<MemberId> = membership
-            .nodes()
-            .filter(|(id, member)| learners.contains(id) && member.wants_vote && member.has_started())
-            .filter(|(id, _)| matched(id).is_some_and(|index| last.saturating_sub(index) <= CAUGHT_UP_ENTRIES))
-            .filter(|(id, _)| self.is_reached(**id, metrics))
-            .map(|(id, _)| *id)
-            .collect();
-        let voters = membership.voter_ids().count();
-        let most = (voters + candidates.len()).min(MOST_VOTERS);
-        let odd = if most.is_multiple_of(2) { most.saturating_sub(1) } else { most };
-        candidates.truncate(odd.saturating_sub(voters));
-        candidates.into_iter().collect()
     }
 
     /// Moves leadership to a voter. etcd's member does so only if it leads.
@@ -259,7 +214,8 @@ pub(super) async fn publish<S: Replicated>(node: Weak<Node<S>>) {
         let own = &node.member;
         let known = node.members().into_iter().find(|(member, ..)| *member == id);
         let is_known = known.is_some_and(|(_, member, _)| {
-            member.name == own.name && member.client_urls == own.client_urls && member.store_id == own.store_id
+            (&member.name, &member.client_urls, member.store_id, member.level)
+                == (&own.name, &own.client_urls, own.store_id, own.level)
         });
         if is_known {
             return;
@@ -269,6 +225,7 @@ pub(super) async fn publish<S: Replicated>(node: Weak<Node<S>>) {
             name: own.name.clone(),
             client_urls: own.client_urls.clone(),
             store_id: own.store_id,
+            level: own.level,
         };
         match node.change(change).await {
             Ok(_) | Err(ChangeError::Stopped) => return,
@@ -283,6 +240,7 @@ pub(super) async fn publish<S: Replicated>(node: Weak<Node<S>>) {
 /// What a leader does for the members by itself.
 pub(super) async fn tend<S: Replicated>(node: Weak<Node<S>>, raft: Raft<S>) {
     let mut metrics = raft.server_metrics();
+    let mut absences = Absences::default();
     loop {
         let has_to_tend = {
             let metrics = metrics.borrow_watched();
@@ -291,6 +249,7 @@ pub(super) async fn tend<S: Replicated>(node: Weak<Node<S>>, raft: Raft<S>) {
             changes && metrics.current_leader == Some(metrics.id)
         };
         if !has_to_tend {
+            absences = Absences::default();
             if metrics.changed().await.is_err() {
                 return;
             }
@@ -299,29 +258,25 @@ pub(super) async fn tend<S: Replicated>(node: Weak<Node<S>>, raft: Raft<S>) {
         tokio::time::sleep(TEND_INTERVAL).await;
         let Some(node) = node.upgrade() else { return };
         if node.leads_in().is_some() {
-            node.tend().await;
+            node.tend(&mut absences).await;
         }
     }
 }
 
 impl<S: Replicated> Node<S> {
-    async fn tend(self: Arc<Self>) {
-        let (joint, promoted) = {
+    async fn tend(self: Arc<Self>, absences: &mut Absences) {
+        let step = {
             let metrics = self.raft.metrics();
             let metrics = metrics.borrow_watched();
-            let joint = metrics.membership_config.membership().get_joint_config().len() > 1;
-            (joint, if joint { BTreeSet::new() } else { self.promotions(&metrics) })
+            Step::finish(metrics.membership_config.membership())
+                .or_else(|| self.promotion(&metrics))
+                .or_else(|| self.exchange(&metrics, absences))
         };
-        if !joint && promoted.is_empty() {
-            return;
-        }
+        let Some(step) = step else { return };
         let Ok(_one_at_a_time) = self.changes.try_lock() else { return };
-        // With nobody to add, this only ends a joint change whose leader did not.
-        let step = ChangeMembers::AddVoterIds(promoted.clone());
-        let made = tokio::time::timeout(self.request_timeout, self.raft.change_membership(step, false)).await;
-        match made {
-            Ok(Ok(_)) if !promoted.is_empty() => tracing::info!(members = ?promoted, "promoted to voters"),
-            Ok(Ok(_)) => {}
+        let made = self.raft.change_membership(step.change.clone(), step.retain);
+        match tokio::time::timeout(self.request_timeout, made).await {
+            Ok(Ok(_)) => tracing::info!(change = %step.change, "who votes has changed"),
             Ok(Err(error)) => tracing::debug!(%error, "a change of the members"),
             Err(_) => tracing::warn!("a change of the members does not come to an end: too few of them answer"),
         }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{CheckpointPolicy, space};
-use crate::member::{Member, MemberId};
+use crate::member::{self, Member, MemberId};
 use crate::raft::Timing;
 
 #[derive(Clone, Debug)]
@@ -17,6 +17,12 @@ pub struct Config {
     pub log_cache_bytes: usize,
     /// Free space below which writes that grow the store are refused.
     pub reserve_bytes: u64,
+    /// What the cluster may write of its own beyond that and beyond the quota ([`crate::cluster_keys`]).
+    pub cluster_reserve_bytes: u64,
+    /// How long a voter may be away before a learner takes its place.
+    pub voter_loss: Duration,
+    /// How often the leader compares the members' states, if it does.
+    pub corrupt_check: Option<Duration>,
     pub initial: Initial,
     /// A runtime of one thread for consensus, the log's writer and apply; none to have them where the node is begun.
     pub consensus: Option<tokio::runtime::Handle>,
@@ -35,17 +41,23 @@ pub enum Initial {
     Join,
 }
 
+/// Longer than a machine takes to be installed anew, an upgrade included: who comes back after it has lost its vote to another.
+const VOTER_LOSS: Duration = Duration::from_mins(10);
+
 impl Config {
     pub fn new(member: Member) -> Self {
         let log = crate::log::Options::default();
         Self {
-            member,
+            member: Member { level: member::LEVEL, ..member },
             timing: Timing { heartbeat_interval: Duration::from_millis(100), election_timeout: Duration::from_secs(1) },
             quota_bytes: space::DEFAULT_QUOTA_BYTES,
             checkpoints: CheckpointPolicy::default(),
             log_segment_size: log.segment_size,
             log_cache_bytes: log.cache_bytes,
             reserve_bytes: space::DEFAULT_RESERVE_BYTES,
+            cluster_reserve_bytes: 0,
+            voter_loss: VOTER_LOSS,
+            corrupt_check: None,
             initial: Initial::Alone,
             consensus: None,
             certificates_name_members: false,

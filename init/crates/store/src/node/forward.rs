@@ -3,6 +3,7 @@
 //! A write is tried again only where it is certain that nobody has it: the leader was not reached, or said that it does not lead. One
 //! whose answer is lost may have been applied, and is answered with a timeout, as in etcd.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use openraft::async_runtime::watch::WatchReceiver;
@@ -11,7 +12,7 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::alias::{CommittedLeaderIdOf, WatchReceiverOf};
 use tokio::time::Instant;
 
-use super::{Node, ProposeError, RETRY_PAUSE, space};
+use super::{BACKLOG_BYTES, Node, ProposeError, RETRY_PAUSE, space};
 use crate::command::{Command, Encoded};
 use crate::log::LogId;
 use crate::member::MemberId;
@@ -52,10 +53,26 @@ impl Leadership {
     }
 }
 
+/// As long as leadership is handed over.
+struct HandingOver<'a>(&'a AtomicBool);
+
+impl<'a> HandingOver<'a> {
+    fn begin(flag: &'a AtomicBool) -> Self {
+        flag.store(true, Ordering::SeqCst);
+        Self(flag)
+    }
+}
+
+impl Drop for HandingOver<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::SeqCst);
+    }
+}
+
 impl<S: Replicated> Node<S> {
     /// Puts a command into the log and returns what applying it answered.
     pub async fn propose(&self, command: Command) -> Result<Response, ProposeError> {
-        if self.space.exhausted() && space::grows(&command) {
+        if self.space.refuses(&command) {
             // An alarm grows nothing, so this goes one level deep.
             Box::pin(space::raise_alarm(self)).await;
             return Err(ProposeError::NoSpace);
@@ -115,13 +132,19 @@ impl<S: Replicated> Node<S> {
         term: Option<Term>,
     ) -> Result<Proposed, ProposeError> {
         let size = command.bytes().len();
-        self.space.proposing(size);
+        self.space.proposing(size, &self.state);
         let share = u32::try_from(size).map_err(|_| ProposeError::TooLarge)?;
         let share = std::sync::Arc::clone(&self.backlog).acquire_many_owned(share);
         let share = match tokio::time::timeout_at(deadline, share).await {
-            Ok(share) => share.map_err(|_| ProposeError::Stopped)?,
+            Ok(Ok(share)) => share,
+            // It is closed: this member stops.
+            Ok(Err(_)) => return Ok(Proposed::NotLeader),
             Err(_) => return Err(ProposeError::TooManyRequests),
         };
+        // Behind the backlog, in which it is awaited from here on.
+        if self.handing_over.load(Ordering::SeqCst) {
+            return Ok(Proposed::NotLeader);
+        }
         let (waiter, receiver) = Waiter::new(Some(share));
         let mut write = self.raft.write(Proposal(command)).responder(waiter);
         if let Some(term) = term {
@@ -216,13 +239,22 @@ impl<S: Replicated> Node<S> {
             others.max_by_key(|(_, matched)| matched.as_ref().map(|id| id.index)).map(|(id, _)| *id)
         };
         let Some(target) = target else { return };
-        if !self.transfer(target, 2 * self.timing.election_timeout).await {
+        if self.transfer(target, 2 * self.timing.election_timeout).await {
+            tracing::info!(%target, "leadership was handed over before the stop");
+        } else {
             tracing::warn!(%target, "leadership could not be handed over before the stop");
         }
     }
 
     /// Transfers leadership; false if it has not come about in time.
+    ///
+    /// What was proposed is seen through before: of an entry that is on its way when another comes to lead, nobody here could say whether it was
+    /// committed. Whoever proposes meanwhile waits for the other.
     pub(super) async fn transfer(&self, target: MemberId, timeout: Duration) -> bool {
+        let _handing_over = HandingOver::begin(&self.handing_over);
+        let all = u32::try_from(BACKLOG_BYTES).unwrap_or(u32::MAX);
+        // If that takes too long, a few are not answered for the sake of all others.
+        _ = tokio::time::timeout(self.timing.election_timeout, self.backlog.acquire_many(all)).await;
         if self.raft.trigger().transfer_leader(target).await.is_err() {
             return false;
         }

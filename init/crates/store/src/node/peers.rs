@@ -14,6 +14,7 @@ use crate::command::Encoded;
 use crate::flags::{Address, Endpoint};
 use crate::lease::LeaseService;
 use crate::member::{Member, MemberId};
+use crate::peer::traffic::Counters;
 use crate::peer::{
     Answer, Append, Ballot, BoxFuture, ClusterInfo, Failure, Handler, Hello, Local, Refusal, Request, Transfer,
 };
@@ -73,8 +74,13 @@ impl<S: Replicated> Handler for Node<S> {
                 Request::Renew(id) => self.renew_for(id).await,
                 Request::TimeToLive { id, keys } => self.time_to_live_for(id, keys).await,
                 Request::ClusterInfo => Answer::Cluster(self.cluster_info()),
+                Request::Hash(keys, revision) => self.hash_for(keys, revision).await,
             }
         })
+    }
+
+    fn counters(&self, from: MemberId) -> Option<Arc<Counters>> {
+        self.transport.traffic()?.of(from)
     }
 
     fn hung_up(&self, from: MemberId) {
@@ -161,7 +167,7 @@ impl<S: Replicated> Node<S> {
         if self.leads_in().is_none() {
             return Answer::Failed(Failure::NotLeader(self.leader()));
         }
-        if self.space.exhausted() && super::space::grows(command.command()) {
+        if self.space.refuses(command.command()) {
             Box::pin(super::space::raise_alarm(self)).await;
             return Answer::Failed(Failure::NoSpace);
         }

@@ -6,7 +6,9 @@
 //!
 //! A member that is the only voter needs no round: nobody else can have acknowledged anything.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use openraft::ReadPolicy;
 use openraft::async_runtime::watch::WatchReceiver as _;
@@ -32,10 +34,22 @@ pub enum ReadError {
 
 type Waiting = oneshot::Sender<Result<LogId, ReadError>>;
 
+/// A round that takes longer is counted as slow. etcd's value.
+const SLOW_ROUND: Duration = Duration::from_millis(500);
+
 #[derive(Debug, Default)]
 pub(super) struct Rounds {
     waiting: Mutex<Vec<Waiting>>,
     arrived: Notify,
+    slow: AtomicU64,
+    failed: AtomicU64,
+}
+
+/// Rounds since the start that took long, and that failed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ReadRounds {
+    pub slow: u64,
+    pub failed: u64,
 }
 
 impl Rounds {
@@ -47,16 +61,34 @@ impl Rounds {
         receiver.await.unwrap_or(Err(ReadError::Stopped))
     }
 
+    fn take_waiting(&self) -> Vec<Waiting> {
+        std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The defect: those too who came while the round was under way.
+    #[cfg(test)]
+    fn with_late(&self, mut waiting: Vec<Waiting>) -> Vec<Waiting> {
+        if crate::simulation::has(crate::simulation::Bug::JoinedRound) {
+            waiting.extend(self.take_waiting());
+        }
+        waiting
+    }
+
     /// Holds rounds as long as the node lives.
     pub(super) async fn run<S: Replicated>(self: Arc<Self>, node: Weak<Node<S>>) {
         loop {
             self.arrived.notified().await;
-            let waiting = std::mem::take(&mut *self.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+            let waiting = self.take_waiting();
             if waiting.is_empty() {
                 continue;
             }
             let Some(node) = node.upgrade() else { return };
+            let began = Instant::now();
             let result = node.hold_round().await;
+            #[cfg(test)]
+            let waiting = self.with_late(waiting);
+            self.slow.fetch_add(u64::from(began.elapsed() > SLOW_ROUND), Ordering::Relaxed);
+            self.failed.fetch_add(u64::from(result.is_err()), Ordering::Relaxed);
             for reader in waiting {
                 // A reader that gave up is not there any more.
                 _ = reader.send(result);
@@ -66,6 +98,11 @@ impl Rounds {
 }
 
 impl<S: Replicated> Node<S> {
+    pub fn read_rounds(&self) -> ReadRounds {
+        let load = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        ReadRounds { slow: load(&self.reads.slow), failed: load(&self.reads.failed) }
+    }
+
     /// Returns once this member's state holds all that was acknowledged before the call.
     pub async fn read_index(&self) -> Result<(), ReadError> {
         if self.leads_alone() {

@@ -2,7 +2,8 @@
 //!
 //! Running out is not something to react to: consensus stops on a failed write. So at a watermark the commands that grow
 //! the store are refused, while the log keeps room for votes, deletions, compactions and a checkpoint; reads go on. As etcd does it, the
-//! state is an alarm, which stays until somebody disarms it.
+//! state is an alarm, which stays until somebody disarms it. What the cluster writes of its own ([`crate::cluster_keys`]) has a bounded reserve beyond that: it is what
+//! nodes are removed with, for instance one whose pods fill the store.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -27,6 +28,8 @@ pub const DEFAULT_RESERVE_BYTES: u64 = 64 << 20;
 const POLL: Duration = Duration::from_millis(500);
 /// And after so many bytes of proposals, since a fast disk takes more than the reserve between two polls.
 const LOOK_BYTES: u64 = 4 << 20;
+/// A byte of a command takes one in the log, and up to two in the checkpoint, where a large value takes a power of two of pages.
+const BYTES_FOR_EACH: u64 = 3;
 
 /// What the store takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -47,6 +50,9 @@ pub(super) struct Space {
     backlog: Arc<Semaphore>,
     quota_bytes: u64,
     reserve_bytes: u64,
+    cluster_reserve_bytes: u64,
+    /// Of them taken since there is no space.
+    cluster_bytes: AtomicU64,
     exhausted: AtomicBool,
     /// The alarm was raised for the present lack of space.
     alarm_raised: AtomicBool,
@@ -74,6 +80,8 @@ impl Space {
             backlog,
             quota_bytes: config.quota_bytes,
             reserve_bytes: config.reserve_bytes,
+            cluster_reserve_bytes: config.cluster_reserve_bytes,
+            cluster_bytes: AtomicU64::new(0),
             exhausted: AtomicBool::new(false),
             alarm_raised: AtomicBool::new(false),
             proposed_bytes: AtomicU64::new(0),
@@ -90,6 +98,20 @@ impl Space {
 
     pub(super) fn exhausted(&self) -> bool {
         self.exhausted.load(Ordering::Relaxed)
+    }
+
+    /// Whether there is no space for a command. What the cluster's own take of their reserve is taken by this.
+    pub(super) fn refuses(&self, command: &Command) -> bool {
+        if !self.exhausted() || !command.grows() {
+            return false;
+        }
+        if !matches!(command, Command::Cluster(_)) {
+            return true;
+        }
+        let bytes = command.encoded_len() as u64;
+        // One that is too large leaves its room to smaller ones.
+        let more = |taken: u64| taken.checked_add(bytes).filter(|taken| *taken <= self.cluster_reserve_bytes);
+        self.cluster_bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_err()
     }
 
     pub(super) fn usage(&self) -> Usage {
@@ -112,10 +134,10 @@ impl Space {
     }
 
     /// Notes a proposal's size, and looks at free space now and then.
-    pub(super) fn proposing(&self, bytes: usize) {
+    pub(super) fn proposing(&self, bytes: usize, state: &impl Replicated) {
         let bytes = bytes as u64;
         if self.proposed_bytes.fetch_add(bytes, Ordering::Relaxed) + bytes >= LOOK_BYTES {
-            self.look();
+            self.look(state);
         }
     }
 
@@ -127,12 +149,16 @@ impl Space {
     }
 
     /// Looks again; returns whether there is no space.
-    fn look(&self) -> bool {
+    fn look(&self, state: &impl Replicated) -> bool {
         self.proposed_bytes.store(0, Ordering::Relaxed);
         let (usage, since) = self.measure();
-        let over_quota = usage.quota_bytes > 0 && usage.in_use_bytes >= usage.quota_bytes;
+        let counted = usage.in_use_bytes.saturating_sub(state.exempt_bytes());
+        let over_quota = usage.quota_bytes > 0 && counted >= usage.quota_bytes;
         let full = match self.disk.available() {
-            Ok(available) => available < self.reserve_bytes + self.pending_bytes(since),
+            Ok(available) => {
+                let reserve = self.reserve_bytes + BYTES_FOR_EACH * self.cluster_reserve_bytes;
+                available < reserve + self.pending_bytes(since)
+            }
             Err(error) => {
                 tracing::warn!(%error, "free space cannot be told");
                 false
@@ -140,6 +166,9 @@ impl Space {
         };
         let exhausted = over_quota || full;
         let before = self.exhausted.swap(exhausted, Ordering::Relaxed);
+        if !exhausted {
+            self.cluster_bytes.store(0, Ordering::Relaxed);
+        }
         if exhausted && !before {
             tracing::warn!(
                 over_quota,
@@ -153,28 +182,6 @@ impl Space {
     }
 }
 
-/// Whether a command makes the store larger. What makes it smaller must always pass.
-pub(super) fn grows(command: &Command) -> bool {
-    match command {
-        Command::Put(_) | Command::LeaseGrant(_) => true,
-        Command::Txn(txn) => txn.success.iter().chain(&txn.failure).any(operation_grows),
-        Command::DeleteRange(_)
-        | Command::Compact(_)
-        | Command::LeaseRevoke(_)
-        | Command::LeaseCheckpoint(_)
-        | Command::Alarm(_) => false,
-    }
-}
-
-fn operation_grows(operation: &pb::RequestOp) -> bool {
-    use pb::request_op::Request;
-    match &operation.request {
-        Some(Request::RequestPut(_)) => true,
-        Some(Request::RequestTxn(txn)) => txn.success.iter().chain(&txn.failure).any(operation_grows),
-        Some(Request::RequestRange(_) | Request::RequestDeleteRange(_)) | None => false,
-    }
-}
-
 /// Watches space as long as the node lives, and raises the alarm.
 pub(super) async fn watch<S: Replicated>(node: Weak<Node<S>>) {
     let mut poll = tokio::time::interval(POLL);
@@ -182,7 +189,7 @@ pub(super) async fn watch<S: Replicated>(node: Weak<Node<S>>) {
     loop {
         poll.tick().await;
         let Some(node) = node.upgrade() else { return };
-        if node.space.look() {
+        if node.space.look(&node.state) {
             raise_alarm(&node).await;
         } else {
             node.space.alarm_raised.store(false, Ordering::Relaxed);

@@ -4,6 +4,7 @@ use std::sync::PoisonError;
 
 use openraft::Instant as _;
 use openraft::async_runtime::watch::WatchReceiver;
+use openraft::type_config::alias::LogIdOf;
 
 use super::Node;
 use crate::member::{Member, MemberId};
@@ -17,6 +18,8 @@ pub struct Status {
     pub term: u64,
     /// The last entry in the log.
     pub index: u64,
+    /// The last entry that this member knows to be committed.
+    pub committed: u64,
     pub applied: u64,
     pub is_leader: bool,
     pub is_learner: bool,
@@ -27,11 +30,15 @@ impl<S: Replicated> Node<S> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
         let leader = metrics.current_leader.filter(|leader| self.is_fresh(*leader, &metrics));
+        let index = |id: Option<&LogIdOf<TypeConfig>>| id.map_or(0, |id| id.index);
+        let applied = index(metrics.last_applied.as_ref());
         Status {
             leader,
             term: metrics.current_term,
             index: metrics.last_log_index.unwrap_or(0),
-            applied: metrics.last_applied.as_ref().map_or(0, |id| id.index),
+            // What a snapshot brought is applied and was never in this member's log.
+            committed: index(metrics.local_committed.as_ref()).max(applied),
+            applied,
             is_leader: leader == Some(self.identity.member_id),
             is_learner: !votes(metrics.committed_membership_config.membership(), self.identity.member_id),
         }

@@ -7,7 +7,10 @@ use bytes::Bytes;
 
 use super::*;
 use crate::checkpoint::Checkpoint;
+use crate::command::{Command, Encoded};
 use crate::disk::fake::{FakeDisk, Throws};
+use crate::log::{LogId, Vote};
+use crate::peer::{Answer, Ballot, Handler as _, Request};
 use crate::raft::model::Model;
 use crate::random::SystemRandom;
 use crate::state::Response;
@@ -67,6 +70,31 @@ async fn serves_after_its_first_start_and_after_a_stop() {
     put(&node, 1, "second").await.unwrap();
     assert_eq!(node.state().pairs().len(), 50);
     assert_eq!(node.status().term, 2, "each start is an election");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_founder_that_is_asked_for_its_vote_at_once_goes_on_to_wait_for_the_others() {
+    let disk = FakeDisk::new();
+    let founders = [1, 2, 3].map(|id| (MemberId(id), Member { name: format!("m{id}"), ..Member::default() }));
+    let config = Config { initial: Initial::Found(founders.into()), ..config() };
+    let identity = Identity::create(&disk, &SystemRandom, MemberId(1), 7, false).unwrap();
+    let node = Node::begin(
+        config,
+        identity,
+        Arc::new(disk.clone()),
+        Arc::new(SystemRandom),
+        Model::default(),
+        Arc::new(NoPeers),
+    );
+    let node = node.await.unwrap();
+    let first = LogId { term: 0, index: 0 };
+    let vote = Vote { term: 9, member: MemberId(2), committed: false };
+    let ballot = Ballot { vote, last: Some(first), leadership_transfer: false };
+    let answer = Arc::clone(&node).handle(MemberId(2), Request::Vote(ballot)).await;
+    assert!(matches!(answer, Answer::Voted { granted: true, .. }), "{answer:?}");
+    let waiting = tokio::time::timeout(Duration::from_millis(500), node.ready()).await;
+    assert!(waiting.is_err(), "{waiting:?}");
+    node.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -199,6 +227,60 @@ async fn little_free_space_refuses_writes_before_the_disk_is_full() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_clusters_own_writes_go_on_without_space_until_their_reserve_is_taken() {
+    let disk = FakeDisk::new();
+    let config = Config { reserve_bytes: 1 << 20, cluster_reserve_bytes: 3500, ..config() };
+    let node = Node::start(config, Arc::new(disk.clone()), Arc::new(SystemRandom), Model::default()).await.unwrap();
+    let own = |key: u64| Command::Cluster(Box::new(Model::put(key.to_be_bytes().to_vec(), "x".repeat(1000))));
+    disk.set_capacity(disk.used() + (512 << 10));
+    until("the watermark", || node.space.exhausted()).await;
+    assert_eq!(put(&node, 1, "a").await.unwrap_err(), ProposeError::NoSpace);
+    for key in 0..3 {
+        node.propose(own(key)).await.unwrap();
+    }
+    assert_eq!(node.propose(own(3)).await.unwrap_err(), ProposeError::NoSpace);
+    disk.set_capacity(1 << 30);
+    until("space again", || !node.space.exhausted()).await;
+    disk.set_capacity(disk.used() + (512 << 10));
+    until("the watermark", || node.space.exhausted()).await;
+    node.propose(own(4)).await.unwrap();
+}
+
+/// Proposals that wait for the disk are bounded in bytes. Whoever comes then waits, and is turned away in the end without a trace.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_full_backlog_turns_proposals_away() {
+    let node = start(&FakeDisk::new()).await.unwrap();
+    put(&node, 1, "a").await.unwrap();
+    until("no proposal is under way", || node.backlog.available_permits() == BACKLOG_BYTES).await;
+    let all = u32::try_from(BACKLOG_BYTES).unwrap();
+    let taken = Arc::clone(&node.backlog).try_acquire_many_owned(all).unwrap();
+    let command = || Encoded::new(&Model::put("k", "v")).unwrap();
+    let soon = tokio::time::Instant::now() + Duration::from_millis(50);
+    let refused = node.propose_here(command(), soon, None).await.err();
+    assert_eq!(refused, Some(ProposeError::TooManyRequests));
+    assert_eq!(node.state().count(), 1, "it was not proposed");
+    drop(taken);
+    put(&node, 2, "b").await.unwrap();
+    assert_eq!(node.state().count(), 2);
+    until("the share is given back", || node.backlog.available_permits() == BACKLOG_BYTES).await;
+}
+
+/// What a new release adds to messages and entries is used only once all members run it.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_member_tells_what_its_release_understands_and_again_after_an_upgrade() {
+    let disk = FakeDisk::new();
+    let old = config();
+    let old = Config { member: Member { level: 0, ..old.member.clone() }, ..old };
+    let node = Node::start(old, Arc::new(disk.clone()), Arc::new(SystemRandom), Model::default()).await.unwrap();
+    put(&node, 1, "a").await.unwrap();
+    assert_eq!(node.lowest_level(), 0);
+    node.stop().await;
+    drop(node);
+    let node = start(&disk.copy()).await.unwrap();
+    until("it has told", || node.lowest_level() == crate::member::LEVEL).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_lost_log_or_checkpoint_is_refused() {
     let disk = FakeDisk::new();
     let node = start(&disk).await.unwrap();
@@ -239,7 +321,7 @@ async fn a_checkpoint_ahead_of_the_log_is_survived() {
         let identity = Identity::load_or_create(&disk, &SystemRandom).unwrap();
         let checkpoint = Checkpoint::open(&disk, identity.store_id).unwrap();
         let (mut applied, _) = checkpoint.applied().unwrap();
-        applied.last = Some(crate::log::LogId { term, index: 1000 });
+        applied.last = Some(LogId { term, index: 1000 });
         checkpoint.commit(&crate::state::Delta::default(), &applied).unwrap();
     }
     let node = start(&disk).await.unwrap();

@@ -17,6 +17,13 @@ pub(super) struct Frame {
     pub body: Bytes,
 }
 
+impl Frame {
+    /// Bytes on the wire.
+    pub(super) fn wire_len(&self) -> usize {
+        HEADER_LEN + ID_LEN + self.body.len()
+    }
+}
+
 pub(super) fn encode(id: u64, message: &impl Message) -> Bytes {
     let len = ID_LEN + message.encoded_len();
     let mut buffer = BytesMut::with_capacity(HEADER_LEN + len);

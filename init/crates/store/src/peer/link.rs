@@ -17,6 +17,7 @@ use tokio::time::Instant;
 use tokio_rustls::TlsConnector;
 
 use super::frame::{self, Reader};
+use super::traffic::Counters;
 use super::wire::{AnswerRecord, HelloRecord, RequestRecord};
 use super::{Answer, CallError, Hello, Local, Refusal, Request};
 use crate::flags::{Address, Endpoint};
@@ -61,6 +62,7 @@ pub(super) struct Link {
 #[derive(Debug)]
 struct Shared {
     pending: Pending,
+    counters: Arc<Counters>,
     broken: AtomicBool,
     created: Instant,
     /// Milliseconds since `created` at which something came in last.
@@ -83,7 +85,9 @@ impl Shared {
 
     /// Nobody waits for what cannot come any more.
     fn break_off(&self) {
-        self.broken.store(true, Ordering::Release);
+        if !self.broken.swap(true, Ordering::AcqRel) {
+            self.counters.disconnected();
+        }
         self.pending().clear();
     }
 }
@@ -93,6 +97,7 @@ impl Drop for Link {
         for task in &self.tasks {
             task.abort();
         }
+        self.shared.break_off();
     }
 }
 
@@ -116,6 +121,7 @@ impl Link {
         member: Option<&str>,
         hello: &Hello,
         tls: Option<&Reloading<ClientConfig>>,
+        counters: &Arc<Counters>,
     ) -> Result<Self, ConnectError> {
         let endpoint = Endpoint::parse(url).ok_or(io::ErrorKind::InvalidInput).map_err(io::Error::from)?;
         let mut stream = open(&endpoint, member, tls).await?;
@@ -129,8 +135,10 @@ impl Link {
             return Err(ConnectError::Refused(Refusal::from_code(answer.refusal)));
         }
         reader.set_limit(ANSWER_BYTES);
+        counters.connected();
         let shared = Arc::new(Shared {
             pending: Mutex::default(),
+            counters: Arc::clone(counters),
             broken: AtomicBool::new(false),
             created: Instant::now(),
             heard: AtomicU64::new(0),
@@ -220,6 +228,7 @@ async fn write_frames(mut stream: impl AsyncWrite + Unpin, mut queue: mpsc::Rece
         if stream.write_all(&frame).await.is_err() {
             break;
         }
+        shared.counters.sent(frame.len());
         if queue.is_empty() && stream.flush().await.is_err() {
             break;
         }
@@ -230,6 +239,7 @@ async fn write_frames(mut stream: impl AsyncWrite + Unpin, mut queue: mpsc::Rece
 async fn read_answers(mut reader: Reader<impl AsyncRead + Unpin>, shared: Arc<Shared>) {
     while let Ok(Some(frame)) = reader.next().await {
         shared.hear();
+        shared.counters.received(frame.wire_len());
         let waiting = shared.pending().remove(&frame.id);
         // A call that was given up is not there any more.
         let Some(waiting) = waiting else { continue };

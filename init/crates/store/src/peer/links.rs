@@ -10,6 +10,7 @@ use tokio::time::Instant;
 
 use super::hints::Hints;
 use super::link::{self, ConnectError, Link};
+use super::traffic::{Attempt, Counters, Traffic};
 use super::{Answer, BoxFuture, CallError, ClusterInfo, Hello, Lane, Local, Refusal, Request, Transport};
 use crate::flags::TlsFiles;
 use crate::member::{Member, MemberId};
@@ -57,10 +58,17 @@ impl Dialer {
         }
     }
 
-    async fn connect(&self, name: &str, urls: &[String], hello: &Hello, timeout: Duration) -> Result<Link, CallError> {
+    async fn connect(
+        &self,
+        name: &str,
+        urls: &[String],
+        hello: &Hello,
+        timeout: Duration,
+        counters: &Arc<Counters>,
+    ) -> Result<Link, CallError> {
         let urls = self.urls(name, urls);
         let name = Some(name).filter(|name| self.by_name && !name.is_empty());
-        connect(self.tls.as_ref(), name, &urls, hello, timeout).await
+        connect(self.tls.as_ref(), name, &urls, hello, timeout, counters).await
     }
 
     /// What the member at these URLs says of its cluster, asked by one that may be no member yet.
@@ -72,7 +80,7 @@ impl Dialer {
         timeout: Duration,
     ) -> Result<ClusterInfo, CallError> {
         let hello = Hello { from, target: MemberId(0), lane: Lane::Join };
-        let link = self.connect(name, urls, &hello, timeout).await?;
+        let link = self.connect(name, urls, &hello, timeout, &Arc::default()).await?;
         match link.call(Request::ClusterInfo, timeout).await? {
             Answer::Cluster(info) => Ok(info),
             _ => Err(CallError::Lost { target: MemberId(0), reason: "it answered something else" }),
@@ -88,6 +96,7 @@ pub struct Links {
     lanes: Mutex<BTreeMap<(MemberId, Lane), Arc<Slot>>>,
     /// Members' data directories, as they were first.
     stores: Mutex<BTreeMap<MemberId, u64>>,
+    traffic: Traffic,
     /// A connection on which nothing has come in for so long when a call times out is given up.
     silence: Duration,
 }
@@ -101,7 +110,15 @@ struct Slot {
 
 impl Links {
     pub fn new(local: Local, dialer: Arc<Dialer>, silence: Duration) -> Self {
-        Self { local, dialer, members: RwLock::default(), lanes: Mutex::default(), stores: Mutex::default(), silence }
+        Self {
+            local,
+            dialer,
+            members: RwLock::default(),
+            lanes: Mutex::default(),
+            stores: Mutex::default(),
+            traffic: Traffic::default(),
+            silence,
+        }
     }
 
     fn slot(&self, target: MemberId, lane: Lane) -> Arc<Slot> {
@@ -123,7 +140,8 @@ impl Links {
             return Err(CallError::NotSent { target, reason: "it is no member".to_owned() });
         };
         let hello = Hello { from: self.local, target, lane };
-        match self.dialer.connect(&member.name, &member.peer_urls, &hello, timeout).await {
+        let counters = self.traffic.of(target).unwrap_or_default();
+        match self.dialer.connect(&member.name, &member.peer_urls, &hello, timeout, &counters).await {
             Ok(made) => {
                 let first =
                     *self.stores.lock().unwrap_or_else(PoisonError::into_inner).entry(target).or_insert(made.store);
@@ -180,6 +198,7 @@ async fn connect(
     urls: &[String],
     hello: &Hello,
     timeout: Duration,
+    counters: &Arc<Counters>,
 ) -> Result<Link, CallError> {
     let target = hello.target;
     let deadline = Instant::now() + timeout;
@@ -187,7 +206,7 @@ async fn connect(
     for (url, left) in urls.iter().zip((1..=urls.len()).rev()) {
         // Where nothing answers takes no more than its part.
         let part = deadline.saturating_duration_since(Instant::now()) / u32::try_from(left).unwrap_or(u32::MAX);
-        match tokio::time::timeout(part, Link::connect(url, name, hello, tls)).await {
+        match tokio::time::timeout(part, Link::connect(url, name, hello, tls, counters)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(ConnectError::Refused(refusal))) => return Err(CallError::Refused { target, refusal }),
             Ok(Err(ConnectError::Io(error))) => reason = format!("{url}: {error}"),
@@ -205,7 +224,16 @@ impl Transport for Links {
         request: Request,
         timeout: Duration,
     ) -> BoxFuture<'_, Result<Answer, CallError>> {
-        Box::pin(self.try_call(target, lane, request, timeout))
+        Box::pin(async move {
+            let attempt = Attempt::new(self.traffic.of(target), lane, &request);
+            let answer = self.try_call(target, lane, request, timeout).await;
+            if answer.is_ok() {
+                attempt.answered();
+            } else {
+                attempt.failed();
+            }
+            answer
+        })
     }
 
     fn is_gone(&self, member: MemberId, timeout: Duration) -> BoxFuture<'_, bool> {
@@ -220,9 +248,14 @@ impl Transport for Links {
         self.stores.lock().unwrap_or_else(PoisonError::into_inner).get(&member).copied()
     }
 
+    fn traffic(&self) -> Option<&Traffic> {
+        Some(&self.traffic)
+    }
+
     fn set_members(&self, members: Vec<(MemberId, Member)>) {
         let members: BTreeMap<_, _> = members.into_iter().collect();
         self.stores.lock().unwrap_or_else(PoisonError::into_inner).retain(|id, _| members.contains_key(id));
+        self.traffic.set_members(members.keys().copied().filter(|id| *id != self.local.member_id));
         let mut lanes = self.lanes.lock().unwrap_or_else(PoisonError::into_inner);
         let mut known = self.members.write().unwrap_or_else(PoisonError::into_inner);
         // A member that moved is connected to anew, one that left no more.

@@ -133,14 +133,25 @@ async fn answer_requests(
         Lane::Forward => FORWARDS,
     };
     let mut under_way = FuturesUnordered::new();
+    // Each time, since a member may be known to this one only after it has come.
+    let counters = || handler.counters(hello.from.member_id);
     loop {
         tokio::select! {
             Some((id, answer)) = under_way.next() => {
-                write.write_all(&frame::encode(id, &AnswerRecord::from(answer))).await?;
+                let frame = frame::encode(id, &AnswerRecord::from(answer));
+                write.write_all(&frame).await?;
                 write.flush().await?;
+                if let Some(counters) = counters() {
+                    counters.sent(frame.len());
+                }
             }
             frame = reader.next(), if under_way.len() < at_once => match frame? {
-                Some(frame) => under_way.push(answer(frame, hello, Arc::clone(&handler))),
+                Some(frame) => {
+                    if let Some(counters) = counters() {
+                        counters.received(frame.wire_len());
+                    }
+                    under_way.push(answer(frame, hello, Arc::clone(&handler)));
+                }
                 None => return Ok(()),
             },
         }

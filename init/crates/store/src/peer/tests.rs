@@ -1,5 +1,7 @@
 //! Messages survive the wire, and a port lets in who it should.
 
+mod mutation;
+
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
@@ -16,7 +18,7 @@ use super::*;
 use crate::command::Command;
 use crate::flags::Endpoint;
 use crate::log::Payload;
-use crate::state::{Rejection, Table};
+use crate::state::{Hashed, Keys, Rejection, Table};
 
 const DEADLINE: Duration = Duration::from_secs(20);
 const CONNECTIONS: usize = 256;
@@ -49,7 +51,7 @@ fn requests() -> Vec<Request> {
         Change::Remove { id: MemberId(1), how: Removal::Force },
         Change::Promote(MemberId(1)),
         Change::Update { id: MemberId(1), peer_urls: urls.clone() },
-        Change::Publish { id: MemberId(1), name: "n".into(), client_urls: urls, store_id: 3 },
+        Change::Publish { id: MemberId(1), name: "n".into(), client_urls: urls, store_id: 3, level: 2 },
     ];
     let begin =
         SnapshotBegin { transfer: 4, vote, last: Some(id(7)), membership: membership(), membership_id: Some(id(2)) };
@@ -68,6 +70,8 @@ fn requests() -> Vec<Request> {
         Request::Renew(-5),
         Request::TimeToLive { id: 7, keys: true },
         Request::ClusterInfo,
+        Request::Hash(Keys::Public, -8),
+        Request::Hash(Keys::Cluster, 9),
     ];
     requests.extend(changes.map(Request::Change));
     requests
@@ -96,6 +100,8 @@ fn answers() -> Vec<Answer> {
         Answer::Renewed { ttl: None },
         Answer::TimeToLive(None),
         Answer::TimeToLive(Some(left)),
+        Answer::Hashed(None),
+        Answer::Hashed(Some(Hashed { revision: 7, compact_revision: -1, hash: u32::MAX })),
         Answer::Failed(Failure::NotLeader(Some(MemberId(2)))),
         Answer::Failed(Failure::NoSpace),
         Answer::ChangeFailed(ChangeError::LearnerNotReady),
@@ -244,6 +250,40 @@ async fn calls_share_a_connection_and_overtake_each_other_where_they_may() {
     let (stuck, ()) = tokio::join!(stuck, quick);
     assert!(stuck.is_err());
     assert!(port.echo.handled.lock().unwrap().iter().all(|from| *from == OTHER.member_id));
+}
+
+#[tokio::test]
+async fn what_is_exchanged_with_a_member_is_counted() {
+    use std::sync::atomic::Ordering::Relaxed;
+    let port = serve().await;
+    let links = links(OTHER, LOCAL.member_id, &port.url);
+    let counters = links.traffic().unwrap().of(LOCAL.member_id).unwrap();
+    for number in 0..10 {
+        links.call(LOCAL.member_id, Lane::Forward, Request::Renew(number), DEADLINE).await.unwrap();
+    }
+    assert_eq!((counters.connections.load(Relaxed), counters.failures.load(Relaxed)), (1, 0));
+    assert!(counters.sent_bytes.load(Relaxed) > 160 && counters.received_bytes.load(Relaxed) > 160);
+    assert_eq!(counters.round_trips.snapshot().count, 0, "these were no heartbeats");
+
+    port.serving.abort();
+    _ = port.serving.await;
+    let heartbeat = Append {
+        vote: Vote { term: 1, member: OTHER.member_id, committed: true },
+        previous: None,
+        committed: None,
+        entries: Vec::new(),
+    };
+    let heartbeat = || links.call(LOCAL.member_id, Lane::Control, Request::Append(heartbeat.clone()), DEADLINE);
+    assert!(heartbeat().await.is_err());
+    // Given up by who asked, as consensus does.
+    drop(tokio::time::timeout(Duration::ZERO, heartbeat()).await);
+    assert!(counters.heartbeat_failures.load(Relaxed) >= 1);
+    assert_eq!(counters.heartbeat_failures.load(Relaxed), counters.failures.load(Relaxed));
+
+    // Those that are no members any more are forgotten.
+    links.set_members(Vec::new());
+    assert!(links.traffic().unwrap().all().is_empty());
+    assert_eq!((counters.connections.load(Relaxed), counters.disconnects.load(Relaxed)), (0, 1));
 }
 
 #[tokio::test]

@@ -12,7 +12,7 @@ use super::{
 use crate::command::Encoded;
 use crate::log::{Entry, LogId, Payload, Vote};
 use crate::member::{MemberId, Membership};
-use crate::state::{Row, Table};
+use crate::state::{Keys, Row, Table};
 
 pub(super) const PROTOCOL_VERSION: u32 = 1;
 pub(super) const OLDEST_PROTOCOL: u32 = 1;
@@ -267,6 +267,9 @@ struct ChangeRecord {
     /// Of a removal: 1 try, 2 force.
     #[prost(uint32, tag = "7")]
     how: u32,
+    /// Of what is published.
+    #[prost(uint32, tag = "8")]
+    level: u32,
 }
 
 impl From<Change> for ChangeRecord {
@@ -284,8 +287,8 @@ impl From<Change> for ChangeRecord {
             }
             Change::Promote(id) => record(3, id),
             Change::Update { id, peer_urls } => Self { urls: peer_urls, ..record(4, id) },
-            Change::Publish { id, name, client_urls, store_id } => {
-                Self { urls: client_urls, name, store: store_id, ..record(5, id) }
+            Change::Publish { id, name, client_urls, store_id, level } => {
+                Self { urls: client_urls, name, store: store_id, level, ..record(5, id) }
             }
         }
     }
@@ -307,7 +310,10 @@ impl ChangeRecord {
             }
             3 => Change::Promote(id),
             4 => Change::Update { id, peer_urls: self.urls },
-            5 => Change::Publish { id, name: self.name, client_urls: self.urls, store_id: self.store },
+            5 => {
+                let Self { name, urls: client_urls, store: store_id, level, .. } = self;
+                Change::Publish { id, name, client_urls, store_id, level }
+            }
             _ => return Err(WireError::Unknown),
         })
     }
@@ -326,7 +332,7 @@ struct Nothing {}
 
 #[derive(Clone, PartialEq, Message)]
 pub(super) struct RequestRecord {
-    #[prost(oneof = "RequestBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "RequestBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16")]
     body: Option<RequestBody>,
 }
 
@@ -360,6 +366,10 @@ enum RequestBody {
     TimeToLive(LeaseRecord),
     #[prost(message, tag = "14")]
     ClusterInfo(Nothing),
+    #[prost(int64, tag = "15")]
+    Hash(i64),
+    #[prost(int64, tag = "16")]
+    ClusterHash(i64),
 }
 
 impl From<Request> for RequestRecord {
@@ -398,6 +408,8 @@ impl From<Request> for RequestRecord {
             Request::Renew(id) => RequestBody::Renew(id),
             Request::TimeToLive { id, keys } => RequestBody::TimeToLive(LeaseRecord { id, keys }),
             Request::ClusterInfo => RequestBody::ClusterInfo(Nothing {}),
+            Request::Hash(Keys::Public, revision) => RequestBody::Hash(revision),
+            Request::Hash(Keys::Cluster, revision) => RequestBody::ClusterHash(revision),
         };
         Self { body: Some(body) }
     }
@@ -439,6 +451,8 @@ impl RequestRecord {
             RequestBody::Renew(id) => Request::Renew(id),
             RequestBody::TimeToLive(LeaseRecord { id, keys }) => Request::TimeToLive { id, keys },
             RequestBody::ClusterInfo(_) => Request::ClusterInfo,
+            RequestBody::Hash(revision) => Request::Hash(Keys::Public, revision),
+            RequestBody::ClusterHash(revision) => Request::Hash(Keys::Cluster, revision),
         })
     }
 }

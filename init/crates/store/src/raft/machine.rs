@@ -4,6 +4,8 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use openraft::entry::EntryPayload;
 use openraft::storage::{
@@ -21,6 +23,8 @@ use crate::state::{Committed, Delta, LoadError, Replicated, Response, Row};
 
 /// Commands applied under one lock of the state: enough to share its cost, few enough that a read does not wait long.
 const APPLY_BATCH: usize = 256;
+/// Applying as many as that, or fewer, takes longer only where something is wrong. etcd's value for one.
+const SLOW_APPLY: Duration = Duration::from_millis(100);
 
 /// The rows of a snapshot: of the own checkpoint, or received from another member.
 #[derive(Debug)]
@@ -48,13 +52,32 @@ pub struct Machine<S> {
     membership: StoredMembershipOf<TypeConfig>,
     /// Of the rows that the state belongs to.
     epoch: Epoch,
+    slow_applies: Arc<AtomicU64>,
 }
 
 impl<S: Replicated> Machine<S> {
     /// A machine over a state that was loaded from `applied`'s rows.
     pub fn new(state: S, checkpoint: Arc<Writer>, applied: &Applied) -> io::Result<Self> {
         let membership = from_stored(applied.membership_id, &applied.membership)?;
-        Ok(Self { state, checkpoint, last: applied.last, membership, epoch: Epoch::default() })
+        Ok(Self {
+            state,
+            checkpoint,
+            last: applied.last,
+            membership,
+            epoch: Epoch::default(),
+            slow_applies: Arc::default(),
+        })
+    }
+
+    /// Counts batches that took long to apply.
+    pub fn slow_applies(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.slow_applies)
+    }
+
+    fn apply_batch(&self, batch: &mut Batch) {
+        let began = Instant::now();
+        batch.apply(&self.state);
+        self.slow_applies.fetch_add(u64::from(began.elapsed() > SLOW_APPLY), Ordering::Relaxed);
     }
 
     fn applied(&self) -> Applied {
@@ -123,17 +146,17 @@ impl<S: Replicated> RaftStateMachine<TypeConfig> for Machine<S> {
                     batch.commands.push(Committed { index: id.index, term: id.term, command: command.into_command() });
                     batch.waiting.push(waiting);
                     if batch.commands.len() >= APPLY_BATCH {
-                        batch.apply(&self.state);
+                        self.apply_batch(&mut batch);
                     }
                 }
                 EntryPayload::Blank => {
-                    batch.apply(&self.state);
+                    self.apply_batch(&mut batch);
                     if let Some(waiting) = waiting {
                         waiting.send(Response::Empty);
                     }
                 }
                 EntryPayload::Membership(membership) => {
-                    batch.apply(&self.state);
+                    self.apply_batch(&mut batch);
                     self.membership = StoredMembership::new(Some(entry.log_id), membership);
                     if let Some(waiting) = waiting {
                         waiting.send(Response::Empty);
@@ -142,7 +165,7 @@ impl<S: Replicated> RaftStateMachine<TypeConfig> for Machine<S> {
             }
             self.last = Some(id);
         }
-        batch.apply(&self.state);
+        self.apply_batch(&mut batch);
         Ok(())
     }
 

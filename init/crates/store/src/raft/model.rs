@@ -44,7 +44,7 @@ impl Replicated for Model {
         let mut inner = self.0.lock().unwrap();
         let answer = |committed: &Committed| {
             inner.count += 1;
-            match committed.command.as_ref() {
+            match committed.command.parts().1 {
                 Command::Put(put) => {
                     inner.changed.insert(put.key.clone());
                     inner.pairs.insert(put.key.clone(), put.value.clone());

@@ -38,7 +38,10 @@ impl Auth for AuthService {
         Err(Error::AuthNotEnabled.into())
     }
 
-    async fn user_add(&self, _: Request<pb::AuthUserAddRequest>) -> Answer<pb::AuthUserAddResponse> {
+    async fn user_add(&self, request: Request<pb::AuthUserAddRequest>) -> Answer<pb::AuthUserAddResponse> {
+        if request.into_inner().name.is_empty() {
+            return Err(Error::UserEmpty.into());
+        }
         Err(Status::unimplemented(NOT_SERVED))
     }
 
@@ -72,7 +75,10 @@ impl Auth for AuthService {
         Err(Error::UserNotFound.into())
     }
 
-    async fn role_add(&self, _: Request<pb::AuthRoleAddRequest>) -> Answer<pb::AuthRoleAddResponse> {
+    async fn role_add(&self, request: Request<pb::AuthRoleAddRequest>) -> Answer<pb::AuthRoleAddResponse> {
+        if request.into_inner().name.is_empty() {
+            return Err(Error::RoleEmpty.into());
+        }
         Err(Status::unimplemented(NOT_SERVED))
     }
 

@@ -31,6 +31,11 @@ impl ClusterService {
         Ok(members.into_iter().map(|(id, record)| member((id, record, !votes(&id)))).collect())
     }
 
+    /// Members that were added to learn only. Those that are to vote learn first, which is not their number's matter.
+    fn learners(&self) -> usize {
+        self.0.node.members().iter().filter(|(_, member, learns)| *learns && !member.wants_vote).count()
+    }
+
     /// etcd's headers of this service carry no revision.
     fn header(&self) -> Option<pb::ResponseHeader> {
         self.0.header_at(0)
@@ -62,6 +67,9 @@ impl Cluster for ClusterService {
         let request = request.into_inner();
         if !valid_urls(&request.peer_ur_ls) {
             return Err(Error::MemberBadUrls.into());
+        }
+        if request.is_learner && self.learners() >= self.0.limits.learners {
+            return Err(Error::TooManyLearners.into());
         }
         let id = MemberId(self.0.random.next_u64().max(1));
         let (peer_urls, learner, name) = (request.peer_ur_ls, request.is_learner, request.name);

@@ -79,12 +79,18 @@ pub enum Error {
     InvalidDowngradeTargetVersion,
     #[error("etcdserver: root user does not exist")]
     RootUserNotExist,
+    #[error("etcdserver: user name is empty")]
+    UserEmpty,
+    #[error("etcdserver: role name is empty")]
+    RoleEmpty,
     #[error("etcdserver: user name not found")]
     UserNotFound,
     #[error("etcdserver: role name not found")]
     RoleNotFound,
     #[error("etcdserver: authentication is not enabled")]
     AuthNotEnabled,
+    #[error("etcdserver: permission denied")]
+    PermissionDenied,
 }
 
 impl Error {
@@ -99,6 +105,8 @@ impl Error {
             | Self::InvalidSortOption
             | Self::MemberBadUrls
             | Self::RequestTooLarge
+            | Self::UserEmpty
+            | Self::RoleEmpty
             | Self::WrongDowngradeVersionFormat
             | Self::InvalidDowngradeTargetVersion => Code::InvalidArgument,
             Self::Compacted | Self::FutureRevision | Self::LeaseTtlTooLarge => Code::OutOfRange,
@@ -122,6 +130,7 @@ impl Error {
                 Code::Unavailable
             }
             Self::Corrupt => Code::DataLoss,
+            Self::PermissionDenied => Code::PermissionDenied,
         }
     }
 }

@@ -126,7 +126,7 @@ impl Check {
         match self {
             // The state's lock is all that such a read needs.
             Self::SerializableRead => {
-                context.node.state().read(|_, _| ());
+                context.node.state().public().read(|_, _| ());
                 Ok(())
             }
             Self::LinearizableRead => {

@@ -13,13 +13,13 @@ use prost::Message as _;
 use tonic::{Request, Response, Status};
 
 use super::errors::Error;
-use super::{Context, validate};
+use super::{Context, callers, validate};
 use crate::command::Command;
 use crate::mvcc::range::{Scan, has_revision_filters, is_default_order};
 use crate::mvcc::{Mvcc, txn};
-use crate::state::{self, Pin as RevisionPin, Rejection, State};
+use crate::state::{self, KeySpace, Keys, Pin as RevisionPin, Rejection};
 
-/// Keys visited under one hold of the state's lock: about a millisecond, after which a waiting write goes first.
+/// Keys visited under one hold of the lock: about a millisecond, after which a waiting write goes first.
 const SCAN_KEYS: usize = 4096;
 /// Keys in the first piece of a streamed range. The next ones are as large as the bytes of the last suggest.
 const FIRST_PIECE_KEYS: i64 = 10;
@@ -48,20 +48,24 @@ struct Manner {
 }
 
 /// Runs a scan to its end without holding the lock for long.
-async fn scan(state: &State, request: &pb::RangeRequest, manner: Manner) -> Result<(Scan, Option<RevisionPin>), Error> {
+async fn scan(
+    space: &KeySpace,
+    request: &pb::RangeRequest,
+    manner: Manner,
+) -> Result<(Scan, Option<RevisionPin>), Error> {
     let begin = |mvcc: &Mvcc, current| {
         let mut scan = if manner.pinned { Scan::pinned(request, current) } else { Scan::new(mvcc, request, current)? };
         if !manner.total_count {
             scan = scan.without_total_count();
         }
         let done = scan.step(mvcc, SCAN_KEYS);
-        let pin = (!done || manner.keep_pin).then(|| state.pin(scan.revision()));
+        let pin = (!done || manner.keep_pin).then(|| space.pin(scan.revision()));
         Ok::<_, Rejection>((scan, pin, done))
     };
-    let (mut scan, pin, mut done) = state.read(begin)?;
+    let (mut scan, pin, mut done) = space.read(begin)?;
     while !done {
         tokio::task::yield_now().await;
-        done = state.read(|mvcc, _| scan.step(mvcc, SCAN_KEYS));
+        done = space.read(|mvcc, _| scan.step(mvcc, SCAN_KEYS));
     }
     Ok((scan, pin))
 }
@@ -69,14 +73,15 @@ async fn scan(state: &State, request: &pb::RangeRequest, manner: Manner) -> Resu
 #[tonic::async_trait]
 impl Kv for KvService {
     async fn range(&self, request: Request<pb::RangeRequest>) -> Result<Response<RangeResponse>, Status> {
+        let keys = callers::keys(&request)?;
         let request = request.into_inner();
         validate::range(&request)?;
         self.0.metrics.ranges.fetch_add(1, Ordering::Relaxed);
         self.linearize(request.serializable).await?;
         let manner = Manner { total_count: true, ..Manner::default() };
-        let (scan, _pin) = scan(self.0.node.state(), &request, manner).await?;
+        let (scan, _pin) = scan(self.0.node.state().of(keys), &request, manner).await?;
         let mut response = scan.finish(&request);
-        self.0.fill(&mut response.header);
+        self.0.fill(keys, &mut response.header);
         Ok(Response::new(response))
     }
 
@@ -86,6 +91,7 @@ impl Kv for KvService {
         &self,
         request: Request<pb::RangeRequest>,
     ) -> Result<Response<Self::RangeStreamStream>, Status> {
+        let keys = callers::keys(&request)?;
         let request = request.into_inner();
         validate::range(&request)?;
         if !is_default_order(&request) {
@@ -95,7 +101,7 @@ impl Kv for KvService {
             return Err(Status::unimplemented("RangeStream does not support revision filters"));
         }
         self.linearize(request.serializable).await?;
-        let pieces = Pieces::new(Arc::clone(&self.0), request);
+        let pieces = Pieces::new(Arc::clone(&self.0), keys, request);
         let pieces = stream::unfold(Some(pieces), |pieces| async {
             let mut pieces = pieces?;
             match pieces.next().await {
@@ -107,11 +113,12 @@ impl Kv for KvService {
     }
 
     async fn put(&self, request: Request<pb::PutRequest>) -> Result<Response<PutResponse>, Status> {
+        let keys = callers::keys(&request)?;
         let request = request.into_inner();
         validate::put(&request)?;
-        match self.0.propose(Command::Put(request)).await? {
+        match self.0.propose_on(keys, Command::Put(request)).await? {
             state::Response::Put(mut response) => {
-                self.0.fill(&mut response.header);
+                self.0.fill(keys, &mut response.header);
                 Ok(Response::new(response))
             }
             other => Err(unexpected(&other)),
@@ -122,11 +129,12 @@ impl Kv for KvService {
         &self,
         request: Request<pb::DeleteRangeRequest>,
     ) -> Result<Response<DeleteRangeResponse>, Status> {
+        let keys = callers::keys(&request)?;
         let request = request.into_inner();
         validate::delete_range(&request)?;
-        match self.0.propose(Command::DeleteRange(request)).await? {
+        match self.0.propose_on(keys, Command::DeleteRange(request)).await? {
             state::Response::DeleteRange(mut response) => {
-                self.0.fill(&mut response.header);
+                self.0.fill(keys, &mut response.header);
                 Ok(Response::new(response))
             }
             other => Err(unexpected(&other)),
@@ -134,19 +142,25 @@ impl Kv for KvService {
     }
 
     async fn txn(&self, request: Request<pb::TxnRequest>) -> Result<Response<TxnResponse>, Status> {
+        let keys = callers::keys(&request)?;
         let request = request.into_inner();
         validate::txn(&request, self.0.limits.txn_ops)?;
         self.0.metrics.transactions.fetch_add(1, Ordering::Relaxed);
         let mut response = if txn::is_read_only(&request) {
             self.linearize(txn::is_serializable(&request)).await?;
-            self.0.node.state().read(|mvcc, current| mvcc.read_only_txn(&request, current)).map_err(Error::from)?
+            self.0
+                .node
+                .state()
+                .of(keys)
+                .read(|mvcc, current| mvcc.read_only_txn(&request, current))
+                .map_err(Error::from)?
         } else {
-            match self.0.propose(Command::Txn(request)).await? {
+            match self.0.propose_on(keys, Command::Txn(request)).await? {
                 state::Response::Txn(response) => response,
                 other => return Err(unexpected(&other)),
             }
         };
-        self.0.fill(&mut response.header);
+        self.0.fill(keys, &mut response.header);
         Ok(Response::new(response))
     }
 
@@ -154,13 +168,14 @@ impl Kv for KvService {
         &self,
         request: Request<pb::CompactionRequest>,
     ) -> Result<Response<pb::CompactionResponse>, Status> {
+        let keys = callers::keys(&request)?;
         let request = request.into_inner();
-        match self.0.propose(Command::Compact(request)).await? {
+        match self.0.propose_on(keys, Command::Compact(request)).await? {
             state::Response::Compact(mut response) => {
                 if request.physical {
-                    self.0.node.state().compacted(request.revision).await;
+                    self.0.node.state().of(keys).compacted(request.revision).await;
                 }
-                self.0.fill(&mut response.header);
+                self.0.fill(keys, &mut response.header);
                 Ok(Response::new(response))
             }
             other => Err(unexpected(&other)),
@@ -177,6 +192,7 @@ pub(super) fn unexpected(response: &state::Response) -> Status {
 /// A streamed range: pieces at one revision, which is kept from compaction until the stream ends.
 struct Pieces {
     context: Arc<Context>,
+    keys: Keys,
     request: pb::RangeRequest,
     /// Pairs that may still be sent.
     left: i64,
@@ -187,17 +203,17 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn new(context: Arc<Context>, mut request: pb::RangeRequest) -> Self {
+    fn new(context: Arc<Context>, keys: Keys, mut request: pb::RangeRequest) -> Self {
         let left = if request.limit > 0 { request.limit } else { i64::MAX };
         request.limit = FIRST_PIECE_KEYS.min(left);
-        Self { context, request, left, sent: 0, header_revision: 0, pin: None }
+        Self { context, keys, request, left, sent: 0, header_revision: 0, pin: None }
     }
 
     /// The next piece, and whether it is the last.
     async fn next(&mut self) -> Result<(RangeStreamResponse, bool), Error> {
         let pinned = self.pin.is_some();
         let manner = Manner { total_count: self.request.count_only, keep_pin: !pinned, pinned };
-        let (scan, pin) = scan(self.context.node.state(), &self.request, manner).await?;
+        let (scan, pin) = scan(self.context.node.state().of(self.keys), &self.request, manner).await?;
         self.pin = self.pin.take().or(pin);
         let (revision, current) = (scan.revision(), scan.current());
         let mut response = scan.finish(&self.request);
@@ -218,7 +234,7 @@ impl Pieces {
                 response.count = self.sent + self.count_behind(next_key).await?;
             }
             response.header = Some(pb::ResponseHeader { revision: self.header_revision, ..Default::default() });
-            self.context.fill(&mut response.header);
+            self.context.fill(self.keys, &mut response.header);
             return Ok((RangeStreamResponse { range_response: Some(response) }, true));
         };
         let size = response.encoded_len();
@@ -245,7 +261,7 @@ impl Pieces {
             ..pb::RangeRequest::default()
         };
         let manner = Manner { total_count: true, keep_pin: false, pinned: true };
-        let (scan, _pin) = scan(self.context.node.state(), &request, manner).await?;
+        let (scan, _pin) = scan(self.context.node.state().of(self.keys), &request, manner).await?;
         Ok(scan.finish(&request).count)
     }
 }

@@ -8,14 +8,13 @@ use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::server::lease_server::Lease;
 use tonic::{Request, Response, Status, Streaming};
 
-use super::Context;
 use super::errors::Error;
 use super::kv::unexpected;
+use super::{Context, callers};
 use crate::command::Command;
 use crate::lease::keeper::KeepError;
 use crate::lease::{LeaseId, MAX_TTL_SECONDS};
-use crate::node::ProposeError;
-use crate::state::{self, Rejection};
+use crate::state::{self, Keys};
 
 #[derive(Clone, Debug)]
 pub(super) struct LeaseService(pub(super) Arc<Context>);
@@ -33,8 +32,8 @@ impl From<KeepError> for Error {
 }
 
 impl LeaseService {
-    async fn grant(&self, id: i64, ttl: i64) -> Result<state::Response, ProposeError> {
-        self.0.node.propose(Command::LeaseGrant(pb::LeaseGrantRequest { ttl, id })).await
+    async fn grant(&self, keys: Keys, id: i64, ttl: i64) -> Result<state::Response, Error> {
+        self.0.propose_on(keys, Command::LeaseGrant(pb::LeaseGrantRequest { ttl, id })).await
     }
 
     fn random_id(&self) -> i64 {
@@ -49,28 +48,28 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseGrantRequest>,
     ) -> Result<Response<pb::LeaseGrantResponse>, Status> {
+        let keys = callers::keys(&request)?;
         let request = request.into_inner();
         if request.ttl > MAX_TTL_SECONDS {
             return Err(Error::LeaseTtlTooLarge.into());
         }
         let ttl = request.ttl.max(self.0.limits.min_lease_ttl_seconds);
-        let mut answer = state::Response::Rejected(Rejection::LeaseExists);
+        let mut answer = Err(Error::LeaseExists);
         if request.id == 0 {
             for _ in 0..ID_TRIES {
-                answer = self.grant(self.random_id(), ttl).await.map_err(Error::from)?;
-                if !matches!(answer, state::Response::Rejected(Rejection::LeaseExists)) {
+                answer = self.grant(keys, self.random_id(), ttl).await;
+                if !matches!(answer, Err(Error::LeaseExists)) {
                     break;
                 }
             }
         } else {
-            answer = self.grant(request.id, ttl).await.map_err(Error::from)?;
+            answer = self.grant(keys, request.id, ttl).await;
         }
-        match answer {
+        match answer? {
             state::Response::LeaseGrant(mut response) => {
-                self.0.fill(&mut response.header);
+                self.0.fill(keys, &mut response.header);
                 Ok(Response::new(response))
             }
-            state::Response::Rejected(rejection) => Err(Error::from(rejection).into()),
             other => Err(unexpected(&other)),
         }
     }
@@ -79,9 +78,10 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseRevokeRequest>,
     ) -> Result<Response<pb::LeaseRevokeResponse>, Status> {
-        match self.0.propose(Command::LeaseRevoke(request.into_inner())).await? {
+        let keys = callers::keys(&request)?;
+        match self.0.propose_on(keys, Command::LeaseRevoke(request.into_inner())).await? {
             state::Response::LeaseRevoke(mut response) => {
-                self.0.fill(&mut response.header);
+                self.0.fill(keys, &mut response.header);
                 Ok(Response::new(response))
             }
             other => Err(unexpected(&other)),
@@ -95,6 +95,7 @@ impl Lease for LeaseService {
         request: Request<Streaming<pb::LeaseKeepAliveRequest>>,
     ) -> Result<Response<Self::LeaseKeepAliveStream>, Status> {
         let leader = self.0.require_leader(request.metadata())?;
+        let keys = callers::keys(&request)?;
         let requests = request.into_inner();
         let context = Arc::clone(&self.0);
         let answers = stream::unfold(Some(requests), move |requests| {
@@ -109,7 +110,7 @@ impl Lease for LeaseService {
                 match request {
                     Ok(None) => None,
                     Ok(Some(request)) => {
-                        let answer = keep_alive(&context, request).await;
+                        let answer = keep_alive(&context, keys, request).await;
                         let more = answer.is_ok().then_some(requests);
                         Some((answer.map_err(Status::from), more))
                     }
@@ -124,9 +125,12 @@ impl Lease for LeaseService {
         &self,
         request: Request<pb::LeaseTimeToLiveRequest>,
     ) -> Result<Response<pb::LeaseTimeToLiveResponse>, Status> {
+        let keys = callers::keys(&request)?;
         let request = request.into_inner();
-        let lease = self.0.leases.time_to_live(LeaseId(request.id), request.keys).await.map_err(Error::from)?;
-        let header = self.0.header();
+        let id = LeaseId(request.id);
+        let lease = self.0.leases.time_to_live(id, request.keys).await.map_err(Error::from)?;
+        let lease = lease.filter(|_| self.0.node.state().lease_keys(id).is_none_or(|owner| owner == keys));
+        let header = self.0.header_of(keys);
         let response = match lease {
             None => pb::LeaseTimeToLiveResponse { header, id: request.id, ttl: -1, granted_ttl: 0, keys: Vec::new() },
             Some(lease) => pb::LeaseTimeToLiveResponse {
@@ -142,25 +146,32 @@ impl Lease for LeaseService {
 
     async fn lease_leases(
         &self,
-        _request: Request<pb::LeaseLeasesRequest>,
+        request: Request<pb::LeaseLeasesRequest>,
     ) -> Result<Response<pb::LeaseLeasesResponse>, Status> {
         let state = self.0.node.state();
-        let mut ids: Vec<LeaseId> = state.read(|mvcc, _| mvcc.leases.ids().collect());
+        let keys = callers::keys(&request)?;
+        let mut ids: Vec<LeaseId> = state.of(keys).read(|mvcc, _| mvcc.leases.ids().collect());
         // Those that end first come first.
         let deadlines = state.deadlines();
         ids.sort_by_key(|id| deadlines.get(*id));
         drop(deadlines);
         let leases = ids.into_iter().map(|id| pb::LeaseStatus { id: id.0 }).collect();
-        Ok(Response::new(pb::LeaseLeasesResponse { header: self.0.header(), leases }))
+        Ok(Response::new(pb::LeaseLeasesResponse { header: self.0.header_of(keys), leases }))
     }
 }
 
 async fn keep_alive(
     context: &Context,
+    keys: Keys,
     request: pb::LeaseKeepAliveRequest,
 ) -> Result<pb::LeaseKeepAliveResponse, Error> {
     // Before the renewal: its revision must not be later than that of a revocation which the renewal does not know.
-    let header = context.header();
-    let ttl = context.leases.renew(LeaseId(request.id)).await?;
+    let header = context.header_of(keys);
+    let id = LeaseId(request.id);
+    if context.node.state().lease_keys(id).is_some_and(|owner| owner != keys) {
+        // There is none, as far as this client is concerned.
+        return Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl: 0 });
+    }
+    let ttl = context.leases.renew(id).await?;
     Ok(pb::LeaseKeepAliveResponse { header, id: request.id, ttl: ttl.unwrap_or(0) })
 }

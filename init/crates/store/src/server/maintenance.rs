@@ -10,51 +10,26 @@ use keelson_etcd_api::etcdserverpb::downgrade_request::DowngradeAction;
 use keelson_etcd_api::server::maintenance_server::Maintenance;
 use tonic::{Request, Response, Status};
 
+use super::callers::Caller;
 use super::errors::Error;
 use super::kv::unexpected;
-use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION, snapshot};
+use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION, callers, snapshot};
 use crate::command::Command;
 use crate::member::MemberId;
-use crate::mvcc::hash::Hasher;
 use crate::node::MaintenanceError;
-use crate::state::{self, State};
+use crate::state::{self, Keys};
 
 #[derive(Clone, Debug)]
 pub(super) struct MaintenanceService(pub(super) Arc<Context>);
 
-/// Rows hashed under one hold of the state's lock.
-const HASH_ROWS: usize = 1024;
-
 impl MaintenanceService {
-    async fn hash(&self, revision: i64) -> Result<pb::HashKvResponse, Error> {
-        let state = self.0.node.state();
-        let begin = |mvcc: &crate::mvcc::Mvcc, current: i64| {
-            if revision > 0 && revision < mvcc.compact_revision() {
-                return Err(Error::Compacted);
-            }
-            if revision > current {
-                return Err(Error::FutureRevision);
-            }
-            let revision = if revision <= 0 { current } else { revision };
-            // Keeps the rows that a compaction after this moment would remove.
-            let pin = state.pin(mvcc.compact_revision());
-            Ok((Hasher::new(mvcc, revision), pin, current))
-        };
-        let (mut hasher, pin, current) = state.read(begin)?;
-        // Those of earlier compactions must be gone, or the hash would depend on how far that is.
-        state.compacted(hasher.compact_revision).await;
-        let hash = loop {
-            if let Some(hash) = state.read(|mvcc, _| hasher.step(mvcc, HASH_ROWS)) {
-                break hash;
-            }
-            tokio::task::yield_now().await;
-        };
-        drop(pin);
+    async fn hash(&self, keys: Keys, revision: i64) -> Result<pb::HashKvResponse, Error> {
+        let (hashed, current) = self.0.node.state().of(keys).hash_at(revision).await?;
         Ok(pb::HashKvResponse {
             header: self.0.header_at(current),
-            hash,
-            compact_revision: hasher.compact_revision,
-            hash_revision: hasher.revision,
+            hash: hashed.hash,
+            compact_revision: hashed.compact_revision,
+            hash_revision: hashed.revision,
         })
     }
 }
@@ -80,7 +55,7 @@ impl Maintenance for MaintenanceService {
         }
         match self.0.propose(Command::Alarm(request)).await? {
             state::Response::Alarm(mut response) => {
-                self.0.fill(&mut response.header);
+                self.0.fill(Keys::Public, &mut response.header);
                 Ok(Response::new(response))
             }
             other => Err(unexpected(&other)),
@@ -104,7 +79,7 @@ impl Maintenance for MaintenanceService {
             version: ETCD_VERSION.to_owned(),
             db_size: bytes(usage.database_bytes),
             leader: status.leader.map_or(0, |id| id.0),
-            raft_index: status.index,
+            raft_index: status.committed,
             raft_term: status.term,
             raft_applied_index: status.applied,
             errors,
@@ -140,20 +115,24 @@ impl Maintenance for MaintenanceService {
 
     /// Over the same rows as the other hash, at the newest revision: etcd's covers its file's other tables too, which are not
     /// the same on two servers even if their keys are.
-    async fn hash(&self, _: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
-        let hash = self.hash(0).await?;
+    async fn hash(&self, request: Request<pb::HashRequest>) -> Result<Response<pb::HashResponse>, Status> {
+        let hash = self.hash(callers::keys(&request)?, 0).await?;
         Ok(Response::new(pb::HashResponse { header: hash.header, hash: hash.hash }))
     }
 
     async fn hash_kv(&self, request: Request<pb::HashKvRequest>) -> Result<Response<pb::HashKvResponse>, Status> {
-        Ok(Response::new(self.hash(request.into_inner().revision).await?))
+        let keys = callers::keys(&request)?;
+        Ok(Response::new(self.hash(keys, request.into_inner().revision).await?))
     }
 
     type SnapshotStream = Pin<Box<dyn Stream<Item = Result<pb::SnapshotResponse, Status>> + Send>>;
 
-    async fn snapshot(&self, _: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
-        let state: State = self.0.node.state().clone();
-        Ok(Response::new(Box::pin(snapshot::stream(state))))
+    async fn snapshot(&self, request: Request<pb::SnapshotRequest>) -> Result<Response<Self::SnapshotStream>, Status> {
+        // The cluster's keys are in it, if there are any.
+        if self.0.limits.cluster_client.is_some() && Caller::of(&request) != Caller::Cluster {
+            return Err(Error::PermissionDenied.into());
+        }
+        Ok(Response::new(Box::pin(snapshot::stream(self.0.node.state()))))
     }
 
     async fn move_leader(

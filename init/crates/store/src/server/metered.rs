@@ -10,17 +10,20 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tonic::transport::server::Connected;
 
 use super::Context;
+use super::callers::Caller;
 use crate::listener::Connection;
 
 #[derive(Debug)]
 pub(super) struct Metered {
     connection: Connection,
+    caller: Caller,
     context: Arc<Context>,
 }
 
 impl Metered {
     pub(super) fn new(connection: Connection, context: &Arc<Context>) -> Self {
-        Self { connection, context: Arc::clone(context) }
+        let caller = Caller::new(context.limits.cluster_client.as_deref(), connection.peer_certificate());
+        Self { connection, caller, context: Arc::clone(context) }
     }
 
     fn sent(&self, result: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
@@ -32,9 +35,11 @@ impl Metered {
 }
 
 impl Connected for Metered {
-    type ConnectInfo = ();
+    type ConnectInfo = Caller;
 
-    fn connect_info(&self) {}
+    fn connect_info(&self) -> Caller {
+        self.caller
+    }
 }
 
 impl AsyncRead for Metered {

@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{self, Poll};
+use std::time::{Duration, Instant};
 
 use axum::body::HttpBody;
 use axum::http::{HeaderMap, Request, Response};
@@ -14,6 +15,7 @@ use tower::{Layer, Service};
 
 use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION};
 use crate::histogram::{Histogram, Snapshot};
+use crate::peer::traffic::{Counters, Traffic};
 
 /// What is counted where it happens; the rest is read when it is asked for.
 #[derive(Debug, Default)]
@@ -39,6 +41,15 @@ pub(super) struct Metrics {
 struct Call {
     started: u64,
     handled: BTreeMap<i32, u64>,
+    /// How long they took, where that is asked for.
+    seconds: Option<Histogram>,
+}
+
+/// Of calls' times: those of Go's Prometheus client, which etcd keeps.
+const CALL_MILLIS: [u64; 11] = [5, 10, 25, 50, 100, 250, 500, 1000, 2500, 5000, 10_000];
+
+fn call_times() -> Histogram {
+    Histogram::new(CALL_MILLIS.into_iter().map(Duration::from_millis))
 }
 
 impl Metrics {
@@ -47,25 +58,29 @@ impl Metrics {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
-    fn started(&self, path: &str) {
+    fn started(&self, path: &str, timed: bool) {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(call) = calls.get_mut(path) {
             call.started += 1;
         } else {
-            calls.insert(path.to_owned(), Call { started: 1, handled: BTreeMap::new() });
+            let call = Call { started: 1, handled: BTreeMap::new(), seconds: timed.then(call_times) };
+            calls.insert(path.to_owned(), call);
         }
     }
 
-    fn handled(&self, path: &str, code: i32) {
+    fn handled(&self, path: &str, code: i32, took: Duration) {
         let mut calls = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(call) = calls.get_mut(path) {
             *call.handled.entry(code).or_default() += 1;
+            if let Some(seconds) = &call.seconds {
+                seconds.observe(took);
+            }
         }
     }
 }
 
 /// The services whose calls are counted.
-const SERVICES: [(&str, &[&str]); 7] = [
+const SERVICES: [(&str, &[&str]); 9] = [
     ("etcdserverpb.KV", &["Range", "RangeStream", "Put", "DeleteRange", "Txn", "Compact"]),
     ("etcdserverpb.Watch", &["Watch"]),
     ("etcdserverpb.Lease", &["LeaseGrant", "LeaseRevoke", "LeaseKeepAlive", "LeaseTimeToLive", "LeaseLeases"]),
@@ -76,6 +91,8 @@ const SERVICES: [(&str, &[&str]); 7] = [
     ),
     ("etcdserverpb.Auth", &["AuthStatus", "Authenticate", "UserList", "RoleList"]),
     ("grpc.health.v1.Health", &["Check", "Watch"]),
+    ("v3electionpb.Election", &["Campaign", "Proclaim", "Leader", "Observe", "Resign"]),
+    ("v3lockpb.Lock", &["Lock", "Unlock"]),
 ];
 
 fn is_counted(path: &str) -> bool {
@@ -127,8 +144,9 @@ where
     fn call(&mut self, request: Request<B>) -> Self::Future {
         let path = request.uri().path();
         let ending = is_counted(path).then(|| {
-            self.context.metrics.started(path);
-            Ending { context: Arc::clone(&self.context), path: path.to_owned(), code: Code::Cancelled as i32 }
+            self.context.metrics.started(path, self.context.limits.extensive_metrics);
+            let (context, path) = (Arc::clone(&self.context), path.to_owned());
+            Ending { context, path, code: Code::Cancelled as i32, began: Instant::now() }
         });
         let response = self.inner.call(request);
         Box::pin(async move {
@@ -154,11 +172,12 @@ struct Ending {
     context: Arc<Context>,
     path: String,
     code: i32,
+    began: Instant,
 }
 
 impl Drop for Ending {
     fn drop(&mut self) {
-        self.context.metrics.handled(&self.path, self.code);
+        self.context.metrics.handled(&self.path, self.code, self.began.elapsed());
     }
 }
 
@@ -220,7 +239,7 @@ pub(super) fn render(context: &Context) -> String {
     page.value("etcd_server_has_leader", "gauge", "Whether there is a leader.", flag(status.leader.is_some()));
     page.value("etcd_server_is_leader", "gauge", "Whether this member leads.", flag(status.is_leader));
     page.value("etcd_server_is_learner", "gauge", "Whether this member learns.", flag(status.is_learner));
-    page.value("etcd_server_proposals_committed_total", "gauge", "Entries in the log.", status.index);
+    page.value("etcd_server_proposals_committed_total", "gauge", "Entries committed.", status.committed);
     page.value("etcd_server_proposals_applied_total", "gauge", "Entries applied.", status.applied);
     page.value(
         "etcd_server_proposals_pending",
@@ -240,7 +259,7 @@ pub(super) fn render(context: &Context) -> String {
     page.histogram("etcd_disk_backend_defrag_duration_seconds", "Defragmentations.", &defragmentations);
     let load = |value: &AtomicI64| value.load(Ordering::Relaxed);
     // All that are not in the index are behind, whether or not their streams know it yet.
-    let slow = load(&metrics.watchers) - i64::try_from(node.state().hub().synced()).unwrap_or(0);
+    let slow = load(&metrics.watchers) - i64::try_from(node.state().public().hub().synced()).unwrap_or(0);
     page.value("etcd_debugging_mvcc_watch_stream_total", "gauge", "Streams of watches.", load(&metrics.watch_streams));
     page.value("etcd_debugging_mvcc_watcher_total", "gauge", "Watches.", load(&metrics.watchers));
     page.value("etcd_debugging_mvcc_slow_watcher_total", "gauge", "Watches that are behind.", slow);
@@ -258,6 +277,8 @@ pub(super) fn render(context: &Context) -> String {
         metrics.unhealthy.load(Ordering::Relaxed),
     );
     counters(&mut page, context);
+    leases(&mut page, context);
+    network(&mut page, context);
     calls(&mut page, metrics);
     process(&mut page);
     page.0
@@ -265,8 +286,9 @@ pub(super) fn render(context: &Context) -> String {
 
 fn counters(page: &mut Page, context: &Context) {
     let metrics = &context.metrics;
-    let (puts, deletes) = context.node.state().changes();
+    let (puts, deletes) = context.node.state().public().changes();
     let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+    let reads = context.node.read_rounds();
     for (name, help, value) in [
         ("etcd_network_client_grpc_received_bytes_total", "Bytes from clients.", load(&metrics.received_bytes)),
         ("etcd_network_client_grpc_sent_bytes_total", "Bytes to clients.", load(&metrics.sent_bytes)),
@@ -276,13 +298,64 @@ fn counters(page: &mut Page, context: &Context) {
         ("etcd_mvcc_txn_total", "Transactions.", load(&metrics.transactions)),
         ("etcd_mvcc_put_total", "Keys put.", puts),
         ("etcd_mvcc_delete_total", "Keys deleted.", deletes),
+        ("etcd_server_slow_apply_total", "Batches that took long to apply.", context.node.slow_applies()),
+        ("etcd_server_slow_read_indexes_total", "Rounds for reads that took long.", reads.slow),
+        ("etcd_server_read_indexes_failed_total", "Rounds for reads that failed.", reads.failed),
+        ("etcd_disk_wal_write_bytes_total", "Bytes of entries that the log has or had.", context.node.log_bytes()),
     ] {
         page.value(name, "counter", help, value);
     }
 }
 
+fn leases(page: &mut Page, context: &Context) {
+    let (expired, renewed) = context.leases.expired_and_renewed();
+    let state = context.node.state();
+    let ttls = state.lease_ttls().snapshot();
+    for (name, help, value) in [
+        ("etcd_server_lease_expired_total", "Leases that ran out while this member led.", expired),
+        ("etcd_debugging_lease_granted_total", "Leases granted.", ttls.count),
+        ("etcd_debugging_lease_revoked_total", "Leases revoked.", state.leases_revoked()),
+        ("etcd_debugging_lease_renewed_total", "Leases renewed while this member led.", renewed),
+    ] {
+        page.value(name, "counter", help, value);
+    }
+    page.histogram("etcd_debugging_lease_ttl_total", "Times of leases, in seconds.", &ttls);
+}
+
+/// One of the counts of a member.
+type OfPeer = fn(&Counters) -> &AtomicU64;
+
+/// What is exchanged with other members: etcd's labels are their ids.
+fn network(page: &mut Page, context: &Context) {
+    let local = context.node.member_id();
+    let peers = context.node.traffic().map(Traffic::all).unwrap_or_default();
+    let load = |value: &AtomicU64| value.load(Ordering::Relaxed);
+    let connections: [(&str, &str, &str, OfPeer); 2] = [
+        ("active_peers", "gauge", "Connections to members.", |peer| &peer.connections),
+        ("disconnected_peers_total", "counter", "Connections to members that have ended.", |peer| &peer.disconnects),
+    ];
+    for (name, kind, help, value) in connections {
+        let labels = |id| format!("Local=\"{local}\",Remote=\"{id}\"");
+        let values = peers.iter().map(|(id, peer)| (labels(id), load(value(peer))));
+        page.labelled(&format!("etcd_network_{name}"), kind, help, values);
+    }
+    let exchanged: [(&str, &str, &str, OfPeer); 3] = [
+        ("sent_bytes", "To", "Bytes sent.", |peer| &peer.sent_bytes),
+        ("received_bytes", "From", "Bytes received.", |peer| &peer.received_bytes),
+        ("sent_failures", "To", "Requests that were not answered.", |peer| &peer.failures),
+    ];
+    for (name, label, help, value) in exchanged {
+        let values = peers.iter().map(|(id, peer)| (format!("{label}=\"{id}\""), load(value(peer))));
+        page.labelled(&format!("etcd_network_peer_{name}_total"), "counter", help, values);
+    }
+    let round_trips = peers.iter().map(|(id, peer)| (format!("To=\"{id}\""), peer.round_trips.snapshot()));
+    page.histograms("etcd_network_peer_round_trip_time_seconds", "From a heartbeat to its answer.", round_trips);
+    let failed: u64 = peers.values().map(|peer| load(&peer.heartbeat_failures)).sum();
+    page.value("etcd_server_heartbeat_send_failures_total", "counter", "Heartbeats that were not answered.", failed);
+}
+
 fn key_space(page: &mut Page, context: &Context) {
-    let ((keys, rows, compact_revision, leases), revision) = context.node.state().read(|mvcc, revision| {
+    let ((keys, rows, compact_revision, leases), revision) = context.node.state().public().read(|mvcc, revision| {
         ((mvcc.live_keys(), mvcc.rows(), mvcc.compact_revision(), mvcc.leases.ids().len()), revision)
     });
     page.value("etcd_debugging_mvcc_keys_total", "gauge", "Keys.", keys);
@@ -299,7 +372,7 @@ fn calls(page: &mut Page, metrics: &Metrics) {
         let kind = match method {
             "Watch" if service == "etcdserverpb.Watch" => "bidi_stream",
             "LeaseKeepAlive" => "bidi_stream",
-            "RangeStream" | "Snapshot" | "Watch" => "server_stream",
+            "Observe" | "RangeStream" | "Snapshot" | "Watch" => "server_stream",
             _ => "unary",
         };
         format!("grpc_method=\"{method}\",grpc_service=\"{service}\",grpc_type=\"{kind}\"")
@@ -312,6 +385,11 @@ fn calls(page: &mut Page, metrics: &Metrics) {
             .map(move |(code, count)| (format!("grpc_code=\"{}\",{}", code_name(*code), method(path)), *count))
     });
     page.labelled("grpc_server_handled_total", "counter", "Calls ended.", handled);
+    let mut times =
+        calls.iter().filter_map(|(path, call)| Some((method(path), call.seconds.as_ref()?.snapshot()))).peekable();
+    if times.peek().is_some() {
+        page.histograms("grpc_server_handling_seconds", "How long calls took.", times);
+    }
 }
 
 /// What Go's Prometheus client tells of every process.
@@ -320,6 +398,7 @@ fn process(page: &mut Page) {
     page.value("process_cpu_seconds_total", "counter", "Processor time.", usage.cpu_seconds);
     page.value("process_resident_memory_bytes", "gauge", "Resident memory.", usage.resident_bytes);
     page.value("process_virtual_memory_bytes", "gauge", "Address space.", usage.virtual_bytes);
+    page.value("process_max_fds", "gauge", "Open file descriptors at most.", crate::open_files::limit());
     page.value("process_open_fds", "gauge", "Open file descriptors.", usage.open_files);
     page.value("process_start_time_seconds", "gauge", "When the process began.", usage.start_seconds);
 }
@@ -362,13 +441,21 @@ impl Page {
     }
 
     fn histogram(&mut self, name: &str, help: &str, times: &Snapshot) {
+        self.histograms(name, help, [(String::new(), times.clone())]);
+    }
+
+    /// Of each label.
+    fn histograms(&mut self, name: &str, help: &str, times: impl IntoIterator<Item = (String, Snapshot)>) {
         let _ = writeln!(self.0, "# HELP {name} {help}\n# TYPE {name} histogram");
-        for (bound, count) in &times.buckets {
-            let _ = writeln!(self.0, "{name}_bucket{{le=\"{bound}\"}} {count}");
+        for (labels, Snapshot { buckets, count, sum_seconds }) in times {
+            let comma = if labels.is_empty() { "" } else { "," };
+            for (bound, count) in &buckets {
+                let _ = writeln!(self.0, "{name}_bucket{{{labels}{comma}le=\"{bound}\"}} {count}");
+            }
+            let _ = writeln!(self.0, "{name}_bucket{{{labels}{comma}le=\"+Inf\"}} {count}");
+            let labels = if labels.is_empty() { labels } else { format!("{{{labels}}}") };
+            let _ = writeln!(self.0, "{name}_sum{labels} {sum_seconds}\n{name}_count{labels} {count}");
         }
-        let Snapshot { count, sum_seconds, .. } = times;
-        let _ =
-            writeln!(self.0, "{name}_bucket{{le=\"+Inf\"}} {count}\n{name}_sum {sum_seconds}\n{name}_count {count}");
     }
 
     fn labelled<V: std::fmt::Display>(

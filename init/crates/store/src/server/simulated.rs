@@ -10,11 +10,13 @@ use keelson_etcd_api::server::auth_server::Auth as _;
 use keelson_etcd_api::server::kv_server::Kv as _;
 use keelson_etcd_api::server::lease_server::Lease as _;
 use keelson_etcd_api::server::maintenance_server::Maintenance as _;
+use keelson_etcd_api::{CLUSTER_KEYS, CLUSTER_KEYS_VALUE};
 use prost::Message;
 use tokio::task::JoinHandle;
 use tonic::{Request, Response, Status};
 
 use super::auth::AuthService;
+use super::callers::Caller;
 use super::kv::KvService;
 use super::lease::LeaseService;
 use super::maintenance::MaintenanceService;
@@ -22,7 +24,7 @@ use super::{Context, LeaderWanted, Limits, watch};
 use crate::lease::LeaseId;
 use crate::node::Node;
 use crate::random::Random;
-use crate::state::State;
+use crate::state::{Keys, State};
 
 /// A member's services, with the tasks that a server has.
 #[derive(Debug)]
@@ -48,14 +50,18 @@ impl Services {
             keepalive_interval: None,
             keepalive_timeout: Duration::from_secs(20),
             lease_checkpoints: true,
+            cluster_client: None,
+            learners: 16,
+            extensive_metrics: false,
         };
         let context = Arc::new(Context::new(node, limits, random));
         let (leases, leader) = (Arc::clone(&context), Arc::clone(&context));
-        let state = context.node.state().clone();
+        let [public, cluster] = Keys::ALL.map(|keys| context.node.state().of(keys).clone());
         let tasks = vec![
             crate::blocking::spawn(async move { leases.leases.run().await }),
             crate::blocking::spawn(async move { leader.watch_leader().await }),
-            crate::blocking::spawn(async move { state.remove_garbage().await }),
+            crate::blocking::spawn(async move { public.remove_garbage().await }),
+            crate::blocking::spawn(async move { cluster.remove_garbage().await }),
         ];
         Self { context, tasks }
     }
@@ -113,6 +119,24 @@ impl Services {
         renewed.map_err(|error| Status::from(super::Error::from(error)))
     }
 
+    /// Seconds that a lease has left; none if there is none.
+    pub(crate) async fn time_to_live(&self, id: i64) -> Result<Option<i64>, Status> {
+        let left = self.context.leases.time_to_live(LeaseId(id), false).await;
+        let left = left.map_err(|error| Status::from(super::Error::from(error)))?;
+        Ok(left.map(|left| left.remaining_seconds))
+    }
+
+    /// As the cluster's client, of a key of the cluster's own.
+    pub(crate) async fn put_own(&self, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
+        self.kv().put(own(request)).await.map(plain)
+    }
+
+    /// All of the cluster's own.
+    pub(crate) async fn own_keys(&self) -> Result<pb::RangeResponse, Status> {
+        let all = pb::RangeRequest { key: "\0".into(), range_end: "\0".into(), ..pb::RangeRequest::default() };
+        self.kv().range(own(all)).await.map(plain)
+    }
+
     pub(crate) async fn disarm(&self) -> Result<(), Status> {
         let service = MaintenanceService(Arc::clone(&self.context));
         let raised = service.alarm(Request::new(pb::AlarmRequest::default())).await?.into_inner().alarms;
@@ -144,7 +168,17 @@ impl Services {
     where
         R: Stream<Item = pb::WatchRequest> + Unpin + 'static,
     {
-        let answers = watch::answers(Arc::clone(&self.context), requests.map(Ok), LeaderWanted(false));
+        let space = self.context.node.state().public().clone();
+        let answers = watch::answers(Arc::clone(&self.context), requests.map(Ok), LeaderWanted(false), space);
         Box::pin(answers.map(|answer| answer.map(|answer| plain(Response::new(answer)))))
     }
+}
+
+/// A request of the cluster's client that is about its keys.
+fn own<T>(message: T) -> Request<T> {
+    let mut request = Request::new(message);
+    request.extensions_mut().insert(Caller::Cluster);
+    let value = CLUSTER_KEYS_VALUE.parse().expect("it is a name");
+    request.metadata_mut().insert(CLUSTER_KEYS, value);
+    request
 }

@@ -1,4 +1,4 @@
-//! What `etcdctl snapshot save` gets: the whole key space as of one revision, in a form of our own.
+//! What `etcdctl snapshot save` gets: all keys as of one moment, in a form of our own.
 //!
 //! etcd streams its database file, which nothing but etcd's own tools can read; ours is a sequence of rows that does not
 //! depend on the database below. The frame is etcd's: the length is a multiple of 512 bytes, and a SHA-256 of everything
@@ -9,13 +9,13 @@
 //! ```text
 //! 8 bytes  "KEELSNAP"
 //! u32      format version, 1        u32  oldest version that reads it, 1
-//! records  u8 table (as in the checkpoint: 1 revisions, 2 leases, 3 meta)
+//! records  u8 table (as in the checkpoint: 1 revisions, 2 leases, 3 meta; 4 to 6 the same of the cluster's own keys)
 //!          u32 length of key, key, u32 length of value, value      ascending by table and key
 //! u8       0: no more records
 //! zeros    to a multiple of 512 bytes
 //! 32 bytes SHA-256 of all before
 //! ```
-//! Rows of keys are those that a reader at or after the compacted revision can see, up to the revision in the meta table.
+//! Rows of keys are those that a reader at or after the compacted revision can see, up to the revision in the meta table beside them.
 //! Upgrade rule: a new table or another meaning is a new format version.
 
 use aws_lc_rs::digest;
@@ -25,8 +25,7 @@ use keelson_etcd_api::etcdserverpb::SnapshotResponse;
 use tonic::Status;
 
 use super::ETCD_CLUSTER_VERSION;
-use crate::mvcc::Revision;
-use crate::state::{Pin, Row, State, Table};
+use crate::state::{Snapshot, State, Table};
 
 pub(crate) const MAGIC: &[u8; 8] = b"KEELSNAP";
 pub(crate) const FORMAT: u32 = 1;
@@ -35,7 +34,7 @@ pub(crate) const BLOCK: u64 = 512;
 const SLICE_ROWS: usize = 512;
 const PIECE_BYTES: usize = 256 << 10;
 
-pub(super) fn stream(state: State) -> impl Stream<Item = Result<SnapshotResponse, Status>> + Send {
+pub(super) fn stream(state: &State) -> impl Stream<Item = Result<SnapshotResponse, Status>> + Send + use<> {
     stream::unfold(Some(Writer::new(state)), |writer| async {
         let mut writer = writer?;
         let piece = writer.piece();
@@ -53,46 +52,38 @@ pub(super) fn stream(state: State) -> impl Stream<Item = Result<SnapshotResponse
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Stage {
-    /// The key space, from a revision on.
-    Revisions(Revision),
-    /// What is not keys, and the end.
-    Rest,
+    Rows,
     Checksum,
     Done,
 }
 
 struct Writer {
-    state: State,
+    snapshot: Snapshot,
     stage: Stage,
-    /// Of the key space.
-    revision: i64,
-    /// Leases and meta, as of the same moment.
-    rest: Vec<Row>,
     digest: digest::Context,
     written: u64,
     buffer: BytesMut,
-    _pin: Pin,
 }
 
 impl Writer {
-    fn new(state: State) -> Self {
-        let (revision, rest, pin) = state.snapshot();
+    fn new(state: &State) -> Self {
         let mut buffer = BytesMut::new();
         buffer.put_slice(MAGIC);
         buffer.put_u32(FORMAT);
         buffer.put_u32(FORMAT);
-        let first = Stage::Revisions(Revision::default());
         let digest = digest::Context::new(&digest::SHA256);
-        Self { state, stage: first, revision, rest, digest, written: 0, buffer, _pin: pin }
+        Self { snapshot: state.snapshot(), stage: Stage::Rows, digest, written: 0, buffer }
     }
 
     fn piece(&mut self) -> Bytes {
         while self.buffer.len() < PIECE_BYTES {
             match self.stage {
-                Stage::Revisions(from) => self.revisions(from),
-                Stage::Rest => {
-                    for row in std::mem::take(&mut self.rest) {
-                        record(&mut self.buffer, row.table, &row.key, &row.value);
+                Stage::Rows => {
+                    if let Some(rows) = self.snapshot.slice(SLICE_ROWS) {
+                        for row in rows {
+                            record(&mut self.buffer, row.table, &row.key, &row.value);
+                        }
+                        continue;
                     }
                     self.buffer.put_u8(0);
                     let length = self.written + self.buffer.len() as u64;
@@ -113,22 +104,6 @@ impl Writer {
         self.digest.update(&piece);
         self.written += piece.len() as u64;
         piece
-    }
-
-    fn revisions(&mut self, from: Revision) {
-        let Self { state, buffer, revision, .. } = self;
-        self.stage = state.read(|mvcc, _| {
-            for (count, row) in mvcc.rows_from(from).enumerate() {
-                if row.revision().main > *revision {
-                    break;
-                }
-                if count == SLICE_ROWS {
-                    return Stage::Revisions(row.revision());
-                }
-                record(buffer, Table::Revisions, &row.revision().to_key(), row.kv().as_bytes());
-            }
-            Stage::Rest
-        });
     }
 }
 

@@ -25,8 +25,9 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::errors::Error;
 use super::fragments::Fragments;
-use super::{Context, LeaderWanted};
+use super::{Context, GRPC_OVERHEAD_BYTES, LeaderWanted, callers};
 use crate::mvcc::KeyRange;
+use crate::state::KeySpace;
 use crate::watch::queue::{Delivery, Item, Queue};
 use crate::watch::{Spec, Start, Token, WatchId, history};
 
@@ -50,7 +51,8 @@ impl Watch for WatchService {
         request: Request<Streaming<pb::WatchRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
         let leader = self.0.require_leader(request.metadata())?;
-        Ok(Response::new(Box::pin(answers(Arc::clone(&self.0), request.into_inner(), leader))))
+        let space = self.0.node.state().of(callers::keys(&request)?).clone();
+        Ok(Response::new(Box::pin(answers(Arc::clone(&self.0), request.into_inner(), leader, space))))
     }
 }
 
@@ -59,16 +61,17 @@ pub(super) fn answers<R>(
     context: Arc<Context>,
     requests: R,
     leader: LeaderWanted,
+    space: KeySpace,
 ) -> impl Stream<Item = Result<WatchResponse, Status>>
 where
     R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin,
 {
-    let watches = Watches::new(context, requests, leader);
+    // A client that asks no more goes on listening: many that watch one thing only say all at once.
+    let watches = Watches::new(context, requests.chain(stream::pending()), leader, space);
     stream::unfold(Some(watches), |watches| async {
         let mut watches = watches?;
         match watches.next().await {
-            Ok(Some(answer)) => Some((Ok(answer), Some(watches))),
-            Ok(None) => None,
+            Ok(answer) => Some((Ok(answer), Some(watches))),
             Err(status) => Some((Err(status), None)),
         }
     })
@@ -111,6 +114,7 @@ struct Watches<R> {
     context: Arc<Context>,
     requests: R,
     leader: LeaderWanted,
+    space: KeySpace,
     queue: Arc<Queue>,
     by_id: BTreeMap<WatchId, Watcher>,
     /// Watches that compaction ended: to etcd their ids are taken until the client cancels them too.
@@ -124,7 +128,7 @@ struct Watches<R> {
 
 /// What ended a wait.
 enum Woken {
-    Request(Result<Option<pb::WatchRequest>, Status>),
+    Request(Result<pb::WatchRequest, Status>),
     News,
     Tick,
     NoLeader,
@@ -132,13 +136,14 @@ enum Woken {
 }
 
 impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
-    fn new(context: Arc<Context>, requests: R, leader: LeaderWanted) -> Self {
+    fn new(context: Arc<Context>, requests: R, leader: LeaderWanted, space: KeySpace) -> Self {
         count(&context.metrics.watch_streams, 1);
         let tick = Instant::now() + progress_interval(&context);
         Self {
             context,
             requests,
             leader,
+            space,
             queue: Arc::default(),
             by_id: BTreeMap::new(),
             ended: BTreeSet::new(),
@@ -149,23 +154,22 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
         }
     }
 
-    /// The next answer; none when the client has ended the stream.
-    async fn next(&mut self) -> Result<Option<WatchResponse>, Status> {
+    /// The next answer, as long as the connection carries the stream.
+    async fn next(&mut self) -> Result<WatchResponse, Status> {
         loop {
             if let Some(answer) = self.pending() {
-                return Ok(Some(answer));
+                return Ok(answer);
             }
             let woken = if self.is_behind() {
                 // There is work to do: only look whether a request has come.
                 let request = self.requests.next().now_or_never();
                 tokio::task::consume_budget().await;
-                request.map_or(Woken::News, |request| Woken::Request(request.transpose()))
+                request.flatten().map_or(Woken::News, Woken::Request)
             } else {
                 self.wait().await
             };
             match woken {
-                Woken::Request(Ok(Some(request))) => self.handle(request),
-                Woken::Request(Ok(None)) => return Ok(None),
+                Woken::Request(Ok(request)) => self.handle(request),
                 Woken::Request(Err(status)) => return Err(ended(status)),
                 Woken::News => {}
                 Woken::Tick => self.tell_idle_watches(),
@@ -182,7 +186,7 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
             () = self.context.stopping() => Woken::Stopping,
             () = self.leader.lost(&self.context) => Woken::NoLeader,
             () = tokio::time::sleep_until(self.tick) => Woken::Tick,
-            request = self.requests.next() => Woken::Request(request.transpose()),
+            Some(request) = self.requests.next() => Woken::Request(request),
             () = self.queue.changed() => Woken::News,
         }
     }
@@ -261,7 +265,8 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
         if !watcher.fragment {
             return answer;
         }
-        self.fragments = Some(Fragments::new(answer, self.context.limits.request_bytes));
+        let limit = self.context.limits.request_bytes + GRPC_OVERHEAD_BYTES;
+        self.fragments = Some(Fragments::new(answer, limit));
         // There is at least one.
         self.next_fragment().unwrap_or_default()
     }
@@ -282,13 +287,13 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
         };
         let behind: Vec<(Arc<Spec>, i64)> = self.by_id.values().filter_map(behind).collect();
         for (spec, next) in behind {
-            let state = self.context.node.state();
-            let (slice, visible) = state.read(|mvcc, visible| (history::read(mvcc, &spec, next, visible), visible));
+            let (slice, visible) =
+                self.space.read(|mvcc, visible| (history::read(mvcc, &spec, next, visible), visible));
             let slice = match slice {
                 Ok(slice) => slice,
                 Err(compacted) => return Some(self.compacted(spec.id, compacted.compact_revision)),
             };
-            let token = state.hub().rejoin(&spec, slice.next, &self.queue);
+            let token = self.space.hub().rejoin(&spec, slice.next, &self.queue);
             let Some(watcher) = self.by_id.get_mut(&spec.id) else { continue };
             // Nothing that the hub queues from here on is sent before what was read.
             watcher.place = token.map_or(Place::Unsynced { next: slice.next }, Place::Synced);
@@ -303,7 +308,7 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
     /// Cancels a watch that wants what compaction has taken. The header has no revision: so does etcd answer.
     fn compacted(&mut self, id: WatchId, compact_revision: i64) -> WatchResponse {
         if let Some(watcher) = self.by_id.remove(&id) {
-            forget(&self.context, &self.queue, &watcher);
+            self.forget(&watcher);
             self.ended.insert(id);
         }
         WatchResponse { canceled: true, compact_revision, ..self.answer(id, 0) }
@@ -335,7 +340,7 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
         } else {
             None
         };
-        let hub = self.context.node.state().hub();
+        let hub = self.space.hub();
         if let Some(reason) = refused {
             self.queue.push(Item::Refused { reason, revision: hub.revision() });
             return;
@@ -348,7 +353,7 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
             no_put: request.filters.contains(&i32::from(FilterType::Noput)),
             no_delete: request.filters.contains(&i32::from(FilterType::Nodelete)),
         });
-        let hub = self.context.node.state().hub();
+        let hub = self.space.hub();
         let place = match hub.create(&spec, request.start_revision, &self.queue) {
             Start::Synced(token) => Place::Synced(token),
             Start::Unsynced => Place::Unsynced { next: request.start_revision },
@@ -373,23 +378,23 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
 
     fn cancel(&mut self, id: WatchId) {
         match self.by_id.remove(&id) {
-            Some(watcher) => forget(&self.context, &self.queue, &watcher),
+            Some(watcher) => self.forget(&watcher),
             None if self.ended.remove(&id) => {}
             None => return,
         }
-        let revision = self.context.node.state().hub().revision();
+        let revision = self.space.hub().revision();
         self.queue.push(Item::Canceled { id, revision });
     }
 
     /// Answers a request for progress in the name of all watches, of which there must be one.
     fn tell_progress(&self) {
         let Some(begins) = self.by_id.values().map(|watcher| watcher.begins).max() else { return };
-        self.context.node.state().hub().progress(WatchId::NONE, begins, &self.queue);
+        self.space.hub().progress(WatchId::NONE, begins, &self.queue);
     }
 
     fn tell_idle_watches(&mut self) {
         self.tick = Instant::now() + progress_interval(&self.context);
-        let hub = self.context.node.state().hub();
+        let hub = self.space.hub();
         for (id, watcher) in &mut self.by_id {
             if let Some(progress) = &mut watcher.progress {
                 if *progress == Idle::Yes && matches!(watcher.place, Place::Synced(_)) {
@@ -401,21 +406,23 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
     }
 }
 
+impl<R> Watches<R> {
+    fn forget(&self, watcher: &Watcher) {
+        if let Place::Synced(token) = watcher.place {
+            self.space.hub().remove(&watcher.spec, token);
+        }
+        self.queue.forget(watcher.spec.id);
+        count(&self.context.metrics.watchers, -1);
+    }
+}
+
 impl<R> Drop for Watches<R> {
     fn drop(&mut self) {
         count(&self.context.metrics.watch_streams, -1);
         for watcher in std::mem::take(&mut self.by_id).into_values() {
-            forget(&self.context, &self.queue, &watcher);
+            self.forget(&watcher);
         }
     }
-}
-
-fn forget(context: &Context, queue: &Queue, watcher: &Watcher) {
-    if let Place::Synced(token) = watcher.place {
-        context.node.state().hub().remove(&watcher.spec, token);
-    }
-    queue.forget(watcher.spec.id);
-    count(&context.metrics.watchers, -1);
 }
 
 /// Up to a tenth more than was set, so that streams which began together are not told together.

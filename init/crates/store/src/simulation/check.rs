@@ -15,15 +15,17 @@ use prost::Message;
 
 use super::clients::{Answered, Asked, Operation, REGISTERS};
 use super::linearizability::{self, Action, is_linearizable};
-use super::model::Model;
+use super::model::{Model, encoded};
 use super::record::Applied;
 use crate::command::Command;
-use crate::state::{Rejection, Response};
+use crate::state::{Keys, Rejection, Response};
 
 /// The one history, and what the naive model makes of it.
 #[derive(Debug)]
 pub(crate) struct Truth {
     pub model: Model,
+    /// Of the cluster's own keys.
+    own: Model,
     /// Places in the log of commands that clients made, by what is unique in them.
     places: HashMap<Vec<u8>, Vec<u64>>,
     /// All pairs at each revision.
@@ -57,6 +59,7 @@ impl Truth {
     pub(crate) fn new(applied: BTreeMap<u64, Applied>) -> Result<Self, String> {
         let mut truth = Self {
             model: Model::new(),
+            own: Model::new(),
             places: HashMap::new(),
             pairs: BTreeMap::from([(1, Vec::new())]),
             applied: BTreeMap::new(),
@@ -82,22 +85,15 @@ impl Truth {
         if matches!(answer, Response::Rejected(Rejection::NoSpace)) {
             return Ok(());
         }
-        let expected = match entry.command.as_ref() {
-            Command::Put(request) => self.model.put(request).map(|answer| answer.encode_to_vec()),
-            Command::DeleteRange(request) => Ok(self.model.delete_range(request).encode_to_vec()),
-            Command::Txn(request) => self.model.txn(request).map(|answer| answer.encode_to_vec()),
-            Command::Compact(request) => self.model.compact(request.revision).map(|()| Vec::new()),
-            Command::LeaseGrant(request) => self.model.grant(request.id).map(|()| Vec::new()),
-            Command::LeaseRevoke(request) => self.model.revoke(request.id).map(|()| Vec::new()),
-            Command::LeaseCheckpoint(_) | Command::Alarm(_) => Ok(Vec::new()),
+        let (model, command) = match entry.command.parts() {
+            (Keys::Public, command) => (&mut self.model, command),
+            (Keys::Cluster, command) => (&mut self.own, command),
         };
-        let answered = match answer {
-            Response::Rejected(rejection) => Err(*rejection),
-            Response::Put(answer) => Ok(answer.encode_to_vec()),
-            Response::DeleteRange(answer) => Ok(answer.encode_to_vec()),
-            Response::Txn(answer) => Ok(answer.encode_to_vec()),
-            _ => Ok(Vec::new()),
+        let expected = match command {
+            Command::LeaseCheckpoint(_) | Command::Alarm(_) | Command::Cluster(_) => Ok(Vec::new()),
+            command => model.answer(command),
         };
+        let answered = encoded(answer);
         if answered == expected { Ok(()) } else { Err(format!("answered {answered:?}, the model {expected:?}")) }
     }
 

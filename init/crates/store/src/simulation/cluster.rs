@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures::FutureExt as _;
+use keelson_etcd_api::etcdserverpb::AlarmType;
 
 use super::network::{Network, Wire};
 use super::process::Process;
@@ -18,11 +19,15 @@ use crate::peer::Handler;
 use crate::raft::Timing;
 use crate::random::Random;
 use crate::server::simulated::Services;
-use crate::state::State;
+use crate::state::{Keys, Row, State};
 
 const CLUSTER_ID: u64 = 7;
 /// Below it a member takes no more writes. It is more than a checkpoint and the log's segments grow by between two looks.
 const RESERVE_BYTES: u64 = 512 << 10;
+/// Short, so that what follows from it happens in histories as well.
+pub(crate) const VOTER_LOSS: Duration = Duration::from_secs(20);
+/// Often, so that what makes members differ, or only seem to, shows.
+const CORRUPT_CHECK: Duration = Duration::from_secs(3);
 /// Of simulated time, for a healed cluster to come together.
 const SETTLE: Duration = Duration::from_mins(1);
 
@@ -147,6 +152,8 @@ impl Cluster {
             log_segment_size: 32 << 10,
             log_cache_bytes: 1 << 10,
             reserve_bytes: RESERVE_BYTES,
+            voter_loss: VOTER_LOSS,
+            corrupt_check: Some(CORRUPT_CHECK),
             initial,
             ..Config::new(member(slot.id))
         }
@@ -239,6 +246,12 @@ impl Cluster {
             {
                 return Err(format!("member {} stopped by itself: {}", slot.id, failure.0));
             }
+            let corrupt = i32::from(AlarmType::Corrupt);
+            if let Some(running) = slot.running()
+                && let Some(alarm) = running.node().state().alarms().iter().find(|alarm| alarm.alarm == corrupt)
+            {
+                return Err(format!("the state of member {:x} differs from that of the others", alarm.member_id));
+            }
         }
         Ok(())
     }
@@ -287,8 +300,11 @@ impl Cluster {
             running.node().read_index().await.map_err(|error| failed(&error))?;
             running.services.disarm().await.map_err(|error| failed(&error))?;
             let hash = running.services.hash(0).await.map_err(|error| failed(&error))?;
-            let (_, others, _pin) = running.node().state().snapshot();
-            states.push((slot.id, running.node().status().applied, hash, others));
+            let state = running.node().state();
+            let own = state.of(Keys::Cluster).hash_at(0).await.map_err(|error| format!("{error:?}"))?;
+            let rows = state.snapshot().rows(usize::MAX);
+            let others: Vec<Row> = rows.filter(|row| row.table != row.table.keys().tables().revisions).collect();
+            states.push((slot.id, running.node().status().applied, (hash, own), others));
         }
         let facts = |state: &(MemberId, u64, _, _)| (state.1, format!("{:?} {:?}", state.2, state.3));
         let same = states.iter().all(|state| facts(state) == facts(&states[0]));

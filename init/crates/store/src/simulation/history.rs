@@ -6,6 +6,7 @@ use std::time::Duration;
 use super::check::{Truth, truth};
 use super::clients::Clients;
 use super::cluster::Cluster;
+use super::cluster_client::ClusterClient;
 use super::faults::{self, Fault};
 use super::operator::Operator;
 use super::watchers::Watchers;
@@ -25,6 +26,8 @@ pub(crate) struct Report {
     pub register_operations: usize,
     pub watch_answers: usize,
     pub changes: usize,
+    /// What the cluster's client read.
+    pub own_reads: usize,
     /// A hash of all steps.
     pub trace: u64,
 }
@@ -57,6 +60,7 @@ async fn history(plan: Plan) -> Result<Report, String> {
     let cluster = Rc::new(Cluster::found(members).await?);
     let (clients, watchers, operator) =
         (Rc::<Clients>::default(), Rc::<Watchers>::default(), Rc::<Operator>::default());
+    let own = Rc::<ClusterClient>::default();
     let spawn = tokio::task::spawn_local::<std::pin::Pin<Box<dyn Future<Output = Result<(), String>>>>>;
     let mut users = Vec::new();
     for _ in 0..CLIENTS {
@@ -69,6 +73,7 @@ async fn history(plan: Plan) -> Result<Report, String> {
     for _ in 0..WATCHERS {
         users.push(spawn(Box::pin(Rc::clone(&watchers).run(Rc::clone(&cluster)))));
     }
+    users.push(spawn(Box::pin(Rc::clone(&own).run(Rc::clone(&cluster)))));
     if plan.operator && one_in(2) {
         users.push(spawn(Box::pin(Rc::clone(&operator).run(Rc::clone(&cluster)))));
     }
@@ -86,10 +91,11 @@ async fn history(plan: Plan) -> Result<Report, String> {
     cluster.settle().await?;
     watchers.last_revision.set(clients.say_goodbye(&cluster).await?);
     watchers.stopping.set(true);
+    own.stopping.set(true);
     for user in users {
         user.await.map_err(|error| format!("a user: {error}"))??;
     }
-    check(&clients, &watchers, &operator)
+    Ok(Report { own_reads: own.reads.get(), ..check(&clients, &watchers, &operator)? })
 }
 
 fn check(clients: &Clients, watchers: &Watchers, operator: &Operator) -> Result<Report, String> {
@@ -111,6 +117,7 @@ fn check(clients: &Clients, watchers: &Watchers, operator: &Operator) -> Result<
         register_operations,
         watch_answers: sessions.iter().map(|session| session.answers.len()).sum(),
         changes: operator.changes.get(),
+        own_reads: 0,
         trace: super::traced(),
     })
 }

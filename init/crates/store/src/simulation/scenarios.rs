@@ -1,11 +1,16 @@
 //! etcd's own record of what went wrong with it (the table in its tests/robustness/README.md, and the reports named there): for each entry what
 //! happened there, and that it does not happen here. A number is that of an issue of etcd-io/etcd. Beside them, what histories of random faults would not
-//! see: that a dead leader is succeeded soon and a living one is not ([`succession`]), and that who votes alone asks nobody ([`reads`]).
+//! see: that a dead leader is succeeded soon and a living one is not ([`succession`]), that who votes alone asks nobody ([`reads`]), that an odd number votes and
+//! who is lost is replaced ([`voters`]), what becomes of leases that outlive their leaders ([`leases`]), and that a member whose state differs is named
+//! ([`corruption`]).
 
 mod compaction;
+mod corruption;
 mod crashes;
+mod leases;
 mod reads;
 mod succession;
+mod voters;
 mod watches;
 
 use std::rc::Rc;
@@ -115,7 +120,7 @@ impl World {
             .slots()
             .iter()
             .filter_map(|slot| slot.running())
-            .map(|running| running.node().state().revision())
+            .map(|running| running.node().state().public().revision())
             .collect()
     }
 }

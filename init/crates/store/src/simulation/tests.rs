@@ -59,6 +59,15 @@ fn reads_without_read_index_are_caught() {
 }
 
 #[test]
+fn reads_that_join_a_round_under_way_are_caught() {
+    // It shows where a round takes long and something is written meanwhile.
+    let faults = &[Fault::Weather, Fault::Weather, Fault::Stop, Fault::Heal];
+    let plan = Plan { faults, rounds: 30, operator: false, members: Some(3), ..Plan::default() };
+    let reason = caught(Bug::JoinedRound, plan);
+    assert!(reason.contains("not linearizable") || reason.contains("before"), "{reason}");
+}
+
+#[test]
 fn a_skipped_sync_is_caught() {
     caught(Bug::SkippedSync, Plan::default());
 }

@@ -95,7 +95,7 @@ impl Watchers {
                 End::Silence if stopping => {
                     let (member, status) = (running.process.member(), running.node().status());
                     let session = self.sessions.borrow().last().map(|session| format!("{session:?}"));
-                    let revision = running.node().state().revision();
+                    let revision = running.node().state().public().revision();
                     return Err(format!(
                         "a watch on member {member} is not told where it is: {status:?}, revision {revision}, {session:?}"
                     ));
@@ -118,7 +118,7 @@ impl Watchers {
             let watch_id = i64::try_from(id).unwrap() + 1;
             if last {
                 // A watch that begins at the next revision is told nothing of this one, as in etcd.
-                wish.next = wish.next.min(running.node().state().revision());
+                wish.next = wish.next.min(running.node().state().public().revision());
             }
             let request = pb::WatchCreateRequest { start_revision: wish.next, watch_id, ..wish.request.clone() };
             self.sessions.borrow_mut()[number].watches.insert(watch_id, request.clone());

@@ -6,11 +6,10 @@ use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::etcdserverpb::AlarmType;
 use keelson_etcd_api::etcdserverpb::alarm_request::AlarmAction;
 
-use super::store::Inner;
-use super::{Rejection, Response};
+use super::{KeySpace, Keys, Rejection, Response, State};
 use crate::command::Command;
 use crate::lease::LeaseId;
-use crate::mvcc::{Changes, txn};
+use crate::mvcc::{Changes, Mvcc};
 
 /// What a command answered and what it changed.
 #[derive(Debug)]
@@ -32,73 +31,89 @@ impl From<Rejection> for Applied {
     }
 }
 
-impl Inner {
-    pub(super) fn apply(&mut self, command: &Command) -> Applied {
-        if let Some(rejection) = self.alarms.refuse(command) {
-            return rejection.into();
+impl State {
+    /// Changes one range of keys, and says which.
+    pub(super) fn apply_one(&self, command: &Command) -> (Keys, Applied) {
+        let (keys, plain) = command.parts();
+        if let Some(rejection) = self.change_alarms(|alarms| alarms.refuse(command)) {
+            return (keys, rejection.into());
         }
-        match command {
-            Command::Put(request) => match self.mvcc.put(request) {
-                Ok((response, changes)) => changed(Response::Put(response), changes),
-                Err(rejection) => rejection.into(),
-            },
+        let space = self.of(keys);
+        let applied = match plain {
+            // It holds a plain one.
+            Command::Cluster(_) => Response::Empty.into(),
+            Command::Put(request) => changing(space, |mvcc| mvcc.put(request), Response::Put),
             Command::DeleteRange(request) => {
-                let (response, changes) = self.mvcc.delete_range(request);
-                changed(Response::DeleteRange(response), changes)
+                changing(space, |mvcc| Ok(mvcc.delete_range(request)), Response::DeleteRange)
             }
-            Command::Txn(request) => match self.mvcc.txn(request) {
-                Ok((response, changes)) => changed(Response::Txn(response), changes),
+            Command::Txn(request) => changing(space, |mvcc| mvcc.txn(request), Response::Txn),
+            Command::Compact(request) => space.write(|mvcc| match mvcc.compact(request.revision) {
+                Ok(()) => Response::Compact(pb::CompactionResponse { header: header(mvcc) }).into(),
                 Err(rejection) => rejection.into(),
-            },
-            Command::Compact(request) => match self.mvcc.compact(request.revision) {
-                Ok(()) => Response::Compact(pb::CompactionResponse { header: self.header() }).into(),
-                Err(rejection) => rejection.into(),
-            },
-            Command::LeaseGrant(request) => self.grant(request),
-            Command::LeaseRevoke(request) => self.revoke(LeaseId(request.id)),
+            }),
+            Command::LeaseGrant(request) => self.grant(keys, request),
+            Command::LeaseRevoke(request) => space.write(|mvcc| revoke(mvcc, LeaseId(request.id))),
             Command::LeaseCheckpoint(request) => {
-                for checkpoint in &request.checkpoints {
-                    self.mvcc.leases.checkpoint(LeaseId(checkpoint.id), checkpoint.remaining_ttl);
+                // Of all leases, whosever keys hang on them.
+                for keys in Keys::ALL {
+                    self.of(keys).write(|mvcc| {
+                        for checkpoint in &request.checkpoints {
+                            mvcc.leases.checkpoint(LeaseId(checkpoint.id), checkpoint.remaining_ttl);
+                        }
+                    });
                 }
-                Response::LeaseCheckpoint(pb::LeaseCheckpointResponse { header: self.header() }).into()
+                let header = space.read(|mvcc, _| header(mvcc));
+                Response::LeaseCheckpoint(pb::LeaseCheckpointResponse { header }).into()
             }
             Command::Alarm(request) => {
-                let alarms = self.alarms.apply(request);
-                Response::Alarm(pb::AlarmResponse { header: self.header(), alarms }).into()
+                let alarms = self.change_alarms(|alarms| alarms.apply(request));
+                let header = space.read(|mvcc, _| header(mvcc));
+                Response::Alarm(pb::AlarmResponse { header, alarms }).into()
             }
-        }
+        };
+        (keys, applied)
     }
 
-    #[expect(clippy::unnecessary_wraps, reason = "the messages' field is optional")]
-    fn header(&self) -> Option<pb::ResponseHeader> {
-        Some(pb::ResponseHeader { revision: self.mvcc.revision(), ..pb::ResponseHeader::default() })
-    }
-
-    fn grant(&mut self, request: &pb::LeaseGrantRequest) -> Applied {
+    fn grant(&self, keys: Keys, request: &pb::LeaseGrantRequest) -> Applied {
+        let id = LeaseId(request.id);
         if request.id == 0 {
             return Rejection::LeaseNotFound.into();
         }
-        if !self.mvcc.leases.grant(LeaseId(request.id), request.ttl) {
+        if self.lease_keys(id).is_some() {
             return Rejection::LeaseExists.into();
         }
-        let header = self.header();
-        Response::LeaseGrant(pb::LeaseGrantResponse { header, id: request.id, ttl: request.ttl, error: String::new() })
-            .into()
-    }
-
-    fn revoke(&mut self, id: LeaseId) -> Applied {
-        match self.mvcc.revoke_lease(id) {
-            Ok(changes) => {
-                let response = Response::LeaseRevoke(pb::LeaseRevokeResponse { header: self.header() });
-                Applied { response, changes, revoked: Some(id) }
-            }
-            Err(rejection) => rejection.into(),
-        }
+        self.of(keys).write(|mvcc| {
+            mvcc.leases.grant(id, request.ttl);
+            let (header, error) = (header(mvcc), String::new());
+            Response::LeaseGrant(pb::LeaseGrantResponse { header, id: request.id, ttl: request.ttl, error }).into()
+        })
     }
 }
 
-fn changed(response: Response, changes: Option<Changes>) -> Applied {
-    Applied { response, changes, revoked: None }
+fn changing<R>(
+    space: &KeySpace,
+    change: impl FnOnce(&mut Mvcc) -> Result<(R, Option<Changes>), Rejection>,
+    response: impl FnOnce(R) -> Response,
+) -> Applied {
+    match space.write(change) {
+        Ok((answer, changes)) => Applied { response: response(answer), changes, revoked: None },
+        Err(rejection) => rejection.into(),
+    }
+}
+
+fn revoke(mvcc: &mut Mvcc, id: LeaseId) -> Applied {
+    match mvcc.revoke_lease(id) {
+        Ok(changes) => {
+            let response = Response::LeaseRevoke(pb::LeaseRevokeResponse { header: header(mvcc) });
+            Applied { response, changes, revoked: Some(id) }
+        }
+        Err(rejection) => rejection.into(),
+    }
+}
+
+#[expect(clippy::unnecessary_wraps, reason = "the messages' field is optional")]
+fn header(mvcc: &Mvcc) -> Option<pb::ResponseHeader> {
+    Some(pb::ResponseHeader { revision: mvcc.revision(), ..pb::ResponseHeader::default() })
 }
 
 /// Raised alarms, by member and kind. One stops what it is about on all members, until it is disarmed.
@@ -118,7 +133,7 @@ impl Alarms {
         self.0.iter().any(|(_, alarm)| *alarm == i32::from(kind))
     }
 
-    /// With no space, nothing that adds data; with corrupt data, nothing at all but the alarm itself.
+    /// With no space, nothing that adds data, but for what the cluster does itself; with corrupt data, nothing at all but the alarm itself.
     fn refuse(&self, command: &Command) -> Option<Rejection> {
         if self.0.is_empty() || matches!(command, Command::Alarm(_) | Command::LeaseCheckpoint(_)) {
             return None;
@@ -126,11 +141,7 @@ impl Alarms {
         if self.raised(AlarmType::Corrupt) {
             return Some(Rejection::Corrupt);
         }
-        let grows = match command {
-            Command::Put(_) | Command::LeaseGrant(_) => true,
-            Command::Txn(request) => txn::puts_something(request),
-            _ => false,
-        };
+        let grows = command.parts().0 == Keys::Public && command.grows();
         (grows && self.raised(AlarmType::Nospace)).then_some(Rejection::NoSpace)
     }
 

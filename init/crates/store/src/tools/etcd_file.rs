@@ -14,7 +14,7 @@ use super::bbolt::{Bbolt, BboltError, Cursor, Pair};
 use super::snapshot_file::{Facts, SnapshotError};
 use crate::lease::{self, Lease, LeaseId};
 use crate::mvcc::Revision;
-use crate::state::{LoadError, Revisions, Row, Table};
+use crate::state::{Keys, LoadError, Revisions, Row, Table};
 
 const KEY: &[u8] = b"key";
 const LEASE: &[u8] = b"lease";
@@ -94,7 +94,9 @@ impl EtcdFile {
             keys: self.0.bucket(KEY)?,
             leases: self.0.bucket(LEASE)?,
             // The loader raises it to that of the last row.
-            meta: Revisions { current: compacted.max(Revisions::default().current), compacted }.rows().into_iter(),
+            meta: Revisions { current: compacted.max(Revisions::default().current), compacted }
+                .rows(Keys::Public)
+                .into_iter(),
         })
     }
 }

@@ -14,9 +14,8 @@ use crate::disk::Disk;
 use crate::identity::{Identity, IdentityError};
 use crate::log::{self, Log, LogId, Marks, OpenError, Payload};
 use crate::member::Member;
-use crate::mvcc::Revision;
 use crate::random::{Random, SystemRandom};
-use crate::state::{Committed, LoadError, Replicated as _, Row, State, Table};
+use crate::state::{Committed, LoadError, Replicated as _, State};
 
 /// Log read at once.
 const READ_BYTES: usize = 4 << 20;
@@ -106,7 +105,7 @@ impl Stopped {
         let old = beside(&format!(".before-recovery-{:x}", self.identity.cluster_id));
         let new = beside(".recovered");
         let at = self.last.unwrap_or(LogId { term: 1, index: 1 });
-        let mut rows = Rewritten::new(StateRows::new(self.state.clone()), bump);
+        let mut rows = Rewritten::new(self.state.snapshot().rows(SLICE_ROWS).map(Ok), bump);
         let identity = restore::write(&new, self.member.clone(), at, &mut rows)?;
         let renamed = std::fs::rename(&self.path, &old).and_then(|()| std::fs::rename(&new, &self.path));
         renamed.map_err(|source| RecoverError::Rename { old: self.path.clone(), new, source })?;
@@ -141,47 +140,4 @@ fn apply(log: &Log, state: &State, applied: &mut Applied) -> std::io::Result<()>
         }
     }
     Ok(())
-}
-
-/// All rows of a state that nobody changes.
-struct StateRows {
-    state: State,
-    next: Option<Revision>,
-    taken: std::vec::IntoIter<Row>,
-    rest: Option<Vec<Row>>,
-}
-
-impl StateRows {
-    fn new(state: State) -> Self {
-        let (_, rest, _) = state.snapshot();
-        Self { state, next: Some(Revision::default()), taken: Vec::new().into_iter(), rest: Some(rest) }
-    }
-}
-
-impl Iterator for StateRows {
-    type Item = Result<Row, LoadError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            if let Some(row) = self.taken.next() {
-                return Some(Ok(row));
-            }
-            let Some(from) = self.next.take() else {
-                self.taken = self.rest.take()?.into_iter();
-                continue;
-            };
-            let rows: Vec<Row> = self.state.read(|mvcc, _| {
-                let row = |row: &crate::mvcc::Row| Row {
-                    table: Table::Revisions,
-                    key: bytes::Bytes::copy_from_slice(&row.revision().to_key()),
-                    value: bytes::Bytes::from_owner(row.kv().clone()),
-                };
-                let mut rows = mvcc.rows_from(from);
-                let taken = rows.by_ref().take(SLICE_ROWS).map(row).collect();
-                self.next = rows.next().map(crate::mvcc::Row::revision);
-                taken
-            });
-            self.taken = rows.into_iter();
-        }
-    }
 }

@@ -16,7 +16,7 @@ use crate::identity::{Identity, IdentityError};
 use crate::log::{self, Completion, Log, LogId, OpenError, Vote};
 use crate::member::{Member, Membership};
 use crate::random::{Random, SystemRandom};
-use crate::state::{LoadError, Revisions, Row, Table};
+use crate::state::{Keys, LoadError, Revisions, Row};
 
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RestoreError {
@@ -55,28 +55,42 @@ pub(super) enum Bump {
 pub(super) struct Rewritten<I> {
     rows: I,
     bump: Bump,
-    revisions: Revisions,
-    last: Option<std::array::IntoIter<Row, 2>>,
+    public: Revisions,
+    cluster: Revisions,
+    last: Option<std::vec::IntoIter<Row>>,
 }
 
 impl<I: Iterator<Item = Result<Row, LoadError>>> Rewritten<I> {
     pub(super) fn new(rows: I, bump: Bump) -> Self {
-        Self { rows, bump, revisions: Revisions::default(), last: None }
+        Self { rows, bump, public: Revisions::default(), cluster: Revisions::default(), last: None }
     }
 
-    /// As far as rows were taken; all of them at the end.
+    /// Of what etcd's API shows, as far as rows were taken; all of them at the end.
     pub(super) fn revisions(&self) -> Revisions {
-        self.revisions
+        self.public
     }
 
-    fn finish(&mut self) -> Result<[Row; 2], RestoreError> {
-        if let Bump::By(by) = self.bump {
-            let revision = self.revisions.current;
-            let raised = i64::try_from(by).ok().and_then(|by| revision.checked_add(by));
-            let raised = raised.ok_or(RestoreError::Bump { revision, by })?;
-            self.revisions = Revisions { current: raised, compacted: raised };
+    fn of(&mut self, keys: Keys) -> &mut Revisions {
+        match keys {
+            Keys::Public => &mut self.public,
+            Keys::Cluster => &mut self.cluster,
         }
-        Ok(self.revisions.rows())
+    }
+
+    fn finish(&mut self) -> Result<Vec<Row>, RestoreError> {
+        let mut rows = Vec::new();
+        for keys in Keys::ALL {
+            let bump = self.bump;
+            let revisions = self.of(keys);
+            if let Bump::By(by) = bump {
+                let revision = revisions.current;
+                let raised = i64::try_from(by).ok().and_then(|by| revision.checked_add(by));
+                let raised = raised.ok_or(RestoreError::Bump { revision, by })?;
+                *revisions = Revisions { current: raised, compacted: raised };
+            }
+            rows.extend(revisions.rows(keys));
+        }
+        Ok(rows)
     }
 }
 
@@ -87,19 +101,22 @@ impl<I: Iterator<Item = Result<Row, LoadError>>> Iterator for Rewritten<I> {
         if let Some(last) = &mut self.last {
             return last.next().map(Ok);
         }
-        for row in self.rows.by_ref() {
-            match row {
-                Ok(row) if row.table == Table::Meta => self.revisions.take(&row),
-                Ok(row) => {
-                    if let Some(revision) =
-                        crate::mvcc::Revision::from_key(&row.key).filter(|_| row.table == Table::Revisions)
-                    {
-                        self.revisions.current = self.revisions.current.max(revision.main);
-                    }
-                    return Some(Ok(row));
-                }
+        while let Some(row) = self.rows.next() {
+            let row = match row {
+                Ok(row) => row,
                 Err(error) => return Some(Err(error)),
+            };
+            let (keys, tables) = (row.table.keys(), row.table.keys().tables());
+            if row.table == tables.meta {
+                self.of(keys).take(&row);
+                continue;
             }
+            if let Some(revision) = crate::mvcc::Revision::from_key(&row.key).filter(|_| row.table == tables.revisions)
+            {
+                let revisions = self.of(keys);
+                revisions.current = revisions.current.max(revision.main);
+            }
+            return Some(Ok(row));
         }
         match self.finish() {
             Ok(rows) => self.last.insert(rows.into_iter()).next().map(Ok),

@@ -126,7 +126,7 @@ impl SnapshotFile {
     fn our_facts(&self) -> Result<Facts, SnapshotError> {
         let state = State::default();
         state.load(&mut self.our_rows()?)?;
-        state.read(|mvcc, revision| {
+        state.public().read(|mvcc, revision| {
             let mut hasher = Hasher::new(mvcc, revision);
             let hash = loop {
                 if let Some(hash) = hasher.step(mvcc, HASH_ROWS) {

@@ -1,3 +1,5 @@
+mod mutation;
+
 use std::path::Path;
 
 use prost::Message as _;
@@ -162,7 +164,7 @@ fn an_etcds_file_becomes_a_state() {
     assert_eq!((facts.revision, facts.total_keys, facts.version.as_str()), (103, 99, "3.7.0"));
     let state = State::default();
     state.load(&mut file.rows().unwrap()).unwrap();
-    state.read(|mvcc, _| {
+    state.public().read(|mvcc, _| {
         assert_eq!((mvcc.live_keys(), mvcc.rows(), mvcc.revision(), mvcc.compact_revision()), (99, 101, 102, -1));
         let lease = mvcc.leases.get(crate::lease::LeaseId(5)).unwrap();
         assert_eq!((lease.ttl_seconds, lease.keys.len()), (60, 1));

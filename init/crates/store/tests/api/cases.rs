@@ -106,6 +106,8 @@ async fn members_and_users(clients: &Clients, out: &mut Vec<Outcome>) {
         ),
         ("user", auth.user_get(pb::AuthUserGetRequest { name: "a".into() }).await.map(|_| ())),
         ("role", auth.role_get(pb::AuthRoleGetRequest { role: "a".into() }).await.map(|_| ())),
+        ("user without a name", auth.user_add(pb::AuthUserAddRequest::default()).await.map(|_| ())),
+        ("role without a name", auth.role_add(pb::AuthRoleAddRequest::default()).await.map(|_| ())),
         ("user delete", auth.user_delete(pb::AuthUserDeleteRequest { name: "a".into() }).await.map(|_| ())),
         ("role delete", auth.role_delete(pb::AuthRoleDeleteRequest { role: "a".into() }).await.map(|_| ())),
         (
@@ -164,6 +166,7 @@ async fn wrong_requests_get_etcds_code_and_text() {
         ("compacted revision", Code::OutOfRange, "etcdserver: mvcc: required revision has been compacted"),
         ("put with no such lease", Code::NotFound, "etcdserver: requested lease not found"),
         ("grant again", Code::FailedPrecondition, "etcdserver: lease already exists"),
+        ("user without a name", Code::InvalidArgument, "etcdserver: user name is empty"),
         ("authenticate", Code::FailedPrecondition, "etcdserver: authentication is not enabled"),
     ] {
         assert_eq!(refusal(&outcomes, what), Some((code, text.to_owned())), "{what}");
@@ -291,12 +294,20 @@ async fn a_full_quota_is_left_as_etcds_manual_says() {
     crate::servers::wait_until("writes are taken again", async || kv.put(put(0)).await.is_ok()).await;
 }
 
-/// Of etcd's own dashboard and alerts, for one member.
+/// Of etcd's own dashboard and alerts, for one member. What there is only with others is tested there.
 #[tokio::test(flavor = "multi_thread")]
 async fn metrics_have_the_names_that_dashboards_use() {
-    let server = Server::keelson(&[]).await;
+    let plain = Server::keelson(&[]).await;
+    plain.clients().put("k", "v").await;
+    let page = crate::tls::plain_get(plain.port, "/metrics").await;
+    assert!(!page.contains("grpc_server_handling_seconds"), "nobody asked for it");
+
+    let server = Server::keelson(&["--metrics=extensive"]).await;
     let clients = server.clients();
     clients.put("k", "v").await;
+    let Clients { mut lease, .. } = clients.clone();
+    lease.lease_grant(pb::LeaseGrantRequest { ttl: 600, id: 6 }).await.unwrap();
+    lease.lease_revoke(pb::LeaseRevokeRequest { id: 6 }).await.unwrap();
     let page = crate::tls::plain_get(server.port, "/metrics").await;
     for name in [
         "etcd_server_has_leader",
@@ -317,6 +328,14 @@ async fn metrics_have_the_names_that_dashboards_use() {
         "etcd_debugging_mvcc_watcher_total",
         "grpc_server_started_total",
         "grpc_server_handled_total",
+        "grpc_server_handling_seconds_bucket{grpc_method=\"Put\",grpc_service=\"etcdserverpb.KV\",grpc_type=\"unary\",le=\"0.005\"}",
+        "etcd_server_heartbeat_send_failures_total",
+        "etcd_server_slow_apply_total",
+        "etcd_server_slow_read_indexes_total",
+        "etcd_server_read_indexes_failed_total",
+        "etcd_server_lease_expired_total",
+        "etcd_debugging_lease_renewed_total",
+        "etcd_debugging_lease_ttl_total_bucket",
         "process_resident_memory_bytes",
     ] {
         assert!(page.lines().any(|line| line.starts_with(name)), "{name}");
@@ -327,4 +346,17 @@ async fn metrics_have_the_names_that_dashboards_use() {
     };
     assert!((value("etcd_mvcc_put_total") - 1.0).abs() < 0.1);
     assert!(value("etcd_network_client_grpc_received_bytes_total") > 50.0);
+    assert!(value("etcd_disk_wal_write_bytes_total") > 0.0 && value("process_max_fds") >= value("process_open_fds"));
+    for name in [
+        "etcd_debugging_lease_granted_total",
+        "etcd_debugging_lease_revoked_total",
+        "etcd_debugging_lease_ttl_total_count",
+    ] {
+        assert!((value(name) - 1.0).abs() < 0.1, "{name}");
+    }
+    crate::servers::wait_until("all that is committed is applied", async || {
+        let status = clients.maintenance.clone().status(pb::StatusRequest {}).await.unwrap().into_inner();
+        status.raft_index > 0 && status.raft_index == status.raft_applied_index
+    })
+    .await;
 }

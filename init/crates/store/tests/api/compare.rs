@@ -1,7 +1,16 @@
 //! Answers, made comparable: ids, terms and times are a server's own.
 
+use std::fmt::Debug;
+
 use keelson_etcd_api::etcdserverpb as pb;
 use tonic::{Response, Status};
+
+/// What the two said differently.
+pub(crate) type Mismatch = String;
+
+pub(crate) fn same<T: Debug + PartialEq>(what: &dyn Debug, etcd: &T, ours: &T) -> Result<(), Mismatch> {
+    if ours == etcd { Ok(()) } else { Err(format!("{what:?}\n  ours   {ours:?}\n  etcd's {etcd:?}")) }
+}
 
 /// What a client sees of an answer: the message, or code and text.
 pub(crate) type Seen<T> = Result<T, (tonic::Code, String)>;

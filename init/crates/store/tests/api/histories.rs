@@ -58,7 +58,7 @@ const ENDS: [&[u8]; 8] = [b"\0", b"a", b"b", b"bb", b"c", b"d\0", b"f", b"\xff"]
 const LEASES: [i64; 5] = [1, 2, 3, 77, 0x1234_5678_9abc];
 
 /// Draws requests around a state of which it knows the revisions.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(crate) struct Histories {
     pub(crate) dice: Dice,
     pub(crate) revision: i64,

@@ -13,8 +13,14 @@
     reason = "all of this is test code; clippy frees only the functions that are tests themselves"
 )]
 
+#[path = "../support/api_server.rs"]
+mod api_server;
+#[path = "../support/authority.rs"]
+mod authority;
 mod cases;
+mod cluster_keys;
 mod compare;
+mod concurrency;
 mod differential;
 mod etcdctl;
 mod histories;
@@ -23,7 +29,11 @@ mod leases;
 mod model;
 mod model_test;
 mod servers;
+mod shrink;
 mod streams;
 mod tls;
 mod tools;
 mod watches;
+
+/// How long an answer of kube-apiserver may take.
+const PATIENCE: std::time::Duration = servers::DEADLINE;

@@ -9,7 +9,9 @@ use keelson_etcd_api::etcdserverpb::request_op::Request;
 use keelson_etcd_api::etcdserverpb::response_op::Response;
 use keelson_etcd_api::mvccpb::event::EventType;
 use keelson_etcd_api::mvccpb::{Event, KeyValue};
-use keelson_store::state::Rejection;
+use keelson_store::command::Command;
+use keelson_store::state::{self, Rejection};
+use prost::Message;
 
 type Map = BTreeMap<Bytes, KeyValue>;
 
@@ -21,6 +23,18 @@ pub(crate) struct Model {
     pub(crate) leases: BTreeSet<i64>,
     /// All events ever, in order.
     pub(crate) events: Vec<Event>,
+}
+
+/// An answer or a rejection, as bytes to compare.
+pub(crate) fn encoded(response: &state::Response) -> Result<Vec<u8>, Rejection> {
+    Ok(match response {
+        state::Response::Put(response) => response.encode_to_vec(),
+        state::Response::DeleteRange(response) => response.encode_to_vec(),
+        state::Response::Txn(response) => response.encode_to_vec(),
+        state::Response::Rejected(rejection) => return Err(*rejection),
+        // Their answers are a header only.
+        _ => Vec::new(),
+    })
 }
 
 fn index(revision: i64) -> usize {
@@ -76,6 +90,19 @@ impl Model {
         if !work.events.is_empty() {
             self.maps.push(work.map);
             self.events.extend(work.events);
+        }
+    }
+
+    /// What a command is answered, in the same form.
+    pub(crate) fn answer(&mut self, command: &Command) -> Result<Vec<u8>, Rejection> {
+        match command {
+            Command::Put(request) => self.put(request).map(|response| response.encode_to_vec()),
+            Command::DeleteRange(request) => Ok(self.delete_range(request).encode_to_vec()),
+            Command::Txn(request) => self.txn(request).map(|response| response.encode_to_vec()),
+            Command::Compact(request) => self.compact(request.revision).map(|()| Vec::new()),
+            Command::LeaseGrant(request) => self.grant(request.id).map(|()| Vec::new()),
+            Command::LeaseRevoke(request) => self.revoke(request.id).map(|()| Vec::new()),
+            other => panic!("the model does not know {other:?}"),
         }
     }
 

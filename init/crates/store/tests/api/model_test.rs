@@ -9,12 +9,12 @@ use keelson_etcd_api::etcdserverpb as pb;
 use keelson_store::command::Command;
 use keelson_store::mvcc::KeyRange;
 use keelson_store::server::validate;
-use keelson_store::state::{Committed, Replicated, Response, Row, State, Table};
+use keelson_store::state::{Committed, KeySpace, Keys, Rejection, Replicated, Response, Row, State, Table};
 use keelson_store::watch::{Spec, WatchId, history};
 use prost::Message;
 
 use crate::histories::{Histories, Step, count, seed};
-use crate::model::Model;
+use crate::model::{Model, encoded};
 
 /// What checkpoints have written so far.
 #[derive(Debug, Default)]
@@ -52,40 +52,16 @@ fn apply(state: &State, command: &Command) -> Response {
     answers.remove(0)
 }
 
-/// An answer or a rejection, as bytes to compare.
-fn encoded(response: &Response) -> Result<Vec<u8>, keelson_store::state::Rejection> {
-    Ok(match response {
-        Response::Put(response) => response.encode_to_vec(),
-        Response::DeleteRange(response) => response.encode_to_vec(),
-        Response::Txn(response) => response.encode_to_vec(),
-        Response::Rejected(rejection) => return Err(*rejection),
-        // Their answers are a header only.
-        _ => Vec::new(),
-    })
-}
-
-fn expected(model: &mut Model, command: &Command) -> Result<Vec<u8>, keelson_store::state::Rejection> {
-    match command {
-        Command::Put(request) => model.put(request).map(|response| response.encode_to_vec()),
-        Command::DeleteRange(request) => Ok(model.delete_range(request).encode_to_vec()),
-        Command::Txn(request) => model.txn(request).map(|response| response.encode_to_vec()),
-        Command::Compact(request) => model.compact(request.revision).map(|()| Vec::new()),
-        Command::LeaseGrant(request) => model.grant(request.id).map(|()| Vec::new()),
-        Command::LeaseRevoke(request) => model.revoke(request.id).map(|()| Vec::new()),
-        other => panic!("{other:?} is not drawn"),
-    }
-}
-
-fn check_range(state: &State, model: &Model, request: &pb::RangeRequest, context: &str) {
-    let answer = state.read(|mvcc, current| mvcc.range(request, current));
+fn check_range(space: &KeySpace, model: &Model, request: &pb::RangeRequest, context: &str) {
+    let answer = space.read(|mvcc, current| mvcc.range(request, current));
     let answer = answer.map(|response| response.encode_to_vec());
     let expected = model.range(request).map(|response| response.encode_to_vec());
     assert_eq!(answer, expected, "{context}: {request:?}");
 }
 
 /// Everything that can be read, and all of history.
-fn check_everything(state: &State, model: &Model, context: &str) {
-    assert_eq!(state.revision(), model.revision(), "{context}");
+fn check_everything(space: &KeySpace, model: &Model, context: &str) {
+    assert_eq!(space.revision(), model.revision(), "{context}");
     for revision in model.compact_revision.max(1)..=model.revision() {
         let everything = pb::RangeRequest {
             key: Bytes::from_static(b"\0"),
@@ -93,7 +69,7 @@ fn check_everything(state: &State, model: &Model, context: &str) {
             revision,
             ..pb::RangeRequest::default()
         };
-        check_range(state, model, &everything, context);
+        check_range(space, model, &everything, context);
     }
     let live = model.range(&pb::RangeRequest {
         key: Bytes::from_static(b"\0"),
@@ -101,14 +77,14 @@ fn check_everything(state: &State, model: &Model, context: &str) {
         ..pb::RangeRequest::default()
     });
     let live = usize::try_from(live.unwrap().count).unwrap();
-    state.read(|mvcc, _| {
+    space.read(|mvcc, _| {
         assert_eq!(mvcc.live_keys(), live, "{context}");
         let leases: Vec<i64> = mvcc.leases.ids().map(|id| id.0).collect();
         assert_eq!(leases, model.leases.iter().copied().collect::<Vec<_>>(), "{context}");
     });
     let spec = Spec { id: WatchId(1), range: KeyRange::everything(), prev_kv: true, no_put: false, no_delete: false };
     let from = model.compact_revision.max(1);
-    let slice = state.read(|mvcc, visible| history::read(mvcc, &spec, from, visible)).unwrap();
+    let slice = space.read(|mvcc, visible| history::read(mvcc, &spec, from, visible)).unwrap();
     assert_eq!(slice.next, model.revision() + 1, "{context}");
     let revision = |event: &Event| event.kv.parts().mod_revision;
     let shown = slice.events.iter().filter(|event| revision(event) > from).map(Message::encode_to_vec);
@@ -121,42 +97,50 @@ fn check_everything(state: &State, model: &Model, context: &str) {
         assert!(expected.any(|other| other == event), "{context}");
     }
     if from > 1 {
-        let refused = state.read(|mvcc, visible| history::read(mvcc, &spec, from - 1, visible)).unwrap_err();
+        let refused = space.read(|mvcc, visible| history::read(mvcc, &spec, from - 1, visible)).unwrap_err();
         assert_eq!(refused.compact_revision, model.compact_revision, "{context}");
     }
 }
 
 /// Runs garbage collection until it has caught up, as the server's task does.
-fn remove_garbage(state: &State) {
+fn remove_garbage(space: &KeySpace) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
-        let compacted = state.read(|mvcc, _| mvcc.compact_revision());
+        let compacted = space.read(|mvcc, _| mvcc.compact_revision());
         tokio::select! {
-            () = state.remove_garbage() => {}
-            () = state.compacted(compacted) => {}
+            () = space.remove_garbage() => {}
+            () = space.compacted(compacted) => {}
         }
     });
 }
 
 fn run(seed: u64, steps: u64) {
-    let mut histories = Histories::new(seed);
-    let mut model = Model::new();
+    // Each range of keys has its own model: what is done to the other shows in none.
+    let mut histories = [Histories::new(seed), Histories::new(!seed)];
+    let mut models = [Model::new(), Model::new()];
     let mut state = State::default();
     let mut disk = Disk::default();
     for step in 0..steps {
-        histories.revision = model.revision();
-        histories.compact_revision = model.compact_revision;
-        let context = format!("KEELSON_SEED={seed}, step {step}");
-        match histories.step() {
+        let which = usize::from(histories[0].dice.below(3) == 0);
+        let (keys, history, other) = (Keys::ALL[which], &mut histories[which], models[1 - which].leases.clone());
+        let model = &mut models[which];
+        history.revision = model.revision();
+        history.compact_revision = model.compact_revision;
+        let context = format!("KEELSON_SEED={seed}, step {step}, {keys:?}");
+        match history.step() {
             // The server does not propose what is wrong by itself.
             Step::Command(Command::Txn(request)) if validate::txn(&request, 128).is_err() => {}
             Step::Command(command) => {
-                let answer = encoded(&apply(&state, &command));
-                assert_eq!(answer, expected(&mut model, &command), "{context}: {command:?}");
+                let answer = encoded(&apply(&state, &command.clone().on(keys)));
+                let expected = match &command {
+                    Command::LeaseGrant(request) if other.contains(&request.id) => Err(Rejection::LeaseExists),
+                    command => model.answer(command),
+                };
+                assert_eq!(answer, expected, "{context}: {command:?}");
             }
-            Step::Range(request) => check_range(&state, &model, &request, &context),
-            Step::Checkpoint => match histories.dice.below(4) {
-                0 => remove_garbage(&state),
+            Step::Range(request) => check_range(state.of(keys), model, &request, &context),
+            Step::Checkpoint => match history.dice.below(4) {
+                0 => remove_garbage(state.of(keys)),
                 1 => disk.save(&state),
                 2 => {
                     disk.save(&state);
@@ -164,11 +148,13 @@ fn run(seed: u64, steps: u64) {
                     assert_eq!(loaded.take_delta().puts, [], "{context}: nothing is new after a load");
                     state = loaded;
                 }
-                _ => check_everything(&state, &model, &context),
+                _ => check_everything(state.of(keys), model, &context),
             },
         }
     }
-    check_everything(&state, &model, &format!("KEELSON_SEED={seed}, end"));
+    for (keys, model) in Keys::ALL.into_iter().zip(&models) {
+        check_everything(state.of(keys), model, &format!("KEELSON_SEED={seed}, end, {keys:?}"));
+    }
 }
 
 #[test]
@@ -186,8 +172,8 @@ fn two_states_that_applied_the_same_have_the_same_rows() {
     let (left, right) = (State::default(), State::default());
     let (mut often, mut seldom) = (Disk::default(), Disk::default());
     for _ in 0..2000 {
-        histories.revision = left.revision();
-        histories.compact_revision = left.read(|mvcc, _| mvcc.compact_revision());
+        histories.revision = left.public().revision();
+        histories.compact_revision = left.public().read(|mvcc, _| mvcc.compact_revision());
         match histories.step() {
             Step::Command(Command::Txn(request)) if validate::txn(&request, 128).is_err() => {}
             Step::Command(command) => {
@@ -196,13 +182,13 @@ fn two_states_that_applied_the_same_have_the_same_rows() {
             }
             Step::Range(_) => {}
             Step::Checkpoint => {
-                remove_garbage(&left);
+                remove_garbage(left.public());
                 often.save(&left);
             }
         }
     }
-    remove_garbage(&left);
-    remove_garbage(&right);
+    remove_garbage(left.public());
+    remove_garbage(right.public());
     often.save(&left);
     seldom.save(&right);
     assert_eq!(often.0, seldom.0, "KEELSON_SEED={seed}");

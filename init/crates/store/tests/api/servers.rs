@@ -12,6 +12,8 @@ use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
 use keelson_etcd_api::etcdserverpb::lease_client::LeaseClient;
 use keelson_etcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use keelson_etcd_api::etcdserverpb::watch_client::WatchClient;
+use keelson_etcd_api::v3electionpb::election_client::ElectionClient;
+use keelson_etcd_api::v3lockpb::lock_client::LockClient;
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
@@ -187,6 +189,8 @@ pub(crate) struct Clients {
     pub(crate) cluster: ClusterClient<Channel>,
     pub(crate) maintenance: MaintenanceClient<Channel>,
     pub(crate) auth: AuthClient<Channel>,
+    pub(crate) lock: LockClient<Channel>,
+    pub(crate) election: ElectionClient<Channel>,
 }
 
 impl Clients {
@@ -197,7 +201,9 @@ impl Clients {
             lease: LeaseClient::new(channel.clone()),
             cluster: ClusterClient::new(channel.clone()),
             maintenance: MaintenanceClient::new(channel.clone()),
-            auth: AuthClient::new(channel),
+            auth: AuthClient::new(channel.clone()),
+            lock: LockClient::new(channel.clone()),
+            election: ElectionClient::new(channel),
         }
     }
 

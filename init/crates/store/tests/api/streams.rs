@@ -1,7 +1,6 @@
 //! A stream of watches on etcd and the same on ours, told the same.
 
 use std::collections::BTreeMap;
-use std::fmt::Debug;
 use std::time::Duration;
 
 use keelson_etcd_api::etcdserverpb as pb;
@@ -11,7 +10,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::compare::strip;
+use crate::compare::{Mismatch, same, strip};
 use crate::servers::{Clients, DEADLINE, within};
 
 /// The id of answers that are about all watches.
@@ -38,10 +37,6 @@ struct Watched {
     canceled: Option<(i64, String, i64)>,
 }
 
-fn same<T: Debug + PartialEq>(context: &str, what: &dyn Debug, etcd: &T, ours: &T) {
-    assert_eq!(ours, etcd, "ours, then etcd's; {context}: {what:?}");
-}
-
 impl Streams {
     pub(crate) async fn open(etcd: &Clients, ours: &Clients) -> Self {
         let (etcd, ours) = tokio::join!(Stream::open(etcd), Stream::open(ours));
@@ -57,40 +52,43 @@ impl Streams {
     }
 
     /// Both answer the request with the same fields, whether they accept it or not.
-    pub(crate) async fn create(&mut self, request: &pb::WatchCreateRequest, context: &str) {
+    pub(crate) async fn create(&mut self, request: &pb::WatchCreateRequest) -> Result<(), Mismatch> {
         self.any = true;
         let etcd = self.etcd.create(request).await;
         let ours = self.ours.create(request).await;
-        same(context, request, &etcd, &ours);
+        same(request, &etcd, &ours)?;
         if !etcd.canceled {
             self.watches.insert(etcd.watch_id, request.clone());
             self.etcd.fragments.insert(etcd.watch_id, request.fragment);
             self.ours.fragments.insert(etcd.watch_id, request.fragment);
         }
+        Ok(())
     }
 
     /// What all watches were told up to `revision`.
-    pub(crate) async fn compare(&mut self, revision: i64, context: &str) {
+    pub(crate) async fn compare(&mut self, revision: i64) -> Result<(), Mismatch> {
         if self.watches.is_empty() || self.watches.values().any(|watch| watch.start_revision > revision) {
             // Progress is not told before each watch has begun.
-            return;
+            return Ok(());
         }
         let (etcd, ours) = tokio::join!(self.etcd.told(revision), self.ours.told(revision));
-        same(context, &self.watches, &etcd, &ours);
+        same(&self.watches, &etcd, &ours)?;
         for (id, watched) in etcd {
             if watched.canceled.is_some() {
                 self.watches.remove(&id);
             }
         }
+        Ok(())
     }
 
     /// Cancels the first watch; both streams have told everything up to `revision`.
-    pub(crate) async fn cancel(&mut self, revision: i64, context: &str) {
+    pub(crate) async fn cancel(&mut self, revision: i64) -> Result<(), Mismatch> {
         let all_begun = self.watches.values().all(|watch| watch.start_revision <= revision);
-        let Some((&id, _)) = self.watches.first_key_value().filter(|_| all_begun) else { return };
+        let Some((&id, _)) = self.watches.first_key_value().filter(|_| all_begun) else { return Ok(()) };
         let (etcd, ours) = (self.etcd.cancel(id).await, self.ours.cancel(id).await);
-        same(context, &("cancel", id), &etcd, &ours);
+        same(&("cancel", id), &etcd, &ours)?;
         self.watches.remove(&id);
+        Ok(())
     }
 }
 

@@ -1,14 +1,14 @@
 //! Mutual TLS, with certificates that change while the server runs.
 
 use std::path::Path;
-use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rcgen::KeyPair;
+use rustls::pki_types::{CertificateDer, ServerName};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
+use crate::authority::Authority;
 use crate::servers::{Server, wait_until, within};
 
 async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> std::io::Result<String> {
@@ -22,78 +22,9 @@ async fn exchange(mut stream: impl AsyncRead + AsyncWrite + Unpin, request: &str
     Ok(answer)
 }
 
-/// One request over TLS: status code and body.
-pub(crate) async fn https_request(
-    tls: &TlsConnector,
-    port: u16,
-    method: &str,
-    path: &str,
-    headers: &str,
-    body: &str,
-) -> std::io::Result<(u16, String)> {
-    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-    let stream = tls.connect(ServerName::try_from("localhost").unwrap(), stream).await?;
-    let length = body.len();
-    // HTTP/1.0, so that the body comes in one piece and ends with the connection.
-    let request =
-        format!("{method} {path} HTTP/1.0\r\nHost: localhost\r\n{headers}Content-Length: {length}\r\n\r\n{body}");
-    let answer = exchange(stream, &request).await?;
-    let (head, body) = answer.split_once("\r\n\r\n").ok_or(std::io::ErrorKind::UnexpectedEof)?;
-    let code = head.split(' ').nth(1).and_then(|code| code.parse().ok()).ok_or(std::io::ErrorKind::InvalidData)?;
-    Ok((code, body.to_owned()))
-}
-
 /// The answer to an HTTP request without TLS.
 pub(crate) async fn plain_get(port: u16, path: &str) -> String {
     get(TcpStream::connect(("127.0.0.1", port)).await.unwrap(), path).await.unwrap()
-}
-
-pub(crate) struct Authority(CertifiedIssuer<'static, KeyPair>);
-
-impl Authority {
-    pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        Self(CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap())
-    }
-
-    /// The certificate as a file.
-    pub(crate) fn write(&self, directory: &Path, name: &str) {
-        std::fs::write(directory.join(format!("{name}.crt")), self.0.pem()).unwrap();
-    }
-
-    /// A new pair as files.
-    pub(crate) fn issue_to(&self, directory: &Path, name: &str) {
-        let (certificate, key) = self.issue();
-        std::fs::write(directory.join(format!("{name}.crt")), certificate.pem()).unwrap();
-        std::fs::write(directory.join(format!("{name}.key")), key.serialize_pem()).unwrap();
-        std::fs::write(directory.join(format!("{name}.pub")), key.public_key_pem()).unwrap();
-    }
-
-    /// Certificate and key.
-    fn issue(&self) -> (rcgen::Certificate, KeyPair) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec!["localhost".to_owned(), "127.0.0.1".to_owned()]).unwrap();
-        (params.signed_by(&key, &self.0).unwrap(), key)
-    }
-
-    pub(crate) fn connector(&self, identity: Option<&(rcgen::Certificate, KeyPair)>) -> TlsConnector {
-        let mut roots = rustls::RootCertStore::empty();
-        roots.add(self.0.der().clone()).unwrap();
-        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let builder = rustls::ClientConfig::builder_with_provider(provider)
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
-        let config = match identity {
-            Some((certificate, key)) => {
-                let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-                builder.with_client_auth_cert(vec![certificate.der().clone()], key).unwrap()
-            }
-            None => builder.with_no_client_auth(),
-        };
-        TlsConnector::from(Arc::new(config))
-    }
 }
 
 fn write_pair(directory: &Path, (certificate, key): &(rcgen::Certificate, KeyPair)) {
@@ -102,6 +33,19 @@ fn write_pair(directory: &Path, (certificate, key): &(rcgen::Certificate, KeyPai
         std::fs::write(directory.join("new"), text).unwrap();
         std::fs::rename(directory.join("new"), directory.join(name)).unwrap();
     }
+}
+
+/// A store with the files of a directory.
+fn serve(directory: &Path) -> Server {
+    let path = |name: &str| directory.join(name).display().to_string();
+    let flags = [
+        format!("--cert-file={}", path("server.crt")),
+        format!("--key-file={}", path("server.key")),
+        format!("--trusted-ca-file={}", path("ca.crt")),
+        "--client-cert-auth".to_owned(),
+    ];
+    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
+    Server::spawn(Path::new(env!("CARGO_BIN_EXE_keelson-store")), &flags)
 }
 
 /// The certificate that the server shows, and its answer.
@@ -119,15 +63,8 @@ async fn clients_need_a_certificate_of_the_authority() {
     let directory = tempfile::TempDir::new().unwrap();
     let path = |name: &str| directory.path().join(name);
     write_pair(directory.path(), &authority.issue());
-    std::fs::write(path("ca.crt"), authority.0.pem()).unwrap();
-    let flags = [
-        format!("--cert-file={}", path("server.crt").display()),
-        format!("--key-file={}", path("server.key").display()),
-        format!("--trusted-ca-file={}", path("ca.crt").display()),
-        "--client-cert-auth".to_owned(),
-    ];
-    let flags: Vec<&str> = flags.iter().map(String::as_str).collect();
-    let server = Server::spawn(Path::new(env!("CARGO_BIN_EXE_keelson-store")), &flags);
+    std::fs::write(path("ca.crt"), authority.pem()).unwrap();
+    let server = serve(directory.path());
 
     let own = authority.issue();
     let connector = authority.connector(Some(&own));
@@ -160,4 +97,50 @@ async fn clients_need_a_certificate_of_the_authority() {
         server.log().contains("the old one stays")
     })
     .await;
+}
+
+/// A request on a connection that stays open, and whether it is answered.
+async fn ask_again(stream: &mut (impl AsyncRead + AsyncWrite + Unpin)) -> std::io::Result<()> {
+    stream.write_all(b"GET /version HTTP/1.1\r\nHost: localhost\r\n\r\n").await?;
+    let mut answer = Vec::new();
+    while !answer.ends_with(b"}") {
+        if stream.read_buf(&mut answer).await? == 0 {
+            return Err(std::io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+    Ok(())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_believed_no_more_is_shown_out() {
+    let (former, next) = (Authority::new(), Authority::new());
+    let directory = tempfile::TempDir::new().unwrap();
+    let path = |name: &str| directory.path().join(name);
+    let trust = |text: String| {
+        std::fs::write(path("new"), text).unwrap();
+        std::fs::rename(path("new"), path("ca.crt")).unwrap();
+    };
+    write_pair(directory.path(), &former.issue());
+    trust(former.pem());
+    let server = serve(directory.path());
+    let (of_former, of_next) = (former.issue(), next.issue());
+    let [by_former, by_next] = [&of_former, &of_next].map(|identity| former.connector(Some(identity)));
+    wait_until("the server answers", async || ask(&by_former, server.port).await.is_ok()).await;
+    let stream = TcpStream::connect(("127.0.0.1", server.port)).await.unwrap();
+    let mut kept = by_former.connect(ServerName::try_from("localhost").unwrap(), stream).await.unwrap();
+    within("an answer", ask_again(&mut kept)).await.unwrap();
+
+    trust(former.pem() + &next.pem());
+    wait_until("both are believed", async || ask(&by_next, server.port).await.is_ok()).await;
+    // Longer than until the next look at who is there.
+    tokio::time::sleep(std::time::Duration::from_secs(6)).await;
+    within("an answer", ask_again(&mut kept)).await.expect("it is believed as before");
+
+    trust(next.pem());
+    let mut rest = Vec::new();
+    let end = within("the end of the connection", kept.read_to_end(&mut rest)).await;
+    assert!(end.is_err() || rest.is_empty(), "{rest:?}");
+    assert!(ask(&by_former, server.port).await.is_err());
+    ask(&by_next, server.port).await.expect("the others go on");
+    assert!(server.log().contains("believed no more"));
 }

@@ -111,7 +111,7 @@ async fn a_snapshot_of_ours_is_restored_as_a_new_cluster() {
 
     let restore = |data_dir: &Path| {
         let data_dir = format!("--data-dir={}", data_dir.display());
-        ok(&["snapshot", "restore", text(snapshot), &data_dir, "--name=default"]);
+        ok(&["snapshot", "restore", text(snapshot), &data_dir, "--name=default", "--bump-revision=0"]);
         fails(&["snapshot", "restore", text(snapshot), &data_dir], 1, "is not empty");
     };
     let mut restored = Server::keelson_on(restore).await;
@@ -124,24 +124,28 @@ async fn a_snapshot_of_ours_is_restored_as_a_new_cluster() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn revisions_are_raised_and_compacted_when_asked() {
+async fn revisions_are_raised_and_compacted_unless_they_are_to_stay() {
     let Saved { clients, snapshot, .. } = &Saved::of(Server::keelson(&[]).await).await;
     let revision = clients.put("k", "v").await;
     save(clients, snapshot).await;
     fails(&["snapshot", "restore", text(snapshot), "--bump-revision=5"], 128, "go together");
-    let restore = |data_dir: &Path| {
-        let data_dir = format!("--data-dir={}", data_dir.display());
-        ok(&["snapshot", "restore", text(snapshot), &data_dir, "--bump-revision=1000000", "--mark-compacted"]);
-    };
-    let restored = Server::keelson_on(restore).await;
-    let clients = restored.clients();
-    let raised = revision + 1_000_000;
-    let read = pb::RangeRequest { key: "k".into(), revision, ..Default::default() };
-    assert_eq!(clients.kv.clone().range(read).await.unwrap_err().code(), Code::OutOfRange);
-    let read = pb::RangeRequest { key: "k".into(), ..Default::default() };
-    let read = clients.kv.clone().range(read).await.unwrap().into_inner();
-    assert_eq!((read.header.unwrap().revision, read.kvs[0].mod_revision), (raised, revision));
-    assert_eq!(clients.put("k", "w").await, raised + 1);
+    fails(&["snapshot", "restore", text(snapshot), "--bump-revision=0", "--mark-compacted"], 128, "go together");
+    let asked: &[&str] = &["--bump-revision=1000000", "--mark-compacted"];
+    for (flags, by) in [(&[] as &[&str], 1_000_000_000), (asked, 1_000_000)] {
+        let restore = |data_dir: &Path| {
+            let data_dir = format!("--data-dir={}", data_dir.display());
+            ok(&[&["snapshot", "restore", text(snapshot), &data_dir][..], flags].concat());
+        };
+        let restored = Server::keelson_on(restore).await;
+        let clients = restored.clients();
+        let raised = revision + by;
+        let read = pb::RangeRequest { key: "k".into(), revision, ..Default::default() };
+        assert_eq!(clients.kv.clone().range(read).await.unwrap_err().code(), Code::OutOfRange);
+        let read = pb::RangeRequest { key: "k".into(), ..Default::default() };
+        let read = clients.kv.clone().range(read).await.unwrap().into_inner();
+        assert_eq!((read.header.unwrap().revision, read.kvs[0].mod_revision), (raised, revision));
+        assert_eq!(clients.put("k", "w").await, raised + 1);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -173,7 +177,8 @@ async fn an_etcd_moves_over_with_its_snapshot_or_its_file() {
     assert!(status.contains(&format!(", {}, 201, ", before.hash_revision)), "{status}");
 
     let from_snapshot = |data_dir: &Path| {
-        ok(&["snapshot", "restore", text(&snapshot), &format!("--data-dir={}", data_dir.display())]);
+        let data_dir = format!("--data-dir={}", data_dir.display());
+        ok(&["snapshot", "restore", text(&snapshot), &data_dir, "--bump-revision=0"]);
     };
     let restored = Server::keelson_on(from_snapshot).await;
     assert_same(&clients, &restored.clients()).await;
@@ -184,7 +189,7 @@ async fn an_etcd_moves_over_with_its_snapshot_or_its_file() {
     fails(&["snapshot", "restore", text(&file), &data_dir], 1, "--skip-hash-check");
     let from_file = |data_dir: &Path| {
         let data_dir = format!("--data-dir={}", data_dir.display());
-        ok(&["snapshot", "restore", text(&file), &data_dir, "--skip-hash-check"]);
+        ok(&["snapshot", "restore", text(&file), &data_dir, "--skip-hash-check", "--bump-revision=0"]);
     };
     let restored = Server::keelson_on(from_file).await;
     assert_eq!(hash(&restored.clients()).await, before);

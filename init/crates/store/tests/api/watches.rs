@@ -6,7 +6,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::Streaming;
 
-use crate::servers::{Clients, Server, within};
+use crate::servers::{Clients, Server, etcd_program, within};
 
 /// A stream of watches.
 struct Stream {
@@ -71,6 +71,33 @@ async fn a_watch_gets_history_and_then_what_happens() {
     assert_eq!(shown(&news), [("k1".to_owned(), 8)]);
     assert_eq!(news.events[0].r#type, 1);
     assert_eq!(news.header.unwrap().revision, 8);
+}
+
+/// Command lines, and clients whose requests come from a list, say all that they have to say and then listen.
+#[tokio::test(flavor = "multi_thread")]
+async fn events_go_on_when_all_requests_were_made() {
+    let mut servers = vec![Server::keelson(&[]).await];
+    if let Some(program) = etcd_program("KEELSON_ETCD") {
+        servers.push(Server::etcd(&program).await);
+    }
+    for server in servers {
+        let clients = server.clients();
+        clients.put("k1", "v").await;
+        let create = |start_revision| {
+            let request = pb::WatchCreateRequest { start_revision, ..prefix() };
+            pb::WatchRequest { request_union: Some(RequestUnion::CreateRequest(request)) }
+        };
+        let requests = tokio_stream::iter([create(2)]);
+        let answers = clients.watch.clone().watch(requests).await.unwrap().into_inner();
+        let mut stream = Stream { requests: mpsc::channel(1).0, answers };
+        assert!(stream.next().await.created);
+        assert_eq!(shown(&stream.next().await), [("k1".to_owned(), 2)]);
+        for number in 2..5 {
+            let key = format!("k{number}");
+            let revision = clients.put(&key, "v").await;
+            assert_eq!(shown(&stream.next().await), [(key, revision)]);
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -222,8 +249,9 @@ async fn filters_previous_pairs_and_ids_are_each_watchs_own() {
 async fn a_transaction_comes_whole_unless_fragments_were_asked_for() {
     let server = Server::keelson(&["--max-request-bytes=100000"]).await;
     let clients = server.clients();
-    for number in 0..40 {
-        clients.put(&format!("k{number:02}"), &"v".repeat(10_000)).await;
+    // A piece is as large as what the transport takes: a request, and half a mebibyte.
+    for number in 0..250 {
+        clients.put(&format!("k{number:03}"), &"v".repeat(10_000)).await;
     }
     let mut stream = Stream::open(&clients).await;
     stream.create(pb::WatchCreateRequest { prev_kv: true, ..prefix() }).await;
@@ -239,9 +267,9 @@ async fn a_transaction_comes_whole_unless_fragments_were_asked_for() {
             pieces.push((answer.events.len(), answer.fragment));
         }
     }
-    assert_eq!(whole, 40);
-    assert!(pieces.len() > 3, "{pieces:?}");
-    assert_eq!(pieces.iter().map(|(events, _)| events).sum::<usize>(), 40);
+    assert_eq!(whole, 250);
+    assert!((4..=6).contains(&pieces.len()), "{pieces:?}");
+    assert_eq!(pieces.iter().map(|(events, _)| events).sum::<usize>(), 250);
 }
 
 #[tokio::test(flavor = "multi_thread")]

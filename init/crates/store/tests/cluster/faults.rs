@@ -4,9 +4,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use futures::StreamExt as _;
+use keelson_etcd_api::etcdserverpb as pb;
 use rustix::process::Signal;
 
-use crate::harness::{Cluster, REQUEST, get, put, wait_until};
+use crate::harness::{Cluster, Member, REQUEST, get, put, wait_until};
 
 const CLIENTS: usize = 6;
 
@@ -23,7 +25,7 @@ impl Load {
         let stop = Arc::new(AtomicBool::new(false));
         let writers = (0..CLIENTS)
             .map(|number| {
-                let mut members: Vec<_> = cluster.members.iter().map(super::harness::Member::kv).collect();
+                let mut members: Vec<_> = cluster.members.iter().map(Member::kv).collect();
                 let (acknowledged, stop) = (Arc::clone(&acknowledged), Arc::clone(&stop));
                 tokio::spawn(async move {
                     let mut at = number;
@@ -173,6 +175,30 @@ async fn a_follower_that_comes_back_leaves_the_leader_alone() {
     assert_eq!(cluster.members[leader].status().await.unwrap().raft_term, term);
 }
 
+fn serializable(key: &str) -> pb::RangeRequest {
+    pb::RangeRequest { key: key.to_owned().into(), serializable: true, ..Default::default() }
+}
+
+fn assert_no_leader(refused: &tonic::Status) {
+    assert_eq!((refused.code(), refused.message()), (tonic::Code::Unavailable, "etcdserver: no leader"));
+}
+
+/// A watch of the key, which exists; `hasleader` is etcd's word for one that is not to outlive the leader.
+async fn watch(member: &Member, has_leader: bool) -> Result<tonic::Streaming<pb::WatchResponse>, tonic::Status> {
+    let create = pb::WatchCreateRequest { key: "key".into(), ..Default::default() };
+    let create = pb::WatchRequest { request_union: Some(pb::watch_request::RequestUnion::CreateRequest(create)) };
+    // The stream of requests stays open.
+    let requests = futures::stream::iter([create]).chain(futures::stream::pending());
+    let mut request = tonic::Request::new(requests);
+    if has_leader {
+        request.metadata_mut().insert("hasleader", "true".parse().unwrap());
+    }
+    let mut answers = member.watch().watch(request).await?.into_inner();
+    let created = answers.message().await?.unwrap();
+    assert!(created.created && !created.canceled, "{created:?}");
+    Ok(answers)
+}
+
 /// Alone, a member of three says that nobody leads, and answers serializable reads only.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn without_a_quorum_there_is_no_leader_and_no_linearizable_read() {
@@ -180,6 +206,9 @@ async fn without_a_quorum_there_is_no_leader_and_no_linearizable_read() {
     let leader = cluster.leader().await;
     cluster.members[leader].kv().put(put("key", "value")).await.unwrap();
     let (first, second) = ((leader + 1) % 3, (leader + 2) % 3);
+    // Two watches, one of which is to end with the leader.
+    let mut ending = watch(&cluster.members[leader], true).await.unwrap();
+    let mut lasting = watch(&cluster.members[leader], false).await.unwrap();
     cluster.members[first].kill();
     cluster.members[second].kill();
     let alone = &cluster.members[leader];
@@ -193,10 +222,32 @@ async fn without_a_quorum_there_is_no_leader_and_no_linearizable_read() {
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
     let refused = alone.kv().put(put("key", "other")).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    // Whoever asks for a leader learns at once that there is none, also where it would be answered without one.
+    let asked = std::time::Instant::now();
+    let mut request = tonic::Request::new(serializable("key"));
+    request.metadata_mut().insert("hasleader", "true".parse().unwrap());
+    assert_no_leader(&alone.kv().range(request).await.unwrap_err());
+    assert_no_leader(&watch(alone, true).await.unwrap_err());
+    assert!(asked.elapsed() < Duration::from_secs(4), "not after the time limit of a request");
+    let ended = tokio::time::timeout(REQUEST, ending.message()).await.expect("the watch ends");
+    assert_no_leader(&ended.unwrap_err());
+    let waiting = tokio::time::timeout(Duration::from_millis(100), lasting.message()).await;
+    assert!(waiting.is_err(), "it did not ask for one: {waiting:?}");
 
     cluster.members[first].start();
     cluster.members[first].wait_until_ready().await;
     let mut kv = cluster.members[leader].kv();
     kv.put(put("key", "again")).await.unwrap();
+    loop {
+        let told = tokio::time::timeout(REQUEST, lasting.message()).await.expect("the watch goes on");
+        // What was refused for lack of time may have been written in the end.
+        if told.unwrap().unwrap().events.iter().any(|event| event.kv.as_ref().unwrap().value == "again") {
+            break;
+        }
+    }
+    wait_until("a watch that asks for a leader is taken again", async || {
+        watch(&cluster.members[leader], true).await.is_ok()
+    })
+    .await;
     assert_eq!(get(&mut cluster.members[first].kv(), "key", false).await.as_deref(), Some("again"));
 }

@@ -11,12 +11,13 @@ use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
 use keelson_etcd_api::etcdserverpb::lease_client::LeaseClient;
 use keelson_etcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
 use keelson_etcd_api::etcdserverpb::watch_client::WatchClient;
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
 use rustix::process::{Pid, Signal, kill_process};
 use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 use keelson_ports::free_port;
+
+use crate::authority::Authority;
 
 /// How long a condition may take to come true, on a machine that builds at the same time.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
@@ -26,13 +27,29 @@ pub(crate) const REQUEST: Duration = Duration::from_secs(20);
 /// Members of one cluster, under one authority.
 pub(crate) struct Cluster {
     directory: TempDir,
-    authority: CertifiedIssuer<'static, KeyPair>,
+    authority: Authority,
     pub(crate) members: Vec<Member>,
+}
+
+/// Where a member is reached, and in which network namespace it runs if that is not this process's.
+#[derive(Clone, Debug)]
+pub(crate) struct Place {
+    pub(crate) host: String,
+    pub(crate) client_port: u16,
+    pub(crate) peer_port: u16,
+    pub(crate) namespace: Option<String>,
+}
+
+impl Place {
+    fn here() -> Self {
+        let (client_port, peer_port) = (free_port().unwrap(), free_port().unwrap());
+        Self { host: "127.0.0.1".to_owned(), client_port, peer_port, namespace: None }
+    }
 }
 
 pub(crate) struct Member {
     pub(crate) name: String,
-    pub(crate) client_port: u16,
+    pub(crate) place: Place,
     pub(crate) peer_url: String,
     directory: PathBuf,
     arguments: Vec<String>,
@@ -41,9 +58,7 @@ pub(crate) struct Member {
 
 impl Cluster {
     pub(crate) fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
-        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let authority = CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap();
+        let authority = Authority::new();
         let directory = TempDir::new().unwrap();
         std::fs::write(directory.path().join("ca.crt"), authority.pem()).unwrap();
         Self { directory, authority, members: Vec::new() }
@@ -51,9 +66,15 @@ impl Cluster {
 
     /// So many members, founded together, that serve.
     pub(crate) async fn founded(count: usize, more: &[&str]) -> Self {
+        Self::founded_at((0..count).map(|_| Place::here()).collect(), more).await
+    }
+
+    /// One at each place.
+    pub(crate) async fn founded_at(places: Vec<Place>, more: &[&str]) -> Self {
         let mut cluster = Self::new();
-        for number in 0..count {
-            cluster.prepare(&format!("m{number}"));
+        let count = places.len();
+        for (number, place) in places.into_iter().enumerate() {
+            cluster.prepare_at(&format!("m{number}"), place);
         }
         let list = cluster.list();
         for member in &mut cluster.members {
@@ -74,11 +95,15 @@ impl Cluster {
 
     /// A member that is not started yet, with a certificate of its own.
     pub(crate) fn prepare(&mut self, name: &str) -> usize {
+        self.prepare_at(name, Place::here())
+    }
+
+    fn prepare_at(&mut self, name: &str, place: Place) -> usize {
         let directory = self.directory.path().join(name);
         std::fs::create_dir(&directory).unwrap();
-        self.certify(&directory, "127.0.0.1");
-        let (client_port, peer_port) = (free_port().unwrap(), free_port().unwrap());
-        let (client, peer) = (format!("http://127.0.0.1:{client_port}"), format!("https://127.0.0.1:{peer_port}"));
+        self.certify(&directory, &place.host);
+        let Place { host, client_port, peer_port, .. } = &place;
+        let (client, peer) = (format!("http://{host}:{client_port}"), format!("https://{host}:{peer_port}"));
         let file = |name: &str| directory.join(name).display().to_string();
         let arguments = vec![
             format!("--name={name}"),
@@ -92,22 +117,13 @@ impl Cluster {
             format!("--peer-trusted-ca-file={}", self.directory.path().join("ca.crt").display()),
             "--peer-client-cert-auth".to_owned(),
         ];
-        self.members.push(Member {
-            name: name.to_owned(),
-            client_port,
-            peer_url: peer,
-            directory,
-            arguments,
-            child: None,
-        });
+        self.members.push(Member { name: name.to_owned(), place, peer_url: peer, directory, arguments, child: None });
         self.members.len() - 1
     }
 
     /// Gives a member a certificate for a host.
     pub(crate) fn certify(&self, directory: &Path, host: &str) {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new(vec![host.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.authority).unwrap();
+        let (certificate, key) = self.authority.issue_for(&[host]);
         std::fs::write(directory.join("peer.crt"), certificate.pem()).unwrap();
         std::fs::write(directory.join("peer.key"), key.serialize_pem()).unwrap();
     }
@@ -176,7 +192,17 @@ impl Drop for Cluster {
 impl Member {
     pub(crate) fn start(&mut self) {
         let log = std::fs::File::options().create(true).append(true).open(self.directory.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_keelson-store"))
+        let program = env!("CARGO_BIN_EXE_keelson-store");
+        let mut command = match &self.place.namespace {
+            None => Command::new(program),
+            // It becomes the program, whose id is therefore the child's.
+            Some(namespace) => {
+                let mut command = Command::new("ip");
+                command.args(["netns", "exec", namespace, program]);
+                command
+            }
+        };
+        let child = command
             .args(&self.arguments)
             .stdin(Stdio::null())
             .stdout(log.try_clone().unwrap())
@@ -239,8 +265,11 @@ impl Member {
     }
 
     pub(crate) fn channel(&self) -> Channel {
-        let endpoint = Endpoint::from_shared(format!("http://127.0.0.1:{}", self.client_port)).unwrap();
-        endpoint.connect_lazy()
+        Endpoint::from_shared(self.client_url()).unwrap().connect_lazy()
+    }
+
+    pub(crate) fn client_url(&self) -> String {
+        format!("http://{}:{}", self.place.host, self.place.client_port)
     }
 
     pub(crate) fn kv(&self) -> KvClient<Channel> {

@@ -46,8 +46,8 @@ async fn a_cluster_grows_from_one_to_three_and_shrinks_to_one() {
     cluster.members[leader].wait_until_ready().await;
     cluster.assert_equal_hashes().await;
 
-    // Back to one, the leader too: it hands over before it goes.
-    for _ in 0..2 {
+    // Back to one, and each time it is the leader that goes: one of the two that stay votes, and when that one goes, the other takes over.
+    for members in [2, 1] {
         let leader = cluster.leader().await;
         let id = cluster.members[leader].id().await;
         let mut left = Vec::new();
@@ -67,6 +67,9 @@ async fn a_cluster_grows_from_one_to_three_and_shrinks_to_one() {
         assert!(left.iter().all(|member| member.id != id));
         assert_eq!(cluster.members[leader].wait().await, Some(1));
         assert!(cluster.members[leader].log().contains("this member was removed from the cluster"));
+        let next = cluster.leader().await;
+        assert_eq!(cluster.members[next].members().await.len(), members);
+        assert_eq!(voters(&cluster, next).await, 1);
     }
     let last = cluster.leader().await;
     let mut kv = cluster.members[last].kv();

@@ -1,20 +1,34 @@
-//! What clients of the others see when the leader's process dies. How long that takes is printed and not judged: the machine has other work.
+//! What clients of the others see when the leader's process dies, or is told to stop. How long that takes is printed and not judged: the
+//! machine has other work.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
+use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tonic::transport::Channel;
 
 use crate::harness::{Cluster, DEADLINE, REQUEST, get, put};
 
 const KILLS: usize = 5;
-/// Acknowledged before each kill, so that it comes in the middle of writes.
+const STOPS: usize = 5;
+/// Without other flags.
+const ELECTION_TIMEOUT: Duration = Duration::from_secs(1);
+/// Acknowledged before each kill or stop, so that it comes in the middle of writes.
 const WRITES: usize = 50;
 /// What a member says that does not wait for an election timeout.
 const SUCCEEDS: &str = "stands to succeed it";
+/// What one says that has stopped in order.
+const HANDED_OVER: &str = "leadership was handed over before the stop";
+
+/// What became of a client's writes: the last one that was acknowledged, and why others were not.
+#[derive(Debug, Default)]
+struct Written {
+    acknowledged: u64,
+    failed: Vec<String>,
+}
 
 /// A client that writes ever higher numbers to one key, one after the other, and tells when each acknowledged one was begun and acknowledged.
 fn write(
@@ -22,21 +36,33 @@ fn write(
     next: Arc<AtomicU64>,
     stop: Arc<AtomicBool>,
     told: mpsc::UnboundedSender<(Instant, Instant)>,
-) -> tokio::task::JoinHandle<u64> {
+) -> tokio::task::JoinHandle<Written> {
     tokio::spawn(async move {
-        let mut acknowledged = 0;
+        let mut written = Written::default();
         while !stop.load(Ordering::SeqCst) {
             let value = next.fetch_add(1, Ordering::SeqCst) + 1;
             let begun = Instant::now();
-            if let Ok(Ok(_)) = tokio::time::timeout(REQUEST, kv.put(put("key", value.to_string()))).await {
-                acknowledged = value;
-                if told.send((begun, Instant::now())).is_err() {
-                    break;
+            match tokio::time::timeout(REQUEST, kv.put(put("key", value.to_string()))).await {
+                Ok(Ok(_)) => {
+                    written.acknowledged = value;
+                    if told.send((begun, Instant::now())).is_err() {
+                        break;
+                    }
                 }
+                Ok(Err(status)) => written.failed.push(format!("{value}: {status}")),
+                Err(_) => written.failed.push(format!("{value}: no answer")),
             }
         }
-        acknowledged
+        written
     })
+}
+
+/// Every member has what was acknowledged, or something later.
+async fn assert_nothing_lost(cluster: &Cluster, acknowledged: u64) {
+    for member in &cluster.members {
+        let found: u64 = get(&mut member.kv(), "key", false).await.unwrap().parse().unwrap();
+        assert!(found >= acknowledged, "{} reads {found}, acknowledged {acknowledged}", member.name);
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -65,17 +91,58 @@ async fn a_killed_leader_is_succeeded_without_an_election_timeout() {
         };
         gaps.push(tokio::time::timeout(DEADLINE, within).await.expect("a write after the leader was killed"));
         stop.store(true, Ordering::SeqCst);
-        let acknowledged = writer.await.unwrap();
+        let written = writer.await.unwrap();
         cluster.members[leader].start();
         cluster.members[leader].wait_until_ready().await;
-        for member in &cluster.members {
-            let found: u64 = get(&mut member.kv(), "key", false).await.unwrap().parse().unwrap();
-            assert!(found >= acknowledged, "{} reads {found}, acknowledged {acknowledged}", member.name);
-        }
+        assert_nothing_lost(&cluster, written.acknowledged).await;
     }
     println!("from the kill to the first write that was begun after it and acknowledged: {gaps:?}");
     let successions: usize = cluster.members.iter().map(|member| member.log().matches(SUCCEEDS).count()).sum();
     println!("{successions} of {KILLS} without an election timeout");
     assert!(successions > 0, "each of {KILLS} took an election timeout");
+    cluster.assert_equal_hashes().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_leader_that_is_told_to_stop_hands_over_and_no_write_fails() {
+    let mut cluster = Cluster::founded(3, &[]).await;
+    let next = Arc::new(AtomicU64::new(0));
+    let mut gaps: Vec<Duration> = Vec::new();
+    for _ in 0..STOPS {
+        let leader = cluster.leader().await;
+        let stop = Arc::new(AtomicBool::new(false));
+        let (sender, mut told) = mpsc::unbounded_channel();
+        let client = cluster.members[(leader + 1) % 3].kv();
+        let writer = write(client, Arc::clone(&next), Arc::clone(&stop), sender);
+        let within = async {
+            for _ in 0..WRITES {
+                told.recv().await.unwrap();
+            }
+            let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+            cluster.members[leader].signal(Signal::TERM);
+            assert_eq!(cluster.members[leader].wait().await, Some(0), "it did not end in order");
+            let ended = Instant::now();
+            loop {
+                let (begun, acknowledged) = told.recv().await.unwrap();
+                longest = longest.max(acknowledged.saturating_duration_since(last));
+                last = last.max(acknowledged);
+                if begun >= ended {
+                    return longest;
+                }
+            }
+        };
+        gaps.push(tokio::time::timeout(DEADLINE, within).await.expect("a write after the leader has stopped"));
+        stop.store(true, Ordering::SeqCst);
+        let written = writer.await.unwrap();
+        assert_eq!(written.failed, Vec::<String>::new());
+        assert_ne!(cluster.leader().await, leader);
+        cluster.members[leader].start();
+        cluster.members[leader].wait_until_ready().await;
+        assert_nothing_lost(&cluster, written.acknowledged).await;
+    }
+    println!("the longest time between two acknowledged writes while the leader stopped: {gaps:?}");
+    let handed_over: usize = cluster.members.iter().map(|member| member.log().matches(HANDED_OVER).count()).sum();
+    assert_eq!(handed_over, STOPS, "a leader has ended without a successor");
+    assert!(gaps.iter().min() < Some(&ELECTION_TIMEOUT), "each of {STOPS} took an election timeout");
     cluster.assert_equal_hashes().await;
 }

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use super::take::Take;
-use super::{Settings, SettingsError, TlsFiles};
+use super::{SettingsError, TlsFiles};
 
 /// A place to listen.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -26,28 +26,6 @@ pub enum Address {
     Unix(PathBuf),
 }
 
-impl Settings {
-    /// etcd's rules: this member is in the list, under the URLs that it tells others.
-    pub(super) fn check_cluster(&self) -> Result<(), SettingsError> {
-        let Some((_, listed)) = self.initial_cluster.iter().find(|(name, _)| *name == self.name) else {
-            return Err(SettingsError::NotAMember { name: self.name.clone() });
-        };
-        let sorted = |urls: &[String]| {
-            let mut urls = urls.to_vec();
-            urls.sort_unstable();
-            urls.join(",")
-        };
-        let (listed, advertised) = (sorted(listed), sorted(&self.advertise_peer_urls));
-        if listed != advertised {
-            return Err(SettingsError::OtherPeerUrls { name: self.name.clone(), listed, advertised });
-        }
-        if self.join && self.initial_cluster.len() == 1 {
-            return Err(SettingsError::NobodyToJoin);
-        }
-        Ok(())
-    }
-}
-
 impl Take<'_> {
     pub(super) fn endpoints(
         &self,
@@ -57,7 +35,7 @@ impl Take<'_> {
         missing: &'static str,
     ) -> Result<Vec<Endpoint>, SettingsError> {
         let parse = |url: &String| {
-            let endpoint = parse_url(url).ok_or_else(|| SettingsError::Value {
+            let endpoint = parse_url(url).ok_or_else(|| SettingsError::Malformed {
                 source_name: self.word(flag).map_or_else(|| format!("--{flag}"), |word| word.source.clone()),
                 value: url.clone(),
                 expected: "URL such as https://10.0.0.1:2379",
@@ -109,7 +87,7 @@ impl Take<'_> {
             Some(word) => match word.value.as_str() {
                 "new" => Ok(false),
                 "existing" => Ok(true),
-                _ => Err(Self::wrong(word, "state of a cluster: new or existing")),
+                _ => Err(Self::malformed(word, "state of a cluster: new or existing")),
             },
         }
     }

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::SettingsError;
 use super::take::{Take, parse_duration};
+use crate::member;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AutoCompaction {
@@ -24,6 +25,22 @@ impl Take<'_> {
         let number =
             self.number("max-concurrent-streams", i64::from(u32::MAX), 1..=i64::from(u32::MAX), "1 to 4294967295")?;
         Ok(u32::try_from(number).unwrap_or(u32::MAX))
+    }
+
+    /// As many as the members' changes take in any case, those that are to vote and learn first among them. etcd's default is 1.
+    pub(super) fn learners(&self) -> Result<usize, SettingsError> {
+        let most = i64::from(member::MOST_LEARNERS);
+        let number = self.number("max-learners", most, 1..=most, "1 to 16")?;
+        Ok(usize::try_from(number).unwrap_or(1))
+    }
+
+    pub(super) fn extensive_metrics(&self) -> Result<bool, SettingsError> {
+        let Some(word) = self.word("metrics") else { return Ok(false) };
+        match word.value.as_str() {
+            "basic" => Ok(false),
+            "extensive" => Ok(true),
+            _ => Err(Self::wrong(word, "level of detail: basic or extensive")),
+        }
     }
 
     /// etcd's list of features that are turned on or off; those without a meaning here are taken all the same.

@@ -28,6 +28,11 @@ impl Take<'_> {
         SettingsError::Value { source_name: word.source.clone(), value: word.value.clone(), expected }
     }
 
+    /// Of a value that is not of its flag's type.
+    pub(super) fn malformed(word: &Word, expected: &'static str) -> SettingsError {
+        SettingsError::Malformed { source_name: word.source.clone(), value: word.value.clone(), expected }
+    }
+
     pub(super) fn number(
         &self,
         name: &str,
@@ -36,7 +41,7 @@ impl Take<'_> {
         range_text: &'static str,
     ) -> Result<i64, SettingsError> {
         let Some(word) = self.word(name) else { return Ok(default) };
-        let number: i64 = word.value.parse().map_err(|_| Self::wrong(word, "whole number"))?;
+        let number: i64 = word.value.parse().map_err(|_| Self::malformed(word, "whole number"))?;
         if range.contains(&number) {
             return Ok(number);
         }
@@ -61,7 +66,9 @@ impl Take<'_> {
         let Some(word) = self.word(name) else { return Ok(default) };
         // In its file etcd wants nanoseconds.
         let nanoseconds = word.value.parse().ok().map(Duration::from_nanos);
-        nanoseconds.or_else(|| parse_duration(&word.value)).ok_or_else(|| Self::wrong(word, "duration such as 10m0s"))
+        nanoseconds
+            .or_else(|| parse_duration(&word.value))
+            .ok_or_else(|| Self::malformed(word, "duration such as 10m0s"))
     }
 
     pub(super) fn switch(&self, name: &str) -> Result<bool, SettingsError> {
@@ -70,7 +77,7 @@ impl Take<'_> {
         match word.value.as_str() {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
             "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-            _ => Err(Self::wrong(word, "truth value")),
+            _ => Err(Self::malformed(word, "truth value")),
         }
     }
 }

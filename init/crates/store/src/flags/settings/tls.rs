@@ -6,7 +6,7 @@ use super::SettingsError;
 use super::take::Take;
 
 /// Files of one side's TLS.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsFiles {
     pub cert: PathBuf,
     pub key: PathBuf,
@@ -16,7 +16,11 @@ pub struct TlsFiles {
     pub revoked: Option<PathBuf>,
     /// Names, one of which a client's certificate must be for; any if there are none.
     pub allowed_hostnames: Vec<String>,
+    /// The same of its subject's common name. At most one of the two lists has something in it.
+    pub allowed_common_names: Vec<String>,
     pub versions: TlsVersions,
+    /// Of TLS 1.2, by the names that IANA gives them; all that are good if there are none.
+    pub cipher_suites: Vec<String>,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -46,6 +50,17 @@ impl Take<'_> {
         let names = ["peer-cert-file", "peer-key-file", "peer-client-cert-auth", "peer-trusted-ca-file"];
         let Some(mut files) = self.tls(names)? else { return Ok(None) };
         files.revoked = self.text("peer-crl-file").map(PathBuf::from);
+        files.allowed_hostnames = self.list("peer-cert-allowed-hostname").unwrap_or_default();
+        files.allowed_common_names = self.list("peer-cert-allowed-cn").unwrap_or_default();
+        let given = match (files.allowed_hostnames.is_empty(), files.allowed_common_names.is_empty()) {
+            (true, true) => return Ok(Some(files)),
+            (false, true) => "peer-cert-allowed-hostname",
+            (true, false) => "peer-cert-allowed-cn",
+            (false, false) => return Err(SettingsError::AllowedTwice),
+        };
+        if files.trusted_ca.is_none() {
+            return Err(SettingsError::Incomplete { given, missing: "peer-trusted-ca-file" });
+        }
         Ok(Some(files))
     }
 
@@ -66,15 +81,21 @@ impl Take<'_> {
             return Err(SettingsError::Incomplete { given: auth_name, missing: ca_name });
         }
         let versions = self.tls_versions()?;
-        Ok(Some(TlsFiles {
-            cert,
-            key,
-            client_cert_auth,
-            trusted_ca,
-            revoked: None,
-            allowed_hostnames: Vec::new(),
-            versions,
-        }))
+        let cipher_suites = self.cipher_suites(versions)?;
+        Ok(Some(TlsFiles { cert, key, client_cert_auth, trusted_ca, versions, cipher_suites, ..TlsFiles::default() }))
+    }
+
+    /// As in etcd, those of TLS 1.3 cannot be chosen.
+    fn cipher_suites(&self, versions: TlsVersions) -> Result<Vec<String>, SettingsError> {
+        let Some(word) = self.word("cipher-suites") else { return Ok(Vec::new()) };
+        let names = self.list("cipher-suites").unwrap_or_default();
+        if names.iter().any(|name| !name.starts_with("TLS_")) {
+            return Err(Self::wrong(word, "list of cipher suites such as TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256"));
+        }
+        if versions == TlsVersions::Only13 {
+            return Err(SettingsError::CipherSuites);
+        }
+        Ok(names)
     }
 
     fn tls_versions(&self) -> Result<TlsVersions, SettingsError> {

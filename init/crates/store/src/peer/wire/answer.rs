@@ -6,6 +6,7 @@ use prost::{Message, Oneof};
 use super::{BallotRecord, LogIdRecord, Nothing, VoteRecord, WireError, vote};
 use crate::member::{MemberId, Membership};
 use crate::peer::{Answer, Ballot, ChangeError, ClusterInfo, Failure, TimeToLive, response};
+use crate::state::Hashed;
 
 #[derive(Clone, PartialEq, Message)]
 struct ProposedRecord {
@@ -42,6 +43,18 @@ struct TimeToLiveRecord {
 }
 
 #[derive(Clone, Copy, PartialEq, Message)]
+struct HashRecord {
+    #[prost(bool, tag = "1")]
+    exists: bool,
+    #[prost(int64, tag = "2")]
+    revision: i64,
+    #[prost(int64, tag = "3")]
+    compacted: i64,
+    #[prost(fixed32, tag = "4")]
+    hash: u32,
+}
+
+#[derive(Clone, Copy, PartialEq, Message)]
 struct FailureRecord {
     #[prost(uint32, tag = "1")]
     code: u32,
@@ -51,7 +64,7 @@ struct FailureRecord {
 
 #[derive(Clone, PartialEq, Message)]
 pub(in crate::peer) struct AnswerRecord {
-    #[prost(oneof = "AnswerBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14")]
+    #[prost(oneof = "AnswerBody", tags = "1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15")]
     body: Option<AnswerBody>,
 }
 
@@ -86,6 +99,8 @@ enum AnswerBody {
     Failed(FailureRecord),
     #[prost(uint32, tag = "14")]
     ChangeFailed(u32),
+    #[prost(message, tag = "15")]
+    Hashed(HashRecord),
 }
 
 impl From<Answer> for AnswerRecord {
@@ -114,6 +129,12 @@ impl From<Answer> for AnswerRecord {
                 None => TimeToLiveRecord::default(),
                 Some(TimeToLive { remaining_seconds: remaining, granted_seconds: granted, keys }) => {
                     TimeToLiveRecord { exists: true, remaining, granted, keys }
+                }
+            }),
+            Answer::Hashed(hashed) => AnswerBody::Hashed(match hashed {
+                None => HashRecord::default(),
+                Some(Hashed { revision, compact_revision: compacted, hash }) => {
+                    HashRecord { exists: true, revision, compacted, hash }
                 }
             }),
             Answer::Failed(failure) => {
@@ -156,6 +177,9 @@ impl AnswerRecord {
                 granted_seconds: lease.granted,
                 keys: lease.keys,
             })),
+            AnswerBody::Hashed(HashRecord { exists, revision, compacted: compact_revision, hash }) => {
+                Answer::Hashed(exists.then_some(Hashed { revision, compact_revision, hash }))
+            }
             AnswerBody::Failed(failure) => Answer::Failed(Failure::from_code(failure.code, failure.member)),
             AnswerBody::ChangeFailed(code) => Answer::ChangeFailed(ChangeError::from_code(code)),
         })

@@ -39,7 +39,7 @@ fn issue_18089_a_deletion_at_the_compacted_revision_is_told() {
         for number in 0..3 {
             let running = world.running(number);
             // Also where it is gone physically.
-            running.node().state().compacted(deleted).await;
+            running.node().state().public().compacted(deleted).await;
             let mut watching = Watching::open(&running, vec![from(deleted, 1)]);
             watching.read_until(last).await;
             assert_eq!(watching.events(), 2);
