@@ -57,6 +57,10 @@ pub enum EventKind {
     /// It takes part in decisions.
     StoreMemberPromoted,
     StoreMemberRemoved,
+    /// The cluster's authorities and the key of its Secrets are being exchanged for others.
+    AuthorityRotationStarted,
+    /// The former ones are of no use to anybody.
+    AuthorityRotationFinished,
     /// A kind of a newer release.
     #[serde(other)]
     Unknown,

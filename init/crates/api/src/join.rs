@@ -187,8 +187,13 @@ pub struct NodeSettings {
     pub trust: TrustBundle,
     #[serde(rename = "podCIDR")]
     pub pod_cidr: String,
+    /// Of the other family, in a dual-stack cluster. A node of an older release goes by the first ones alone.
+    #[serde(rename = "secondaryPodCIDR", default, skip_serializing_if = "Option::is_none")]
+    pub secondary_pod_cidr: Option<String>,
     #[serde(rename = "serviceCIDR")]
     pub service_cidr: String,
+    #[serde(rename = "secondaryServiceCIDR", default, skip_serializing_if = "Option::is_none")]
+    pub secondary_service_cidr: Option<String>,
     pub cluster_domain: String,
     pub dns_address: String,
     /// The API servers' address that goes from one control plane to another, if the cluster was founded with one.
@@ -214,7 +219,7 @@ const fn own_network() -> bool {
     true
 }
 
-/// Authorities, PEM.
+/// Authorities, PEM. While they are exchanged for others there are several of each, of which the first certifies.
 #[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase")]
 pub struct TrustBundle {
@@ -238,6 +243,10 @@ pub struct RenewRequest {
     pub node_uid: String,
     /// The nonce of a challenge, as it came.
     pub nonce: String,
+    /// In a dual-stack cluster, all that the node has: of those that it was verified at before, the others are given up. The one
+    /// that the request comes from is verified by it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub addresses: Vec<String>,
     pub requests: Identities<String>,
     /// By the node's key over [`renewal_message`]: ECDSA P-256 with SHA-256, ASN.1, in base64.
     pub signature: String,

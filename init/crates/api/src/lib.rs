@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod boots;
+pub mod certificates;
 pub mod configuration;
 pub mod error;
 pub mod events;
@@ -25,11 +26,13 @@ pub mod operators;
 pub mod paths;
 pub mod power;
 pub mod proof;
+pub mod proxy;
 pub mod services;
 pub mod status;
 pub mod token;
 
 pub use boots::{Boot, BootList};
+pub use certificates::{CertificateSubject, NodeCertificate, NodeCertificateList};
 pub use configuration::{
     Configuration, ConfigurationField, NextValue, NodeScopes, ScopeConfiguration, ScopeConfigurationChange,
     ScopeConfigurationRequest,
@@ -49,12 +52,16 @@ pub use operators::{
     OperatorRequest, PublicAuthority,
 };
 pub use power::{PowerAccepted, PowerRequest};
+pub use proxy::{ProxyEndpoint, ProxyEndpointState, ProxyStatus};
 pub use services::{Service, ServiceList, ServiceState, Usage};
-pub use status::{Condition, ConditionStatus, Phase, Status, Versions, VirtualAddress};
+pub use status::{Condition, ConditionStatus, Phase, Rotation, RotationPhase, Status, Versions, VirtualAddress};
 pub use token::{CreatedToken, Token, TokenEntry, TokenList, TokenRequest, TokenRole, TokenState};
 
 /// The first element of every path.
 pub const VERSION: &str = "v1";
+
+/// In an answer to an operator, while the cluster's authorities are exchanged: the fingerprint by which the cluster will be known.
+pub const NEXT_AUTHORITY: &str = "keelson-next-authority";
 
 /// The port on which a node's API answers.
 pub const PORT: u16 = 6400;

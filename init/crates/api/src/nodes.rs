@@ -1,4 +1,4 @@
-//! The cluster's nodes, as Kubernetes knows them.
+//! The cluster's nodes, as Kubernetes knows them, and members that it does not know yet.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -29,12 +29,13 @@ pub struct Node {
     /// When the node was first registered.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub created: Option<String>,
-    /// Kubernetes' own conditions of the node, their message as the reason.
+    /// Kubernetes' own conditions of the node, their message as the reason. Of a member that Kubernetes does not know yet
+    /// there is `Ready` alone.
     #[serde(default)]
     pub conditions: Vec<Condition>,
 }
 
-/// The body of a request that does something with a node; an empty object will do.
+/// The body of a request whose path says all; an empty object will do.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
 pub struct NodeOrder {}
@@ -47,6 +48,10 @@ pub struct RemovalOrder {
     /// that do not answer.
     #[serde(default)]
     pub force: bool,
+    /// Somebody else may have what the node knew. All join tokens become void, but for those that were made offline and never used, of which
+    /// the cluster does not know; of a control plane the cluster's authorities and the key that encrypts Secrets are exchanged for others.
+    #[serde(default)]
+    pub compromised: bool,
 }
 
 /// What has become of it.

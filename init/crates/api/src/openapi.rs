@@ -10,10 +10,10 @@ use serde_json::{Map, Value, json};
 use crate::{
     BootList, Certificate, CertificateRequest, Challenge, Configuration, CreatedToken, Denial, DrainStep, ErrorBody,
     EventList, Feature, FeatureChange, FeatureList, JoinRequest, Joined, KubeconfigMaterial, KubeconfigRequest,
-    Membership, NodeList, NodeOrder, NodeOrdered, NodeSettings, OperatorEntry, OperatorList, OperatorRequest,
-    PowerAccepted, PowerRequest, PublicAuthority, RemovalOrder, RenewRequest, Renewed, ScopeConfiguration,
-    ScopeConfigurationChange, ScopeConfigurationRequest, ServiceList, Status, StoreMembers, TokenEntry, TokenList,
-    TokenRequest,
+    Membership, NodeCertificateList, NodeList, NodeOrder, NodeOrdered, NodeSettings, OperatorEntry, OperatorList,
+    OperatorRequest, PowerAccepted, PowerRequest, ProxyStatus, PublicAuthority, RemovalOrder, RenewRequest, Renewed,
+    Rotation, ScopeConfiguration, ScopeConfigurationChange, ScopeConfigurationRequest, ServiceList, Status,
+    StoreMembers, TokenEntry, TokenList, TokenRequest,
     logs::{LINES_DEFAULT, LINES_MAX},
     paths,
 };
@@ -121,6 +121,12 @@ pub const OPERATIONS: &[Operation] = &[
         json_of::<PublicAuthority>(),
     )
     .public(),
+    post(
+        paths::AUTHORITY_ROTATION,
+        "Exchanges the cluster's authorities, all certificates and the key of its Secrets, while the cluster runs",
+        schema_of::<NodeOrder>,
+        json_of::<Rotation>(),
+    ),
     get(paths::MEMBERSHIP, "Whether this node has a cluster, for one that is to found one", json_of::<Membership>())
         .public(),
     get(paths::CHALLENGE, "A nonce to prove an operator's key with", json_of::<Challenge>()).public(),
@@ -144,6 +150,11 @@ pub const OPERATIONS: &[Operation] = &[
         json_of::<OperatorList>(),
     ),
     get(paths::STATUS, "What this node says of itself, and why it is not ready", json_of::<Status>()),
+    get(
+        paths::CERTIFICATES,
+        "The certificates that this node has, and when they end and are renewed",
+        json_of::<NodeCertificateList>(),
+    ),
     get(paths::CONFIGURATION, "What this node goes by, and who said it", json_of::<Configuration>()),
     get(
         paths::CLUSTER_CONFIGURATION,
@@ -156,7 +167,11 @@ pub const OPERATIONS: &[Operation] = &[
     ),
     get(paths::NODE_CONFIGURATION, "What operators have said of a node", json_of::<ScopeConfiguration>()),
     put_configuration(paths::NODE_CONFIGURATION, "Says something else of a node; what is so already changes nothing"),
-    get(paths::NODES, "The cluster's nodes, as Kubernetes knows them", json_of::<NodeList>()),
+    get(
+        paths::NODES,
+        "The cluster's nodes, as Kubernetes knows them, and members that it does not know yet",
+        json_of::<NodeList>(),
+    ),
     node_order(paths::NODE_CORDON, "Keeps new pods away from a node", json_of::<NodeOrdered>()),
     node_order(paths::NODE_UNCORDON, "Lets pods onto a node again", json_of::<NodeOrdered>()),
     node_order(paths::NODE_DRAIN, "Asks a node's pods to go, and says which are left", json_of::<DrainStep>()),
@@ -177,6 +192,7 @@ pub const OPERATIONS: &[Operation] = &[
     get(paths::EVENTS, "What happened to the cluster, the oldest first", json_of::<EventList>()),
     get(paths::SERVICES, "The services that PID 1 supervises on this node", json_of::<ServiceList>()),
     get(paths::SERVICE_LOGS, "A service's log on this node", Content::Text),
+    get(paths::PROXY, "The API servers that this node's proxy knows, and how they are", json_of::<ProxyStatus>()),
     get(paths::BOOTS, "This node's boots, newest first", json_of::<BootList>()),
     post(paths::REBOOT, "Reboots this node in order", schema_of::<PowerRequest>, json_of::<PowerAccepted>()),
     post(paths::POWER_OFF, "Switches this node off in order", schema_of::<PowerRequest>, json_of::<PowerAccepted>()),
@@ -294,6 +310,7 @@ fn describe(operation: &Operation, error: &Value, generator: &mut SchemaGenerato
         match operation.path {
             paths::SERVICE_LOGS => drop(fields.insert("parameters".to_owned(), log_parameters())),
             paths::EVENTS => drop(fields.insert("parameters".to_owned(), event_parameters())),
+            paths::NODE_SETTINGS => drop(fields.insert("parameters".to_owned(), authority_parameters())),
             paths::TOKEN => drop(fields.insert("parameters".to_owned(), json!([path_parameter("id")]))),
             path if path.contains("{name}") => {
                 fields.insert("parameters".to_owned(), json!([path_parameter("name")]));
@@ -320,6 +337,16 @@ fn event_parameters() -> Value {
     json!([
         { "name": "after", "in": "query", "description": "Only what has a later revision",
           "schema": { "type": "integer" } },
+    ])
+}
+
+/// What a node says of itself as it asks for its settings.
+fn authority_parameters() -> Value {
+    json!([
+        { "name": "certifiedBy", "in": "query", "schema": { "type": "string" },
+          "description": "The id of the generation of authorities that has certified the node: 16 digits of the fingerprint of its api" },
+        { "name": "believed", "in": "query", "schema": { "type": "string" },
+          "description": "The ids of those that the node believes, with commas between them" },
     ])
 }
 

@@ -1,6 +1,8 @@
 //! The paths of the API.
 
 pub const AUTHORITY: &str = "/v1/ca";
+/// Its exchange for another one, with all that it and its siblings have signed.
+pub const AUTHORITY_ROTATION: &str = "/v1/ca/rotation";
 /// Whether a node has a cluster, for one that is about to found one.
 pub const MEMBERSHIP: &str = "/v1/membership";
 pub const CHALLENGE: &str = "/v1/operators/challenge";
@@ -15,6 +17,8 @@ pub const CONFIGURATION: &str = "/v1/config";
 pub const CLUSTER_CONFIGURATION: &str = "/v1/config/cluster";
 /// What they say of one, whose name stands in the braces.
 pub const NODE_CONFIGURATION: &str = "/v1/config/nodes/{name}";
+/// Those that the node has.
+pub const CERTIFICATES: &str = "/v1/certificates";
 pub const NODES: &str = "/v1/nodes";
 /// The name of the node stands in the braces, here and in the following.
 pub const NODE_REMOVAL: &str = "/v1/nodes/{name}/removal";
@@ -24,6 +28,8 @@ pub const NODE_DRAIN: &str = "/v1/nodes/{name}/drain";
 pub const SERVICES: &str = "/v1/services";
 /// The name of the service stands in the braces.
 pub const SERVICE_LOGS: &str = "/v1/services/{name}/logs";
+/// How the API servers are, as the node's proxy finds.
+pub const PROXY: &str = "/v1/proxy";
 pub const BOOTS: &str = "/v1/boots";
 pub const REBOOT: &str = "/v1/reboot";
 pub const POWER_OFF: &str = "/v1/power-off";

@@ -23,6 +23,9 @@ pub struct Status {
     pub virtual_address: Option<VirtualAddress>,
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cluster_id: Option<String>,
+    /// On a control plane, while the cluster's authorities are exchanged for others.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rotation: Option<Rotation>,
     pub versions: Versions,
     /// In the order in which one depends on the other: the first that is not true is the reason for those behind it.
     pub conditions: Vec<Condition>,
@@ -39,6 +42,36 @@ pub struct VirtualAddress {
     /// Whether that is the node itself.
     #[serde(default)]
     pub here: bool,
+}
+
+/// How far an exchange of the cluster's authorities, and of the key that encrypts Secrets, has come.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Rotation {
+    pub phase: RotationPhase,
+    /// The control plane that was removed as compromised, if that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    pub started: String,
+    /// Nodes that have not come so far yet. Each has to be there once, or to be removed.
+    pub awaits: Vec<String>,
+    /// Of the new authority of this API, `sha256:` and hexadecimal digits, once there is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub fingerprint: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RotationPhase {
+    /// The new authorities are made, and all nodes come to believe them besides the former ones.
+    Sharing,
+    /// The new ones certify, and Secrets are encrypted with the new key.
+    Certifying,
+    /// The former ones are believed no more.
+    Dropping,
+    /// A phase of a newer release.
+    #[serde(other)]
+    Unknown,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]

@@ -13,7 +13,8 @@
 //! A cluster keeps a digest of the secret, never the secret, and believes its own record of the token, not the claims; they
 //! are there for the node, which learns from them whom to ask and whom to believe. Of a token that was made offline there
 //! is no record before its first use, so there the signature vouches for the claims: it is an operator's, over
-//! [`signed_message`].
+//! [`signed_message`]. It says when it was made, and is believed within [`bounds_problem`] from then on only: so one of which
+//! nothing but the id is known can be revoked for as long as it could live.
 
 use std::fmt;
 
@@ -79,6 +80,9 @@ pub struct Claims {
     /// Made offline: the operator's public key, base64 of the DER `SubjectPublicKeyInfo`.
     #[serde(rename = "by", default, skip_serializing_if = "Option::is_none")]
     pub signer: Option<String>,
+    /// Made offline: when, in seconds since the epoch.
+    #[serde(rename = "iat", default, skip_serializing_if = "Option::is_none")]
+    pub issued: Option<i64>,
 }
 
 #[derive(Clone, Eq, PartialEq)]
@@ -178,6 +182,19 @@ pub struct TokenRequest {
 
 pub const TTL_DEFAULT_SECONDS: u32 = 60 * 60;
 pub const TTL_MAX_SECONDS: u32 = 366 * 24 * 60 * 60;
+/// More nodes than join with one token.
+pub const USES_MAX: u32 = 10_000;
+
+/// What keeps a token from being as it is wanted, wherever it is made: a field of [`TokenRequest`], and what it may be.
+pub fn bounds_problem(ttl_seconds: i64, uses: u32, has_name: bool) -> Option<(&'static str, String)> {
+    if !(1..=i64::from(TTL_MAX_SECONDS)).contains(&ttl_seconds) {
+        return Some(("ttlSeconds", format!("a token lives for 1 to {TTL_MAX_SECONDS} seconds")));
+    }
+    if !(1..=USES_MAX).contains(&uses) {
+        return Some(("uses", format!("a token is good for 1 to {USES_MAX} nodes")));
+    }
+    (has_name && uses != 1).then(|| ("uses", "a token that is bound to a name is good for one node".to_owned()))
+}
 
 const fn ttl_default() -> u32 {
     TTL_DEFAULT_SECONDS
@@ -254,6 +271,22 @@ mod tests {
             name: None,
             hardware: None,
             signer: None,
+            issued: None,
+        }
+    }
+
+    #[test]
+    fn its_life_and_uses_have_bounds_and_a_name_is_for_one() {
+        let field = |ttl, uses, has_name| bounds_problem(ttl, uses, has_name).map(|(field, _)| field);
+        let longest = i64::from(TTL_MAX_SECONDS);
+        for (ttl, uses, has_name) in [(1, 1, true), (longest, USES_MAX, false)] {
+            assert_eq!(field(ttl, uses, has_name), None, "{ttl} {uses} {has_name}");
+        }
+        for ttl in [i64::MIN, -1, 0, longest + 1] {
+            assert_eq!(field(ttl, 1, false), Some("ttlSeconds"), "{ttl}");
+        }
+        for (uses, has_name) in [(0, false), (USES_MAX + 1, false), (2, true)] {
+            assert_eq!(field(60, uses, has_name), Some("uses"), "{uses} {has_name}");
         }
     }
 

@@ -15,18 +15,20 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::token::TokenError;
 use keelson_api::{EventKind, Identities, MemberAddresses, NodeScopes, NodeSettings, TokenRole};
-use keelson_config::{ClusterConfig, ConfigErrors, OperatorKey, Role, Scopes};
+use keelson_config::{ClusterConfig, ConfigErrors, Conflict, OperatorKey, Role, Scopes};
 use keelson_pki::{AuthorityError, Clock, KeyError, pair::certificate_pem};
 
 use crate::credentials::Circumstances;
 use crate::features::settings::FeatureName;
 use crate::identity::{Identity, NodeUid};
 use crate::membership::ControlPlane;
-use crate::registry::{Change, EventRecord, MemberError, NodeRecord, Registry, RegistryError, View};
+use crate::registry::{Change, EventRecord, MemberError, NodeGenerations, NodeRecord, Registry, RegistryError, View};
+use crate::rotation;
 use crate::shared_secrets::SharedSecretsError;
 use crate::trust::Trust;
 
 mod configuration;
+mod exchange;
 mod features;
 mod join;
 mod names;
@@ -74,6 +76,8 @@ pub enum AdmissionError {
     AddressInUse { address: IpAddr, owner: String },
     #[error("the address {0} is the cluster's virtual address, which no node may have as its own")]
     VirtualAddress(IpAddr),
+    #[error("{0}: a node cannot be there")]
+    Conflict(Conflict),
     #[error(
         "the node knows itself by {known}, but it connects from {peer}: nodes must reach each other without address \
          translation"
@@ -125,6 +129,8 @@ pub enum AdmissionError {
     NoStore { name: String },
     #[error(transparent)]
     SharedSecrets(#[from] SharedSecretsError),
+    #[error("the cluster's authorities are being exchanged; control planes join again once that is done")]
+    Rotating,
     #[error("too many nodes change the same records at this moment")]
     Contended,
     #[error("the system has no random bytes")]
@@ -208,9 +214,11 @@ impl Admission<'_> {
         let Scopes { node, cluster } = view.scopes(&record.name);
         Ok(NodeSettings {
             addresses: record.addresses.clone(),
-            trust: self.trust.bundle(),
-            pod_cidr: self.cluster.pod_cidr.to_string(),
-            service_cidr: self.cluster.service_cidr.to_string(),
+            trust: rotation::bundle(&view, &self.held.authorities).unwrap_or_else(|| self.trust.bundle()),
+            pod_cidr: self.cluster.pod_cidr.first().to_string(),
+            secondary_pod_cidr: self.cluster.pod_cidr.second().map(|range| range.to_string()),
+            service_cidr: self.cluster.service_cidr.first().to_string(),
+            secondary_service_cidr: self.cluster.service_cidr.second().map(|range| range.to_string()),
             cluster_domain: self.cluster.cluster_domain.clone(),
             dns_address: self.cluster.dns_address.to_string(),
             virtual_address: self.virtual_address.map(|address| address.to_string()),
@@ -254,6 +262,23 @@ impl Admission<'_> {
     pub async fn settings_of(&self, name: &str, uid: &str) -> Result<NodeSettings, AdmissionError> {
         let record = self.member(name, uid).await?;
         self.settings(&record).await
+    }
+
+    /// Keeps what a worker says of its authorities, for as long as that matters to anybody. It will say so again.
+    pub async fn heard(&self, name: &str, uid: &str, said: NodeGenerations) -> Result<(), AdmissionError> {
+        if self.view().await?.rotation.is_none() {
+            return Ok(());
+        }
+        let Some(stored) = self.registry.get::<NodeRecord>(name).await? else { return Ok(()) };
+        if stored.value.uid != uid
+            || stored.value.role != Role::Worker
+            || stored.value.generations.as_ref() == Some(&said)
+        {
+            return Ok(());
+        }
+        let record = NodeRecord { generations: Some(said), ..stored.value };
+        self.registry.commit(Change::default().expect::<NodeRecord>(name, stored.revision).put(&record)?).await?;
+        Ok(())
     }
 
     /// The record of a member, or why there is none.

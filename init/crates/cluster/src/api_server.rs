@@ -15,6 +15,7 @@
 //! HTTP/1.1 is all that is spoken: answers are small and few.
 
 pub mod caller;
+mod certificates;
 pub mod challenge;
 pub mod configuration;
 pub mod connection;
@@ -27,6 +28,7 @@ pub mod members;
 pub mod operators;
 mod passage;
 pub mod power;
+mod proxy;
 pub mod respond;
 pub mod router;
 pub mod sources;

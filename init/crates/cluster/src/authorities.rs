@@ -1,11 +1,22 @@
-//! The cluster's authorities on this control plane's disk: made once, then read.
+//! The cluster's authorities on this control plane's disk: made once, then read, and exchanged for others when somebody knows their keys
+//! who should not.
+//!
+//! Seven authorities are a generation. There are two generations at most, each in a place of its own below `/state/pki/authorities`
+//! ([`generations`]): one certifies, and while they are exchanged ([`crate::rotation`]) certificates of the other are believed as well.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use keelson_pki::{Authority, AuthorityError, AuthorityKind, Clock, Files, FilesError, Mode, Owner, Pair, PairError};
+use keelson_pki::{
+    Authority, AuthorityError, AuthorityKind, Clock, Files, FilesError, Mode, Owner, Pair, PairError, TrustAnchors,
+};
 
 use crate::identity::ClusterId;
+use crate::secrets::EncryptionKeys;
+
+pub mod generations;
+
+use generations::{Believed, Slot};
 
 #[derive(Debug, thiserror::Error)]
 pub enum AuthoritiesError {
@@ -17,12 +28,28 @@ pub enum AuthoritiesError {
     Missing { kind: &'static str },
     #[error("the cluster has not given the authority {kind}")]
     NotGiven { kind: &'static str },
+    #[error("which authorities certify, on STATE, cannot be read")]
+    Generations(#[source] serde_json::Error),
+    #[error("which authorities certify, on STATE, is not said by a file whose format says {found:?}")]
+    Format { found: String },
+    #[error("which authorities certify, on STATE, needs version {oldest_reader} or later")]
+    TooNew { oldest_reader: u32 },
     #[error(transparent)]
     Files(#[from] FilesError),
 }
 
+/// What a control plane certifies with, and what it believes.
 #[derive(Debug)]
 pub struct Authorities {
+    certifying: Generation,
+    /// Whose certificates are believed besides.
+    other: Option<Generation>,
+    believed: Believed,
+}
+
+/// The seven, made at one time.
+#[derive(Debug)]
+pub struct Generation {
     kubernetes_serving: Authority,
     kubernetes_client: Authority,
     kubernetes_requests: Authority,
@@ -41,6 +68,72 @@ impl Authorities {
         cluster: &ClusterId,
         clock: Clock,
     ) -> Result<Self, AuthoritiesError> {
+        let certifying = Generation::create(files, &Slot::First.directory(directory), cluster, clock)?;
+        Ok(Self { certifying, other: None, believed: Believed::default() })
+    }
+
+    /// Reads them; a missing one is an error, because a new one would not be what the others trust.
+    pub fn read(files: &dyn Files, directory: &Path) -> Result<Self, AuthoritiesError> {
+        let believed = Believed::read(files, directory)?;
+        let generation = |slot: Slot| Generation::read(files, &slot.directory(directory));
+        Ok(Self {
+            certifying: generation(believed.certifies)?,
+            other: believed.other.then(|| generation(believed.certifies.other())).transpose()?,
+            believed,
+        })
+    }
+
+    /// Writes those that the cluster has given, by their names, in the place of what was there.
+    pub fn install(
+        files: &dyn Files,
+        directory: &Path,
+        contents: &BTreeMap<String, String>,
+    ) -> Result<(), AuthoritiesError> {
+        Generation::install(files, &Slot::First.directory(directory), contents)?;
+        Ok(Believed::forget(files, directory)?)
+    }
+
+    /// Removes whatever there is of them.
+    pub fn forget(files: &dyn Files, directory: &Path) -> Result<(), FilesError> {
+        Believed::forget(files, directory)?;
+        Slot::ALL.into_iter().try_for_each(|slot| {
+            EncryptionKeys::forget(files, &slot.directory(directory))?;
+            Generation::forget(files, &slot.directory(directory))
+        })
+    }
+
+    /// The one that certifies.
+    pub fn get(&self, kind: AuthorityKind) -> &Authority {
+        self.certifying.get(kind)
+    }
+
+    /// Whom one believes who believes this authority.
+    pub fn anchors(&self, kind: AuthorityKind) -> TrustAnchors {
+        let anchors = TrustAnchors::from(self.get(kind).certificate().clone());
+        self.other.iter().fold(anchors, |anchors, other| anchors.and(other.get(kind).certificate().clone()))
+    }
+
+    pub fn certifying(&self) -> &Generation {
+        &self.certifying
+    }
+
+    pub fn other(&self) -> Option<&Generation> {
+        self.other.as_ref()
+    }
+
+    pub fn believed(&self) -> Believed {
+        self.believed
+    }
+}
+
+impl Generation {
+    /// Makes whatever is missing.
+    pub fn create(
+        files: &dyn Files,
+        directory: &Path,
+        cluster: &ClusterId,
+        clock: Clock,
+    ) -> Result<Self, AuthoritiesError> {
         files.directory(directory, Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
         Self::collect(|kind| match read(files, directory, kind)? {
             Some(authority) => Ok(authority),
@@ -48,12 +141,11 @@ impl Authorities {
         })
     }
 
-    /// Reads them; a missing one is an error, because a new one would not be what the others trust.
     pub fn read(files: &dyn Files, directory: &Path) -> Result<Self, AuthoritiesError> {
         Self::collect(|kind| read(files, directory, kind)?.ok_or(AuthoritiesError::Missing { kind: kind.name() }))
     }
 
-    /// Writes those that the cluster has given, by their names, in the place of what was there.
+    /// Writes the files of all seven, by the authorities' names, in the place of what was there.
     pub fn install(
         files: &dyn Files,
         directory: &Path,
@@ -69,7 +161,6 @@ impl Authorities {
         Ok(())
     }
 
-    /// Removes whatever there is of them.
     pub fn forget(files: &dyn Files, directory: &Path) -> Result<(), FilesError> {
         AuthorityKind::ALL.into_iter().try_for_each(|kind| files.remove(&file(directory, kind)))
     }
@@ -100,6 +191,20 @@ impl Authorities {
             AuthorityKind::Api => &self.api,
         }
     }
+
+    /// The content of each one's file, with its key, by its name.
+    pub fn contents(&self) -> BTreeMap<String, String> {
+        self.by_name(|authority| String::from_utf8_lossy(&authority.pair().to_file()).into_owned())
+    }
+
+    /// The certificate of each, PEM, by its name.
+    pub fn certificates(&self) -> BTreeMap<String, String> {
+        self.by_name(Authority::certificate_pem)
+    }
+
+    fn by_name(&self, text: impl Fn(&Authority) -> String) -> BTreeMap<String, String> {
+        AuthorityKind::ALL.into_iter().map(|kind| (kind.name().to_owned(), text(self.get(kind)))).collect()
+    }
 }
 
 fn read(files: &dyn Files, directory: &Path, kind: AuthorityKind) -> Result<Option<Authority>, AuthoritiesError> {
@@ -124,6 +229,6 @@ fn create(
     Ok(authority)
 }
 
-fn file(directory: &Path, kind: AuthorityKind) -> std::path::PathBuf {
+fn file(directory: &Path, kind: AuthorityKind) -> PathBuf {
     directory.join(format!("{}.pem", kind.name()))
 }

@@ -1,8 +1,9 @@
 //! A small client of the Kubernetes API: JSON over HTTP/2 over TLS, with a client certificate.
 //!
 //! What keelson-cluster needs is few requests on few objects, so a client library with its own types for all of Kubernetes would be
-//! the larger part of this process. One connection carries all requests and watches; it is made again when it breaks. Every
-//! request has a deadline, watches excepted, which end when the server ends them or the connection's pings go unanswered.
+//! the larger part of this process. One connection carries all requests and watches; it is made again when it breaks, and what only
+//! asks is asked once more then. Every request has a deadline, watches excepted, which end when the server ends them or the
+//! connection's pings go unanswered.
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -16,10 +17,9 @@ use hyper::client::conn::http2::{Builder, SendRequest};
 use hyper::header::{ACCEPT, CONTENT_TYPE, HeaderValue};
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use keelson_pki::Pair;
+use keelson_pki::{Pair, TrustAnchors};
+use rustls::ClientConfig;
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
 use serde_json::Value;
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
@@ -85,13 +85,8 @@ impl fmt::Debug for Client {
 
 impl Client {
     /// A client that trusts `authority` for the server and shows `identity`; without one it is anonymous.
-    pub fn new(
-        server: SocketAddr,
-        authority: &CertificateDer<'static>,
-        identity: Option<&Pair>,
-    ) -> Result<Self, ClientError> {
-        let mut roots = RootCertStore::empty();
-        roots.add(authority.clone()).map_err(ClientError::Certificate)?;
+    pub fn new(server: SocketAddr, authority: &TrustAnchors, identity: Option<&Pair>) -> Result<Self, ClientError> {
+        let roots = authority.roots().map_err(ClientError::Certificate)?;
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let builder = ClientConfig::builder_with_provider(provider)
             .with_safe_default_protocol_versions()
@@ -156,8 +151,16 @@ impl Client {
             Some((kind, value)) => Some((kind, serde_json::to_vec(value).map_err(ClientError::Answer)?)),
             None => None,
         };
+        let is_question = method == Method::GET;
         let attempt = async {
-            let response = self.send(method.clone(), path, content).await?;
+            let response = match self.send(method.clone(), path, content).await {
+                // The proxy resets what leads to a server that is given up: another one can be asked the same.
+                Err(ClientError::Http(_)) if is_question => {
+                    self.connection.lock().await.take();
+                    self.send(Method::GET, path, None).await?
+                }
+                sent => sent?,
+            };
             let status = response.status();
             let answer = body(response).await?;
             if !status.is_success() {

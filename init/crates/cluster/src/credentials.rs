@@ -88,7 +88,7 @@ impl Circumstances<'_> {
         self.node_names()
             .with_dns(service)
             .with_dns([format!("kubernetes.default.svc.{domain}")])
-            .with_addresses(self.cluster.service_cidr.hosts().next())
+            .with_addresses([self.cluster.api_service_address()])
             .with_addresses(self.cluster.virtual_address)
             .with_either(self.cluster.extra_sans.iter().cloned())
     }

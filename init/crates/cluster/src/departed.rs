@@ -92,6 +92,7 @@ mod tests {
             signing_key: None,
             token: None,
             joined: 0,
+            generations: None,
         }
     }
 

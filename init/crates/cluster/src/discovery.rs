@@ -144,7 +144,7 @@ async fn serve(node: &Node, member: &Member) -> io::Result<Infallible> {
         if second.elapsed() >= Duration::from_secs(1) {
             (second, answers) = (Instant::now(), 0);
         }
-        let question = buffer.get(..length).and_then(|bytes| Question::read(bytes, member.trust().fingerprint()));
+        let question = buffer.get(..length).and_then(|bytes| Question::read(bytes, &member.trust().fingerprints()));
         let Some(question) = question.filter(|_| answers < ANSWERS_MAX) else { continue };
         answers += 1;
         let own = Found {

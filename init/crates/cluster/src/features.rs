@@ -272,7 +272,8 @@ impl Features {
         self.access_applied().await;
         let hostname = hostname();
         while let Some(name) = ended.recv().await {
-            let released = match self.api.client() {
+            // The node's own API server may be what has ended.
+            let released = match self.api.any() {
                 Ok(client) => leases::give_up(&client, name, &hostname).await.map_err(Into::into),
                 Err(error) => Err(error),
             };

@@ -122,10 +122,10 @@ pub async fn join(
         requests: worker::requests(&keys)?,
         control_plane: asking.as_ref().map(|asking| asking.request.clone()),
     };
-    let planes = Planes::new(token.claims.endpoints.clone(), pin);
+    let planes = Planes::new(token.claims.endpoints.clone(), vec![pin]);
     let joined: Joined =
         planes.ask(Method::POST, paths::JOIN, Some(&request), None).await?.map_err(JoinError::Refused)?;
-    if Trust::from_bundle(&joined.settings.trust)?.fingerprint() != pin {
+    if !Trust::from_bundle(&joined.settings.trust)?.fingerprints().contains(&pin) {
         return Err(JoinError::Authority);
     }
     let name = name.to_owned();

@@ -12,13 +12,13 @@ use std::path::PathBuf;
 use aws_lc_rs::digest;
 use keelson_config::{Component, NodeConfig};
 use keelson_control::{Account, Condition, InvalidServiceName, Readiness, ServiceName, ServiceSpec};
-use keelson_pki::pair::certificate_pem;
 use keelson_pki::{Clock, Files, FilesError, Mode, Owner, kubeconfig};
 use serde_json::Value;
 
 use crate::credentials::{self, Circumstances, CredentialError};
 use crate::membership::Membership;
 use crate::paths::Paths;
+use crate::registry_credentials::RegistryCredentialsError;
 
 mod api_server;
 mod controller_manager;
@@ -57,9 +57,8 @@ pub enum KubernetesError {
     Files(#[from] FilesError),
     #[error("writing the settings of Kubernetes' components")]
     Serialize(#[from] serde_json::Error),
-    // The cause is not shown: it may quote what it could not read.
-    #[error("the credentials of registries are malformed")]
-    Credential(serde_json::Error),
+    #[error(transparent)]
+    RegistryCredentials(#[from] RegistryCredentialsError),
     #[error("naming a service")]
     ServiceName(#[from] InvalidServiceName),
 }
@@ -179,7 +178,7 @@ fn make_data_directories(files: &dyn Files, settings: Settings<'_>, wanted: &[Wa
 fn client_files(settings: Settings<'_>, component: Component) -> Result<Vec<ComponentFile>, KubernetesError> {
     let file = |name: &str| settings.file(component, name);
     let kubeconfig = kubeconfig::for_component(settings.api_server_url, &file("serving-ca.crt"), &file("client.pem"));
-    let authority = certificate_pem(&settings.membership.trust.kubernetes_serving);
+    let authority = settings.membership.trust.kubernetes_serving.sorted_pem();
     Ok(vec![
         ComponentFile::settings("kubeconfig", &kubeconfig)?,
         ComponentFile::certificate("serving-ca.crt", authority),
@@ -204,12 +203,9 @@ fn controller_flags(settings: Settings<'_>, component: Component) -> Flags {
     flags
 }
 
-/// What a client of the API server waits for that is of no use without one.
-fn api_server_conditions(settings: Settings<'_>) -> Result<Vec<Condition>, KubernetesError> {
-    Ok(vec![
-        Condition::ServiceReady(ServiceName::new(PROXY_SERVICE)?),
-        Condition::FileExists(settings.paths.apiserver_ready()),
-    ])
+/// What a client of the API server waits for that is of no use without one: the proxy, and the file that stands while one is ready.
+fn api_server_conditions(ready: PathBuf) -> Result<Vec<Condition>, InvalidServiceName> {
+    Ok(vec![Condition::ServiceReady(ServiceName::new(PROXY_SERVICE)?), Condition::FileExists(ready)])
 }
 
 /// Such a component's service.
@@ -222,7 +218,8 @@ fn controller_service(
 ) -> Result<ServiceSpec, KubernetesError> {
     let mut spec = service(component, files, flags.with_extra(settings, component))?;
     spec.account = Account::id(account);
-    spec.conditions = api_server_conditions(settings)?;
+    // Where they lead, features are stated at the node's own API server.
+    spec.conditions = api_server_conditions(settings.paths.apiserver_ready())?;
     spec.stop_before = vec![ServiceName::new("kube-apiserver")?];
     spec.readiness = Readiness::Tcp(([127, 0, 0, 1], port).into());
     spec.limits.oom_score_adj = Some(-997);

@@ -1,7 +1,8 @@
 //! The Kubernetes API, as this process uses it: a client with a narrow identity, and for moments one that may do everything.
 //!
 //! A control plane makes both identities from its authorities when they are needed, and they live in memory only. A worker
-//! has the one that it was given, which reads Nodes, and speaks to whichever API server its proxy finds.
+//! has the one that it was given, which reads Nodes, and speaks to whichever API server its proxy finds. So does a control plane
+//! for operators, who are to be answered while the cluster is well and this node's API server is not.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -46,34 +47,47 @@ pub enum KubernetesApiError {
 #[derive(Debug)]
 pub struct KubernetesApi {
     node: Arc<Node>,
-    present: Mutex<Option<(Validity, Arc<Client>)>>,
+    own: Kept,
+    any: Kept,
 }
+
+/// A client, and how long its certificate is good.
+type Kept = Mutex<Option<(Validity, Arc<Client>)>>;
 
 impl KubernetesApi {
     pub fn new(node: Arc<Node>) -> Self {
-        Self { node, present: Mutex::new(None) }
+        Self { node, own: Mutex::new(None), any: Mutex::new(None) }
     }
 
     /// A client with this process' own rights.
     pub fn client(&self) -> Result<Arc<Client>, KubernetesApiError> {
+        self.kept(&self.own, SERVER)
+    }
+
+    /// One with the same rights, of whichever API server the proxy finds.
+    pub fn any(&self) -> Result<Arc<Client>, KubernetesApiError> {
+        self.kept(&self.any, PROXY)
+    }
+
+    fn kept(&self, kept: &Kept, server: SocketAddr) -> Result<Arc<Client>, KubernetesApiError> {
         let member = self.node.member_now().ok_or(KubernetesApiError::NoCluster)?;
         let now = self.node.clock().now;
-        let mut present = self.present.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut present = kept.lock().unwrap_or_else(PoisonError::into_inner);
         let life = if member.worker.is_some() { LEAF_LIFE } else { MANAGER_LIFE };
         if let Some((validity, client)) = present.as_ref()
             && !validity.is_due(life, now)
         {
             return Ok(Arc::clone(client));
         }
-        let (validity, client) = match &member.worker {
-            Some(worker) => {
-                let pairs = worker.pairs_now().ok_or(KubernetesApiError::NoCertificate)?;
-                let validity = pairs.network_reconciler.validity();
-                let validity = validity.map_err(|error| KubernetesApiError::Identity(error.into()))?;
-                let trusted = &member.trust().kubernetes_serving;
-                (validity, Client::new(PROXY, trusted, Some(&pairs.network_reconciler))?)
-            }
-            None => self.identify(&member, &manager_name(&member.identity), CLUSTER_MANAGERS_GROUP, MANAGER_LIFE)?,
+        let (validity, client) = if let Some(worker) = &member.worker {
+            let pairs = worker.pairs_now().ok_or(KubernetesApiError::NoCertificate)?;
+            let validity = pairs.network_reconciler.validity();
+            let validity = validity.map_err(|error| KubernetesApiError::Identity(error.into()))?;
+            let trusted = &member.trust().kubernetes_serving;
+            (validity, Client::new(PROXY, trusted, Some(&pairs.network_reconciler))?)
+        } else {
+            let name = manager_name(&member.identity);
+            self.identify(&member, server, (&name, CLUSTER_MANAGERS_GROUP), MANAGER_LIFE)?
         };
         let client = Arc::new(client);
         *present = Some((validity, Arc::clone(&client)));
@@ -83,14 +97,14 @@ impl KubernetesApi {
     /// A client that may do everything, for as long as the caller keeps it and minutes at most.
     pub fn masters(&self) -> Result<Client, KubernetesApiError> {
         let member = self.node.member_now().ok_or(KubernetesApiError::NoCluster)?;
-        Ok(self.identify(&member, "keelson:bootstrap", "system:masters", MASTERS_LIFE)?.1)
+        Ok(self.identify(&member, SERVER, ("keelson:bootstrap", "system:masters"), MASTERS_LIFE)?.1)
     }
 
     fn identify(
         &self,
         member: &Member,
-        name: &str,
-        group: &str,
+        server: SocketAddr,
+        (name, group): (&str, &str),
         life: Duration,
     ) -> Result<(Validity, Client), KubernetesApiError> {
         let subject = Subject::named(name).organization(group).uid(member.identity.node_uid.as_str());
@@ -100,14 +114,14 @@ impl KubernetesApi {
             .issue(&Profile::client(subject).life(life), self.node.clock())
             .map_err(KubernetesApiError::Identity)?;
         let validity = pair.validity().map_err(|error| KubernetesApiError::Identity(error.into()))?;
-        Ok((validity, Client::new(SERVER, &member.trust().kubernetes_serving, Some(&pair))?))
+        Ok((validity, Client::new(server, &member.trust().kubernetes_serving, Some(&pair))?))
     }
 }
 
 impl KubernetesApi {
     /// This process' own rights do for everything that operators ask for.
     fn for_operators(&self) -> Result<Arc<Client>, NodeSourceError> {
-        self.client().map_err(|error| NodeSourceError::Unavailable(report::chain(&error)))
+        self.any().map_err(|error| NodeSourceError::Unavailable(report::chain(&error)))
     }
 }
 

@@ -32,11 +32,19 @@ async fn run() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    tokio::spawn(keelson_control::notify::keep_alive(tokio::time::sleep));
     tokio::select! {
         _ = terminate.recv() => ExitCode::SUCCESS,
-        Err(error) = manager::run(Paths::default()) => {
-            report::error(&error);
-            ExitCode::FAILURE
-        }
+        ended = manager::run(Paths::default()) => match ended {
+            // PID 1 starts it again.
+            Ok(()) => {
+                report::info("this process begins anew");
+                ExitCode::SUCCESS
+            }
+            Err(error) => {
+                report::error(&error);
+                ExitCode::FAILURE
+            }
+        },
     }
 }

@@ -5,6 +5,7 @@
 //! circumstances ([`Manager::reconcile`]), run again when they change (addresses, the clock) and every minute for the leaves'
 //! age; it writes only what differs.
 
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -17,7 +18,7 @@ use tokio::time::Instant;
 
 use crate::configuration;
 use crate::credentials::CredentialError;
-use crate::join::renewal::{self, RenewalError};
+use crate::join::renewal::{self, Renewal, RenewalError};
 use crate::kubernetes::KubernetesError;
 use crate::kubernetes_api::KubernetesApi;
 use crate::membership::{self, ControlPlane, Membership, Standing};
@@ -33,7 +34,7 @@ use crate::unix_socket::Admitted;
 use crate::worker::{Worker, WorkerError};
 use crate::{
     accounts, api_server, boot_mark, container_runtime, departed, discovery, events, features, images, login, network,
-    operators, probes, proxy_feed, report, signer, supervision, virtual_address, worker,
+    operators, probes, proxy_feed, report, rotation, signer, supervision, virtual_address, worker,
 };
 
 mod cluster;
@@ -55,6 +56,8 @@ const CLOCK_JUMP: Duration = Duration::from_secs(30);
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 /// How long a worker's start waits for a control plane to say whether it was removed.
 const REMOVED_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the rest of a worker's configuration waits until its other address is seen. It is tried again every minute.
+const VERIFY_DEADLINE: Duration = Duration::from_secs(5);
 
 #[derive(Debug, thiserror::Error)]
 enum ReconcileError {
@@ -86,7 +89,8 @@ impl ReconcileError {
     }
 }
 
-/// Runs for ever; an error says that there is nothing to begin with.
+/// Runs until whom the node believes has changed: then everything has to begin anew, in another runtime. An error says that there is nothing to
+/// begin with.
 pub async fn run(paths: Paths) -> Result<(), StartError> {
     run_with(paths, Arc::new(StandardFiles)).await
 }
@@ -119,6 +123,7 @@ pub async fn run_with(paths: Paths, files: Arc<dyn Files>) -> Result<(), StartEr
     manager.start_following();
     let ready = watch::Sender::new(false);
     manager.contend(ready.subscribe());
+    manager.exchange_authorities(&api, ready.subscribe());
     tokio::spawn(features::run(
         Arc::clone(&manager.node),
         Arc::clone(&manager.files),
@@ -187,6 +192,8 @@ struct Manager {
     /// What operators have said, as far as it is known.
     scopes: Option<Scopes>,
     complaint: report::Complaint,
+    /// About an address of the node that no control plane has seen.
+    unverified: report::Complaint,
 }
 
 impl Manager {
@@ -195,8 +202,17 @@ impl Manager {
             let backend = Etcd::new(store::CLIENT_ADDRESS, Arc::clone(held), node.clock_floor);
             Arc::new(Registry::new(Arc::new(backend)))
         });
-        let complaint = report::Complaint::default();
-        Self { node, files, membership, registry, worker: None, applied: None, scopes: None, complaint }
+        Self {
+            node,
+            files,
+            membership,
+            registry,
+            worker: None,
+            applied: None,
+            scopes: None,
+            complaint: report::Complaint::default(),
+            unverified: report::Complaint::default(),
+        }
     }
 
     /// The first certificates, before anything can be served under them.
@@ -284,9 +300,12 @@ impl Manager {
     }
 
     async fn renew(&self, worker: &Arc<Worker>) -> Result<bool, RenewalError> {
+        self.renewal(worker, &self.node.addresses()).renew_if_due().await
+    }
+
+    fn renewal<'a>(&'a self, worker: &'a Worker, addresses: &'a [IpAddr]) -> Renewal<'a> {
         let Membership { identity, trust, .. } = &*self.membership;
-        let addresses = self.node.addresses();
-        renewal::renew_if_due(&self.node, &self.files, worker, identity, trust, &addresses).await
+        Renewal { node: &self.node, files: &self.files, worker, identity, trust, addresses }
     }
 
     /// What runs beside [`Self::keep`] for as long as the node is a member.
@@ -321,9 +340,24 @@ impl Manager {
         }
     }
 
-    /// Reconciles when circumstances change, and every minute.
+    /// What this control plane does while the cluster's authorities are exchanged.
+    fn exchange_authorities(&self, api: &Arc<KubernetesApi>, ready: watch::Receiver<bool>) {
+        if let Some(registry) = &self.registry {
+            tokio::spawn(rotation::keep(
+                Arc::clone(&self.node),
+                Arc::clone(&self.files),
+                Arc::clone(registry),
+                Arc::clone(&self.membership),
+                Arc::clone(api),
+                ready,
+            ));
+        }
+    }
+
+    /// Reconciles when circumstances change, and every minute, until the process has to begin anew.
     async fn keep(&mut self) {
-        let mut network = self.node.network();
+        let node = Arc::clone(&self.node);
+        let mut network = node.network();
         let mut settings = self.worker.as_ref().map(|worker| worker.settings());
         let mut views = self.registry.as_ref().map(|registry| registry.view());
         let mut following = self.follow_membership().await;
@@ -342,6 +376,7 @@ impl Manager {
                 // Who was removed is denied at once.
                 () = proxy_feed::changed(views.as_mut()) => {}
                 _ = &mut following => self.leave().await,
+                () = node.has_to_begin_anew() => return,
                 () = tokio::time::sleep(pause) => {}
                 () = clock_jump() => report::info("the clock was set: looking at all certificates again"),
             }
@@ -404,6 +439,7 @@ impl Manager {
                 }
                 Err(error) => return Err(error.into()),
             }
+            self.verify(&worker).await;
             // What control planes have not seen is in no certificate.
             let verified = worker::verified_addresses(&worker.settings_now());
             addresses.retain(|address| verified.contains(address));
@@ -422,13 +458,43 @@ impl Manager {
         match services {
             Some(services) => {
                 self.show_address().await;
-                self.apply(services).await;
+                match self.node.obstacle() {
+                    // What runs goes on: its pods would lose more.
+                    Some(obstacle) if self.applied.is_none() => self.hold(&obstacle),
+                    _ => self.apply(services).await,
+                }
             }
             None => {
                 self.node.status.fails(ConditionKind::ServicesApplied, "waiting for an address of the node");
             }
         }
+        // Whose networks the cluster's are is known by now.
+        network::tell(&self.node, &self.node.network().borrow());
         Ok(())
+    }
+
+    /// Has the node's address of the other family seen, in dual stack. A node is a member without it.
+    async fn verify(&mut self, worker: &Worker) {
+        let addresses = self.node.addresses();
+        let verifying = self.renewal(worker, &addresses).verify_if_due();
+        let outcome = tokio::time::timeout(VERIFY_DEADLINE, verifying).await;
+        match outcome {
+            Ok(Ok(true)) => report::info("the node's addresses of both families are verified"),
+            Ok(Ok(false)) => self.unverified.passed(),
+            Ok(Err(error)) => {
+                self.unverified.of(format!("verifying the node's other address: {}", report::chain(&error)));
+            }
+            Err(_) => {
+                self.unverified.of("verifying the node's other address: no control plane answers there".to_owned());
+            }
+        }
+    }
+
+    /// A founder's networks can still be changed in its configuration while nothing has been started in them.
+    fn hold(&self, obstacle: &str) {
+        if self.node.status.fails(ConditionKind::ServicesApplied, format!("Kubernetes is not started: {obstacle}")) {
+            report::info(format!("error: Kubernetes is not started: {obstacle}"));
+        }
     }
 
     /// Hands the services over if they are others than before.

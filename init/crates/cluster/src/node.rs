@@ -9,7 +9,7 @@ use std::sync::{Arc, OnceLock};
 
 use keelson_config::network_state::NetworkState;
 use keelson_config::scopes::overlay;
-use keelson_config::{ClusterConfig, ConfigErrors, NodeConfig, Scopes};
+use keelson_config::{ClusterConfig, ConfigErrors, NodeConfig, Role, Scopes};
 use keelson_control::{Client, ClientError};
 use keelson_pki::{Authority, AuthorityKind, Clock, Pair};
 use time::OffsetDateTime;
@@ -55,6 +55,20 @@ pub struct Node {
     /// Whether it is known that the node has no cluster, and that it was given no token to join one.
     alone: watch::Sender<bool>,
     instance: NodeUid,
+    /// Whether this process has to start anew, since what it believes is read once.
+    anew: watch::Sender<bool>,
+    /// Requests to this node's API that are under way.
+    answering: watch::Sender<usize>,
+}
+
+/// A request is under way as long as this lives.
+#[derive(Debug)]
+pub struct Answering<'a>(&'a Node);
+
+impl Drop for Answering<'_> {
+    fn drop(&mut self) {
+        self.0.answering.send_modify(|count| *count -= 1);
+    }
 }
 
 impl Node {
@@ -72,6 +86,8 @@ impl Node {
             member: watch::Sender::new(None),
             alone: watch::Sender::new(false),
             instance: NodeUid::generate(),
+            anew: watch::Sender::new(false),
+            answering: watch::Sender::new(0),
         }
     }
 
@@ -140,9 +156,32 @@ impl Node {
         self.network.subscribe()
     }
 
-    /// The node's addresses, the preferred one first; empty while there is none.
+    /// The node's addresses, that of the cluster's first family first; empty while there is none.
     pub fn addresses(&self) -> Vec<IpAddr> {
-        self.network.borrow().node_addresses.clone()
+        let mut addresses = self.network.borrow().node_addresses.clone();
+        // keelson-network knows the node's own word only, and not the cluster's.
+        let told = self.told.borrow().as_deref().map(|told| told.pod_cidr);
+        let ranges = told.unwrap_or(self.started().cluster.pod_cidr);
+        addresses.sort_by_key(|address| !ranges.begins_with_family_of(*address));
+        addresses
+    }
+
+    /// Why Kubernetes cannot be started with the addresses that the node has: they are inside one of the cluster's networks, or
+    /// the API server has none of the family that it is to tell.
+    pub fn obstacle(&self) -> Option<String> {
+        let (cluster, addresses) = (self.cluster(), self.addresses());
+        if let Some(conflict) = addresses.iter().find_map(|address| cluster.conflict(*address)) {
+            return Some(conflict.to_string());
+        }
+        let address = addresses.first().filter(|_| self.config.role == Role::ControlPlane)?;
+        let ranges = cluster.service_cidr;
+        let reason = format!("the API server needs an address of the family of {ranges} (spec.cluster.serviceCIDR)");
+        (!ranges.begins_with_family_of(*address)).then(|| format!("{reason}, and the node has {address}"))
+    }
+
+    /// Whether [`Self::cluster`] has the networks of the node's own cluster, and not those that another one would have here.
+    pub fn knows_its_networks(&self) -> bool {
+        self.has_joined() || self.config.bootstrap || self.member_now().is_some()
     }
 
     pub fn set_network(&self, state: NetworkState) {
@@ -178,6 +217,30 @@ impl Node {
     /// Tells one start of a node from all others.
     pub fn instance(&self) -> &str {
         self.instance.as_str()
+    }
+
+    pub fn answering(&self) -> Answering<'_> {
+        self.answering.send_modify(|count| *count += 1);
+        Answering(self)
+    }
+
+    /// Returns once no request is under way.
+    pub async fn has_answered(&self) {
+        let mut answering = self.answering.subscribe();
+        // The sender is a field of this very node.
+        let _ = answering.wait_for(|count| *count == 0).await;
+    }
+
+    /// Whom this node believes, or by whom it certifies, is other on STATE than this process has read.
+    pub fn begin_anew(&self) {
+        self.anew.send_replace(true);
+    }
+
+    /// Returns once this process has to start anew.
+    pub async fn has_to_begin_anew(&self) {
+        let mut anew = self.anew.subscribe();
+        // The sender is a field of this very node.
+        let _ = anew.wait_for(|anew| *anew).await;
     }
 
     pub fn set_alone(&self) {

@@ -147,6 +147,11 @@ impl Paths {
         self.own().join("apiserver-ready")
     }
 
+    /// Exists while that of any API server does which the node's proxy finds.
+    pub fn any_apiserver_ready(&self) -> PathBuf {
+        self.own().join("any-apiserver-ready")
+    }
+
     /// What keelson-network is asked for.
     pub fn pod_routes(&self) -> PathBuf {
         self.at(keelson_config::pod_routes::POD_ROUTES_PATH)

@@ -114,7 +114,7 @@ async fn ask_for_place(
     held: &ControlPlane,
     endpoints: Vec<String>,
 ) -> Result<(), PlaceError> {
-    let planes = Planes::new(endpoints, membership.trust.fingerprint());
+    let planes = Planes::new(endpoints, membership.trust.fingerprints());
     let certificate = certificate(node, membership, held)?;
     let asking =
         planes.ask::<_, StoreMembers>(Method::POST, paths::NODE_STORE_MEMBER, Some(&NodeOrder {}), Some(&certificate));
@@ -284,6 +284,7 @@ fn new_record(identity: &Identity) -> NodeRecord {
         signing_key: None,
         token: None,
         joined: time::OffsetDateTime::now_utc().unix_timestamp(),
+        generations: None,
     }
 }
 
@@ -335,7 +336,7 @@ async fn ask_whether_removed(
     if endpoints.is_empty() {
         return Ok(false);
     }
-    let planes = Planes::new(endpoints, membership.trust.fingerprint());
+    let planes = Planes::new(endpoints, membership.trust.fingerprints());
     let certificate = certificate(node, membership, held)?;
     let asking = planes.ask::<(), NodeSettings>(Method::GET, paths::NODE_SETTINGS, None, Some(&certificate));
     match timeout(ENTER_DEADLINE, asking).await {

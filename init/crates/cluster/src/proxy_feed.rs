@@ -1,16 +1,16 @@
-//! Tells keelson-proxy of the cluster's API servers.
+//! Tells keelson-proxy of the cluster's API servers, and asks it how they are.
 //!
 //! A control plane knows them from the members' records, and its own from the beginning; a worker from its settings. The
 //! whole set is sent at each change and now and then besides, so that it does not matter which of the two processes was
 //! started again.
 
+use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_config::Role;
-use keelson_pki::pair::certificate_pem;
-use keelson_proxy::feed::{Client, Endpoint, Reply, Request, Set};
+use keelson_proxy::feed::{Client, Endpoint, Reply, Request, Set, Status};
 
 use crate::node::{Member, Node};
 use crate::report;
@@ -44,6 +44,16 @@ pub async fn run(node: Arc<Node>) {
     }
 }
 
+/// What the proxy knows of API servers.
+pub async fn status(node: &Node) -> io::Result<Status> {
+    let mut client = Client::connect(&node.paths.proxy_feed()).await?;
+    match client.ask(&Request::Status {}).await? {
+        Reply::Status(status) => Ok(status),
+        Reply::Refused { reason } => Err(io::Error::other(reason)),
+        Reply::Applied { .. } => Err(io::Error::other("it answered another question")),
+    }
+}
+
 /// Waits for ever if there is nothing to follow.
 pub(crate) async fn changed<T>(receiver: Option<&mut tokio::sync::watch::Receiver<T>>) {
     let news = match receiver {
@@ -58,7 +68,7 @@ pub(crate) async fn changed<T>(receiver: Option<&mut tokio::sync::watch::Receive
 async fn send(node: &Node, member: &Member) -> Result<(), String> {
     let set = Set {
         version: boot_milliseconds(),
-        authority: certificate_pem(&member.trust().kubernetes_serving),
+        authority: member.trust().kubernetes_serving.pem(),
         endpoints: endpoints(member),
     };
     let asking = async {

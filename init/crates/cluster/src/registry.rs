@@ -1,9 +1,10 @@
 //! The cluster's own records in the store: members, join tokens, operators, features, settings, what happened, and whom
 //! it has put out.
 //!
-//! The records lie beside Kubernetes' keys, below [`PREFIX`], and are read and written through etcd's API with a client
-//! certificate of this process' own. So they are replicated, saved and restored with everything else, and a change of
-//! several of them is one transaction. Kubernetes never looks there: its own keys begin with `/registry/`.
+//! The records lie below [`PREFIX`] in a range of keys of their own, with its own revisions, and are read and written through etcd's API with a client
+//! certificate of this process' own, whose name alone the store lets reach them (`--cluster-client`). They are in the same Raft group as Kubernetes'
+//! keys, so they are replicated, saved and restored with them, and a change of several of them is one transaction. The store keeps space for them when
+//! Kubernetes' keys have taken all of theirs.
 //!
 //! | key | value |
 //! |---|---|
@@ -15,6 +16,7 @@
 //! | `operators/ID` | [`OperatorRecord`] |
 //! | `features/NAME` | [`FeatureRecord`] |
 //! | `configurations/cluster`, `configurations/nodes/NAME` | [`ConfigurationRecord`] |
+//! | `rotations/authorities` | [`RotationRecord`] |
 //! | `events/ID` | [`EventRecord`] |
 //!
 //! Values are JSON with `version`, which a reader that does not know it refuses.
@@ -41,8 +43,8 @@ pub(crate) mod memory;
 
 pub use members::{MemberChange, MemberError, Removal, StoreMember};
 pub use records::{
-    ConfigurationRecord, EventRecord, FeatureRecord, NodeRecord, OperatorRecord, RemovedRecord, TokenRecord,
-    VirtualAddressRecord,
+    ConfigurationRecord, EventRecord, FeatureRecord, NodeGenerations, NodeRecord, OperatorRecord, RemovedRecord,
+    RotationPhase, RotationRecord, TokenRecord, VirtualAddressRecord,
 };
 
 const PREFIX: &str = "/keelson/v1/";
@@ -116,6 +118,8 @@ pub trait Backend: fmt::Debug + Send + Sync {
     fn get(&self, key: String) -> Answer<'_, Option<Entry>>;
     /// In the order of their keys.
     fn list(&self, prefix: String) -> Answer<'_, Vec<Entry>>;
+    /// What Kubernetes has below a prefix, in the order of the keys: the first so many behind the key `after`, which may be empty.
+    fn kubernetes_page(&self, prefix: String, after: String, limit: u32) -> Answer<'_, Vec<Entry>>;
     /// What is below a prefix, and whether any of it was written after a revision.
     fn glance(&self, prefix: String, after: Revision) -> Answer<'_, Glance>;
     /// False if something was not as expected.
@@ -207,6 +211,8 @@ pub struct View {
     pub virtual_addresses: BTreeMap<String, VirtualAddressRecord>,
     /// By their ids ([`ConfigurationRecord::id_of`]).
     pub configurations: BTreeMap<String, ConfigurationRecord>,
+    /// None while the authorities stay as they are.
+    pub rotation: Option<RotationRecord>,
 }
 
 impl View {
@@ -236,6 +242,11 @@ impl Registry {
 
     pub async fn list<R: Record>(&self) -> Result<Vec<Stored<R>>, RegistryError> {
         self.backend.list(key(R::KIND, "")).await?.into_iter().map(decode).collect()
+    }
+
+    /// What Kubernetes has in the store below a prefix, in the order of the keys: the first so many behind `after`, which is a key or empty.
+    pub async fn kubernetes_page(&self, prefix: &str, after: &str, limit: u32) -> Result<Vec<Entry>, RegistryError> {
+        self.backend.kubernetes_page(prefix.to_owned(), after.to_owned(), limit).await
     }
 
     /// Who has an address, and the revision of that.
@@ -299,8 +310,15 @@ impl Registry {
 
     /// Reads the view anew.
     pub async fn refresh(&self) -> Result<Arc<View>, RegistryError> {
-        let (nodes, removed, operators, features, virtual_addresses, configurations) =
-            tokio::try_join!(self.list(), self.list(), self.list(), self.list(), self.list(), self.list())?;
+        let (nodes, removed, operators, features, virtual_addresses, configurations, rotations) = tokio::try_join!(
+            self.list(),
+            self.list(),
+            self.list(),
+            self.list(),
+            self.list(),
+            self.list(),
+            self.list::<RotationRecord>()
+        )?;
         self.heard.send_replace(Instant::now());
         let view = Arc::new(View {
             nodes: by_id(nodes),
@@ -309,6 +327,7 @@ impl Registry {
             features: by_id(features),
             virtual_addresses: by_id(virtual_addresses),
             configurations: by_id(configurations),
+            rotation: rotations.into_iter().next().map(|stored| stored.value),
         });
         self.view.send_if_modified(|present| {
             let changed = present.as_ref() != Some(&view);

@@ -59,7 +59,7 @@ impl Secrets {
 
     /// Removes whatever there is of them.
     pub fn forget(files: &dyn Files, directory: &Path) -> Result<(), FilesError> {
-        files.remove(&directory.join(ENCRYPTION_FILE))?;
+        EncryptionKeys::forget(files, directory)?;
         files.remove(&directory.join(SIGNING_FILE))
     }
 
@@ -101,11 +101,18 @@ impl EncryptionKeys {
         if let Some(keys) = Self::read(files, directory)? {
             return Ok(keys);
         }
+        let keys = Self::generate()?;
+        keys.save(files, directory)?;
+        Ok(keys)
+    }
+
+    /// One new key.
+    pub fn generate() -> Result<Self, SecretsError> {
         let mut secret = [0_u8; ENCRYPTION_KEY_BYTES];
         rand::fill(&mut secret).map_err(|_| SecretsError::Random)?;
         let mut name = [0_u8; 4];
         rand::fill(&mut name).map_err(|_| SecretsError::Random)?;
-        let keys = Self {
+        Ok(Self {
             format: ENCRYPTION_FORMAT.to_owned(),
             version: VERSION,
             oldest_reader: VERSION,
@@ -113,9 +120,23 @@ impl EncryptionKeys {
                 name: format!("key-{:08x}", u32::from_be_bytes(name)),
                 secret: STANDARD.encode(secret),
             }],
-        };
-        keys.save(files, directory)?;
-        Ok(keys)
+        })
+    }
+
+    /// These, and the others behind them: what was encrypted with those is still read.
+    #[must_use]
+    pub fn before(&self, others: &Self) -> Self {
+        let behind = others.keys.iter().filter(|other| !self.keys.contains(other));
+        Self { keys: self.keys.iter().chain(behind).cloned().collect(), ..self.clone() }
+    }
+
+    /// The name of the key that writes.
+    pub fn writing(&self) -> &str {
+        self.keys.first().map_or("", |key| &key.name)
+    }
+
+    pub fn forget(files: &dyn Files, directory: &Path) -> Result<(), FilesError> {
+        files.remove(&directory.join(ENCRYPTION_FILE))
     }
 
     /// Writes them in the place of those that were there.
@@ -126,7 +147,8 @@ impl EncryptionKeys {
         Ok(())
     }
 
-    fn read(files: &dyn Files, directory: &Path) -> Result<Option<Self>, SecretsError> {
+    /// None if there are none.
+    pub fn read(files: &dyn Files, directory: &Path) -> Result<Option<Self>, SecretsError> {
         let Some(content) = files.read(&directory.join(ENCRYPTION_FILE))? else {
             return Ok(None);
         };

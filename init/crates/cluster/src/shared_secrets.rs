@@ -10,16 +10,17 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::path::Path;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::WrappedSecrets;
-use keelson_pki::{AuthorityKind, Files};
+use keelson_pki::Files;
 use rustls::crypto::aws_lc_rs::hpke::DH_KEM_P256_HKDF_SHA256_AES_256;
 use rustls::crypto::hpke::{EncapsulatedSecret, Hpke, HpkePrivateKey, HpkePublicKey};
 use serde::{Deserialize, Serialize};
 
-use crate::authorities::{Authorities, AuthoritiesError};
+use crate::authorities::{Authorities, AuthoritiesError, Generation};
 use crate::membership::ControlPlane;
 use crate::paths::Paths;
 use crate::secrets::{EncryptionKeys, SecretsError};
@@ -100,9 +101,11 @@ impl fmt::Debug for SharedSecrets {
 
 impl SharedSecrets {
     pub fn of(held: &ControlPlane) -> Self {
-        let content = |kind| String::from_utf8_lossy(&held.authorities.get(kind).pair().to_file()).into_owned();
-        let authorities = AuthorityKind::ALL.into_iter().map(|kind| (kind.name().to_owned(), content(kind)));
-        Self { authorities: authorities.collect(), encryption: held.secrets.encryption.clone() }
+        Self::new(held.authorities.certifying(), &held.secrets.encryption)
+    }
+
+    pub fn new(generation: &Generation, encryption: &EncryptionKeys) -> Self {
+        Self { authorities: generation.contents(), encryption: encryption.clone() }
     }
 
     /// `key` is base64, as it came.
@@ -136,10 +139,19 @@ impl SharedSecrets {
         self.encryption.save(files, &paths.cluster_state())?;
         Ok(())
     }
+
+    /// Writes them into a directory of their own.
+    pub fn save_beside(&self, files: &dyn Files, directory: &Path) -> Result<(), SharedSecretsError> {
+        Generation::install(files, directory, &self.authorities)?;
+        self.encryption.save(files, directory)?;
+        Ok(())
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use keelson_pki::AuthorityKind;
+
     use super::*;
     use crate::membership::tests::{MemoryFiles, found_in_memory};
     use crate::secrets::Secrets;

@@ -21,7 +21,7 @@ use crate::proto::signer::v1::external_jwt_signer_server::{ExternalJwtSigner, Ex
 use crate::proto::signer::v1::{
     FetchKeysRequest, FetchKeysResponse, Key, MetadataRequest, MetadataResponse, SignJwtRequest, SignJwtResponse,
 };
-use crate::registry::{Registry, View};
+use crate::registry::{Registry, RemovedRecord, View};
 use crate::secrets::{self, SecretsError};
 use crate::unix_socket::{self, Admitted};
 
@@ -105,7 +105,8 @@ impl ExternalJwtSigner for Signer {
     }
 }
 
-/// Every control plane's key, this one's first, and those of control planes whose last tokens are still good.
+/// Every control plane's key, this one's first, and those of control planes whose last tokens are still good. Of one that is
+/// compromised none is good: kubelets fetch their pods others, as they start again with the new authorities.
 fn keys(own: Vec<u8>, view: Option<&View>, now: i64) -> Vec<Key> {
     let key = |key: Vec<u8>, exclude_from_oidc_discovery| {
         let key_id = secrets::key_id_of(&key)?;
@@ -115,7 +116,8 @@ fn keys(own: Vec<u8>, view: Option<&View>, now: i64) -> Vec<Key> {
     let mut keys: Vec<Key> = key(own, false).into_iter().collect();
     let Some(view) = view else { return keys };
     let present = view.nodes.values().filter_map(|node| key(text(node.signing_key.as_ref()?)?, false));
-    let recent = view.removed.values().filter(|removed| removed.removed > now - TOKEN_LIFE_SECONDS);
+    let is_recent = |removed: &&RemovedRecord| removed.removed > now - TOKEN_LIFE_SECONDS;
+    let recent = view.removed.values().filter(|removed| !removed.compromised).filter(is_recent);
     let former = recent.filter_map(|removed| key(text(removed.signing_key.as_ref()?)?, true));
     for other in present.chain(former) {
         if keys.iter().all(|known| known.key_id != other.key_id) {

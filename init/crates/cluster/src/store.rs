@@ -27,6 +27,10 @@ const PEER_LISTEN_URL: &str = "https://[::]:2380";
 pub const CLIENT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 2379);
 /// Health and metrics, without TLS, on the loopback only.
 pub const METRICS_URL: &str = "http://127.0.0.1:2381";
+/// Whom this process is to the store, which keeps the cluster's records for it alone.
+pub const CLIENT_NAME: &str = "keelson-cluster";
+/// How often the store's leader compares the members' states: it reads all of its own for that.
+const CORRUPT_CHECK_TIME: &str = "4h";
 const SERVICE: &str = "store";
 
 pub mod peers;
@@ -58,7 +62,7 @@ pub fn configure(
     credentials::issue(files, paths, &held.authorities, &circumstances.store(), clock)?;
     let trusted = [("client-ca.crt", AuthorityKind::StoreClient), ("peer-ca.crt", AuthorityKind::StorePeer)];
     for (file, authority) in trusted {
-        let certificate = held.authorities.get(authority).certificate_pem();
+        let certificate = held.authorities.anchors(authority).sorted_pem();
         files.update(&directory.join(file), certificate.as_bytes(), Mode::SECRET, owner)?;
     }
     let content = serde_json::to_vec_pretty(&configuration(paths, circumstances, others))?;
@@ -94,6 +98,8 @@ fn configuration(paths: &Paths, circumstances: Circumstances<'_>, peers: &Peers)
         "listen-peer-urls": PEER_LISTEN_URL,
         "initial-advertise-peer-urls": own,
         "listen-metrics-urls": METRICS_URL,
+        "cluster-client": CLIENT_NAME,
+        "corrupt-check-time": CORRUPT_CHECK_TIME,
         "client-transport-security": transport("server.pem", "client-ca.crt"),
         "peer-transport-security": peer_transport,
     });

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use keelson_control::{Client, ClientError, Event, ServiceName, ServiceSet, ServiceSpec, ServiceState};
+use keelson_control::{Client, ClientError, Event, ServiceName, ServiceSet, ServiceSpec, ServiceState, ServiceStatus};
 use tokio::sync::mpsc;
 
 use crate::features::leases;
@@ -30,6 +30,13 @@ pub async fn apply(node: &Node, services: Vec<ServiceSpec>) -> Result<keelson_co
     .await
 }
 
+/// For how long PID 1 has called a service ready; none if it does not, or cannot be asked.
+pub async fn ready_for(node: &Node, service: &str) -> Option<Duration> {
+    let status = node.control(|mut client| client.list()).await.ok()?;
+    let ready = |one: &&ServiceStatus| one.name.as_str() == service && one.state == ServiceState::Ready;
+    status.services.iter().find(ready).map(|one| Duration::from_millis(one.in_state_milliseconds))
+}
+
 /// Tells PID 1 that a service answers its probes no longer; what follows is PID 1's decision.
 pub async fn report_unhealthy(node: &Node, service: &str, reason: &str) -> Result<(), ControlError> {
     // The names of our own services are always well formed.
@@ -41,7 +48,7 @@ pub async fn report_unhealthy(node: &Node, service: &str, reason: &str) -> Resul
 }
 
 /// Follows what PID 1 says of the services, on a thread because the client blocks. What is received are the controllers
-/// ([`leases::NAMES`]) whose process has just ended.
+/// ([`leases::NAMES`]) whose process has just ended, in the beginning of a shutdown too: another control plane's lead then.
 pub fn follow(node: &Arc<Node>) -> mpsc::Receiver<&'static str> {
     let (sender, receiver) = mpsc::channel(ENDED_MAX);
     let node = Arc::clone(node);
@@ -70,7 +77,7 @@ fn follow_once(node: &Node, ended: &mpsc::Sender<&'static str>) -> Result<(), Cl
         if let Some(Event::Service { service, state, reason, .. }) = events.next(EVENT_WAIT)? {
             tell(node, &service, state, reason);
             let name = leases::NAMES.into_iter().find(|name| *name == service.as_str());
-            if let (Some(name), ServiceState::Backoff | ServiceState::Waiting) = (name, state) {
+            if let (Some(name), ServiceState::Backoff | ServiceState::Waiting | ServiceState::Stopped) = (name, state) {
                 // A full queue holds the name already.
                 let _ = ended.try_send(name);
             }

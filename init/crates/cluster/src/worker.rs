@@ -7,9 +7,11 @@
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use keelson_api::{Identities, MemberAddresses, NodeSettings};
-use keelson_config::NodeConfig;
+use keelson_config::{NodeConfig, Ranges};
 use keelson_pki::{Clock, Files, FilesError, Key, KeyError, Mode, Owner, Pair, PairError, validity::LEAF_LIFE};
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
@@ -21,6 +23,8 @@ use crate::trust::{Trust, TrustError};
 const FORMAT: &str = "keelson node settings";
 const VERSION: u32 = 1;
 const KEY_FILE: &str = "node.key";
+/// Routers and servers of both families have answered by then.
+const GIVEN_UP_AFTER: Duration = Duration::from_mins(2);
 
 #[derive(Debug, thiserror::Error)]
 pub enum WorkerError {
@@ -64,6 +68,10 @@ pub struct Worker {
     pairs: watch::Sender<Option<Arc<Identities<Arc<Pair>>>>>,
     /// Where control planes were found that the settings do not name.
     found: Mutex<Vec<String>>,
+    /// The control plane that has answered an operator last.
+    answered: Mutex<Option<String>>,
+    /// Since when an address is missing that was verified.
+    lost_since: Mutex<Option<Instant>>,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -89,6 +97,20 @@ fn names() -> Identities<&'static str> {
 
 fn pair_file(paths: &Paths, name: &str) -> PathBuf {
     paths.node_credentials().join(format!("{name}.pem"))
+}
+
+/// Where the certificates are, each with its key.
+pub fn pair_files(paths: &Paths) -> Identities<PathBuf> {
+    let file = |name| pair_file(paths, name);
+    let names = names();
+    Identities {
+        node: file(names.node),
+        api_serving: file(names.api_serving),
+        kubelet_client: file(names.kubelet_client),
+        kubelet_serving: file(names.kubelet_serving),
+        kube_proxy: file(names.kube_proxy),
+        network_reconciler: file(names.network_reconciler),
+    }
 }
 
 /// The node's key, made if there is none.
@@ -188,6 +210,8 @@ impl Worker {
             settings: watch::Sender::new(Arc::new(holding.settings.clone())),
             pairs: watch::Sender::new(holding.pairs.clone().map(Arc::new)),
             found: Mutex::default(),
+            answered: Mutex::default(),
+            lost_since: Mutex::default(),
         })
     }
 
@@ -196,6 +220,18 @@ impl Worker {
         let mut endpoints = endpoints(&self.settings_now());
         endpoints.extend(self.found.lock().unwrap_or_else(PoisonError::into_inner).iter().cloned());
         endpoints
+    }
+
+    /// The same, the one first that has answered an operator last.
+    pub fn endpoints_for_operators(&self) -> Vec<String> {
+        let answered = self.answered.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut endpoints = self.endpoints();
+        endpoints.sort_by_key(|endpoint| Some(endpoint) != answered.as_ref());
+        endpoints
+    }
+
+    pub fn set_answered(&self, endpoint: String) {
+        *self.answered.lock().unwrap_or_else(PoisonError::into_inner) = Some(endpoint);
     }
 
     pub fn set_found(&self, endpoints: Vec<String>) {
@@ -219,6 +255,31 @@ impl Worker {
         })
     }
 
+    /// In dual stack, an address that was verified may be gone while another is not. It is given up once it has been gone for
+    /// longer than a node needs to have both after a boot.
+    fn has_lost_one(&self, verified: &[IpAddr], addresses: &[IpAddr], now: Instant) -> bool {
+        let mut since = self.lost_since.lock().unwrap_or_else(PoisonError::into_inner);
+        // A node without any address has not begun to have them.
+        if !self.is_in_dual_stack()
+            || addresses.is_empty()
+            || verified.iter().all(|address| addresses.contains(address))
+        {
+            *since = None;
+            return false;
+        }
+        now.duration_since(*since.get_or_insert(now)) > GIVEN_UP_AFTER
+    }
+
+    pub fn is_in_dual_stack(&self) -> bool {
+        self.settings_now().secondary_pod_cidr.is_some()
+    }
+
+    /// Which of its addresses no control plane has seen yet. Without dual stack, one that they have seen is enough.
+    pub fn unverified(&self, addresses: &[IpAddr]) -> Option<IpAddr> {
+        let verified = verified_addresses(&self.settings_now());
+        addresses.iter().copied().find(|address| self.is_in_dual_stack() && !verified.contains(address))
+    }
+
     pub fn pairs_now(&self) -> Option<Arc<Identities<Arc<Pair>>>> {
         self.pairs.borrow().clone()
     }
@@ -227,17 +288,34 @@ impl Worker {
         self.pairs.send_replace(Some(Arc::new(pairs)));
     }
 
-    /// Whether the certificates are missing, in the last third of their life, or for another address than `addresses`.
-    pub fn is_due(&self, clock: Clock, addresses: &[IpAddr]) -> bool {
+    /// Whether the certificates are missing, in the last third of their life, for another address than `addresses`, or of authorities that
+    /// certify no more.
+    pub fn is_due(&self, clock: Clock, addresses: &[IpAddr], trust: &Trust) -> bool {
         let verified = verified_addresses(&self.settings_now());
         let elsewhere = !addresses.is_empty() && !verified.iter().any(|address| addresses.contains(address));
+        let elsewhere = elsewhere || self.has_lost_one(&verified, addresses, Instant::now());
         let old = |pair: &Arc<Pair>| pair.validity().map_or(true, |validity| validity.is_due(LEAF_LIFE, clock.now));
-        elsewhere || self.pairs_now().is_none_or(|pairs| pairs.each_ref().into_array().into_iter().any(old))
+        let former = |pairs: &Identities<Arc<Pair>>| {
+            let by = [
+                (&pairs.node, &trust.api),
+                (&pairs.kubelet_client, &trust.kubernetes_client),
+                (&pairs.kubelet_serving, &trust.kubernetes_serving),
+            ];
+            by.into_iter().any(|(pair, anchors)| anchors.issuer_of(pair.certificate()) != Some(anchors.certifier()))
+        };
+        elsewhere
+            || self.pairs_now().is_none_or(|pairs| former(&pairs) || pairs.each_ref().into_array().into_iter().any(old))
     }
 }
 
 pub fn verified_addresses(settings: &NodeSettings) -> Vec<IpAddr> {
     settings.addresses.iter().filter_map(|address| address.parse().ok()).collect()
+}
+
+/// Where all pods of the cluster are.
+pub fn pod_ranges(settings: &NodeSettings) -> Vec<IpNet> {
+    let ranges = std::iter::once(&settings.pod_cidr).chain(&settings.secondary_pod_cidr);
+    ranges.filter_map(|range| range.parse().ok()).collect()
 }
 
 /// Control planes' APIs, `ADDRESS:PORT`.
@@ -251,14 +329,20 @@ pub fn endpoints_of<'a>(control_planes: impl IntoIterator<Item = &'a MemberAddre
     addresses.map(|address| std::net::SocketAddr::new(address, keelson_api::PORT).to_string()).collect()
 }
 
+fn parsed<T: std::str::FromStr>(field: &'static str, value: &str) -> Result<T, WorkerError> {
+    value.parse().map_err(|_| WorkerError::Setting { field, value: value.to_owned() })
+}
+
+fn ranges(field: &'static str, first: &str, second: Option<&str>) -> Result<Ranges, WorkerError> {
+    parsed(field, &second.map_or_else(|| first.to_owned(), |second| format!("{first},{second}")))
+}
+
 /// The node's configuration with the cluster's settings in the place of its own.
 pub fn joined_configuration(own: &NodeConfig, settings: &NodeSettings) -> Result<NodeConfig, WorkerError> {
-    fn parsed<T: std::str::FromStr>(field: &'static str, value: &str) -> Result<T, WorkerError> {
-        value.parse().map_err(|_| WorkerError::Setting { field, value: value.to_owned() })
-    }
     let mut config = own.clone();
-    config.cluster.pod_cidr = parsed("podCIDR", &settings.pod_cidr)?;
-    config.cluster.service_cidr = parsed("serviceCIDR", &settings.service_cidr)?;
+    config.cluster.pod_cidr = ranges("podCIDR", &settings.pod_cidr, settings.secondary_pod_cidr.as_deref())?;
+    config.cluster.service_cidr =
+        ranges("serviceCIDR", &settings.service_cidr, settings.secondary_service_cidr.as_deref())?;
     config.cluster.dns_address = parsed("dnsAddress", &settings.dns_address)?;
     config.cluster.cluster_domain.clone_from(&settings.cluster_domain);
     // A cluster that was founded without one can be given one on each control plane, and operators can give it another.
@@ -280,4 +364,89 @@ pub fn deliver(files: &dyn Files, paths: &Paths, pairs: &Identities<Arc<Pair>>) 
         files.update(&paths.service(service).join(file), &pair.to_file(), Mode::SECRET, Owner::ROOT)?;
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::membership::tests::{clock, config, found_in_memory};
+
+    fn settings(addresses: &[&str], is_dual: bool) -> NodeSettings {
+        let mut settings = json!({
+            "addresses": addresses, "trust": { "api": "", "kubernetesServing": "", "kubernetesClient": "" },
+            "podCIDR": "10.1.0.0/16", "serviceCIDR": "10.2.0.0/16", "clusterDomain": "c", "dnsAddress": "10.2.0.10",
+            "controlPlanes": [],
+        });
+        if is_dual {
+            settings["secondaryPodCIDR"] = json!("fd01::/56");
+            settings["secondaryServiceCIDR"] = json!("fd02::/112");
+        }
+        serde_json::from_value(settings).unwrap()
+    }
+
+    fn worker(settings: NodeSettings) -> Worker {
+        Worker {
+            key: Key::generate().unwrap(),
+            settings: watch::Sender::new(Arc::new(settings)),
+            pairs: watch::Sender::new(None),
+            found: Mutex::default(),
+            answered: Mutex::default(),
+            lost_since: Mutex::default(),
+        }
+    }
+
+    #[test]
+    fn a_node_takes_both_families_of_its_cluster_and_what_an_older_control_plane_says() {
+        let own = config("worker", false, &json!("unsaid"));
+        let cluster = joined_configuration(&own, &settings(&[], true)).unwrap().cluster;
+        assert_eq!(cluster.pod_cidr.to_string(), "10.1.0.0/16,fd01::/56");
+        assert_eq!(cluster.service_cidr.to_string(), "10.2.0.0/16,fd02::/112");
+        assert_eq!(pod_ranges(&settings(&[], true)), cluster.pod_cidr.all().collect::<Vec<_>>());
+        let cluster = joined_configuration(&own, &settings(&[], false)).unwrap().cluster;
+        assert_eq!(cluster.pod_cidr.to_string(), "10.1.0.0/16");
+        let mut wrong = settings(&[], true);
+        wrong.secondary_pod_cidr = Some("10.3.0.0/16".to_owned());
+        let error = joined_configuration(&own, &wrong).unwrap_err();
+        assert!(matches!(error, WorkerError::Setting { field: "podCIDR", .. }), "{error}");
+    }
+
+    #[test]
+    fn an_older_node_is_told_one_family_in_the_words_that_it_knows() {
+        let told = serde_json::to_value(settings(&[], false)).unwrap();
+        assert!(told.get("secondaryPodCIDR").is_none() && told.get("secondaryServiceCIDR").is_none());
+        let told = serde_json::to_value(settings(&[], true)).unwrap();
+        assert_eq!((&told["podCIDR"], &told["serviceCIDR"]), (&json!("10.1.0.0/16"), &json!("10.2.0.0/16")));
+    }
+
+    #[test]
+    fn in_dual_stack_each_address_is_verified() {
+        let addresses = ["192.0.2.7", "fd99::7"].map(|address| address.parse().unwrap());
+        assert_eq!(worker(settings(&["192.0.2.7"], false)).unverified(&addresses), None, "one is enough");
+        assert_eq!(worker(settings(&["192.0.2.7"], true)).unverified(&addresses), Some(addresses[1]));
+        let both = worker(settings(&["192.0.2.7", "fd99::7"], true));
+        assert_eq!(both.unverified(&addresses), None);
+        assert!(both.is_due(clock(), &addresses, &found_in_memory().trust), "it has no certificates");
+    }
+
+    #[test]
+    fn an_address_that_stays_away_is_given_up() {
+        let addresses: [IpAddr; 2] = ["192.0.2.7", "fd99::7"].map(|address| address.parse().unwrap());
+        let (both, first) = (&addresses[..], &addresses[..1]);
+        let worker_of = |is_dual| worker(settings(&["192.0.2.7", "fd99::7"], is_dual));
+        let (start, second) = (Instant::now(), Duration::from_secs(1));
+        let worker = worker_of(true);
+        assert!(!worker.has_lost_one(both, first, start), "at a boot one comes before the other");
+        assert!(!worker.has_lost_one(both, both, start + second), "it has come");
+        assert!(!worker.has_lost_one(both, first, start + second * 2));
+        assert!(!worker.has_lost_one(both, first, start + second * 2 + GIVEN_UP_AFTER));
+        assert!(worker.has_lost_one(both, first, start + second * 3 + GIVEN_UP_AFTER));
+        let worker = worker_of(true);
+        assert!(!worker.has_lost_one(both, &[], start));
+        assert!(!worker.has_lost_one(both, &[], start + GIVEN_UP_AFTER * 2), "a node without any is not asked");
+        let worker = worker_of(false);
+        assert!(!worker.has_lost_one(both, first, start));
+        assert!(!worker.has_lost_one(both, first, start + GIVEN_UP_AFTER * 2), "without dual stack one is enough");
+    }
 }

@@ -19,6 +19,9 @@ mod stand_in;
 #[cfg(test)]
 #[path = "nodes/world.rs"]
 mod world;
+#[cfg(test)]
+#[path = "nodes/writer.rs"]
+mod writer;
 
 #[cfg(test)]
 #[path = "nodes/cases.rs"]
@@ -29,6 +32,12 @@ mod configuration;
 #[cfg(test)]
 #[path = "nodes/control_planes.rs"]
 mod control_planes;
+#[cfg(test)]
+#[path = "nodes/dual_stack.rs"]
+mod dual_stack;
+#[cfg(test)]
+#[path = "nodes/expired.rs"]
+mod expired;
 #[cfg(test)]
 #[path = "nodes/features.rs"]
 mod features;
@@ -45,8 +54,14 @@ mod moved;
 #[path = "nodes/operators.rs"]
 mod operators;
 #[cfg(test)]
+#[path = "nodes/planned.rs"]
+mod planned;
+#[cfg(test)]
 #[path = "nodes/power.rs"]
 mod power;
+#[cfg(test)]
+#[path = "nodes/rotated.rs"]
+mod rotated;
 #[cfg(test)]
 #[path = "nodes/virtual_address.rs"]
 mod virtual_address;

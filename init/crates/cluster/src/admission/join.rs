@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::join::control_plane_message;
@@ -13,7 +12,8 @@ use keelson_pki::request_key;
 use super::{Admission, AdmissionError, key_text, names, role_of};
 use crate::identity::NodeUid;
 use crate::registry::records::Redemption;
-use crate::registry::{Change, EventRecord, NodeRecord, RemovedRecord, Stored, TokenRecord};
+use crate::registry::{Change, EventRecord, NodeRecord, RemovedRecord, RotationRecord, Stored, TokenRecord};
+use crate::rotation;
 use crate::secrets;
 use crate::shared_secrets::{Recipient, SharedSecrets};
 
@@ -51,10 +51,15 @@ impl Admission<'_> {
         if !request.addresses.iter().any(|address| address.parse() == Ok(peer)) {
             return Err(AdmissionError::Translated { known: request.addresses.join(", "), peer });
         }
+        self.check_address(peer)
+    }
+
+    /// The cluster's networks and its virtual address are no node's, whatever the node itself believes them to be.
+    fn check_address(&self, peer: IpAddr) -> Result<(), AdmissionError> {
         if self.cluster.virtual_address == Some(peer) {
             return Err(AdmissionError::VirtualAddress(peer));
         }
-        Ok(())
+        self.cluster.conflict(peer).map_or(Ok(()), |conflict| Err(AdmissionError::Conflict(conflict)))
     }
 
     /// The keys that a control plane sends are the node's: whoever has the token alone gets nothing that was wrapped for a
@@ -69,12 +74,13 @@ impl Admission<'_> {
         };
         let key = request_key(&request.requests.node)
             .map_err(|source| AdmissionError::Request { identity: "requests.node", source })?;
-        let fingerprint = self.trust.fingerprint().hexadecimal();
-        let message = control_plane_message(&fingerprint, &request.name, &plane.wrapping_key, &plane.signing_key);
         let signature = STANDARD.decode(&plane.signature).map_err(|_| AdmissionError::NoProof)?;
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key)
-            .verify(&message, &signature)
-            .map_err(|_| AdmissionError::NoProof)?;
+        let message = |fingerprint: &str| {
+            control_plane_message(fingerprint, &request.name, &plane.wrapping_key, &plane.signing_key)
+        };
+        if !self.trust.is_proven(key, &signature, message) {
+            return Err(AdmissionError::NoProof);
+        }
         let known = STANDARD.decode(&plane.signing_key).ok().and_then(|key| secrets::key_id_of(&key));
         if known.is_none() {
             return field("controlPlane.signingKey", "this is no P-256 key");
@@ -108,9 +114,14 @@ impl Admission<'_> {
         };
         if let Some(stored) = present.as_ref().filter(|stored| is_this(stored)) {
             // Asked again after a power cut: it is a member already.
-            return self.readdress(stored, peer).await;
+            return self.readdress(stored, peer, &request.addresses).await;
         }
         check_token(&token.value, request, self.now())?;
+        // What it would be given is what is being exchanged.
+        if request.role == TokenRole::ControlPlane && self.registry.get::<RotationRecord>(rotation::ID).await?.is_some()
+        {
+            return Err(AdmissionError::Rotating);
+        }
         let replaced = match &present {
             Some(stored) if may_replace(&token.value, &stored.value) => Some(&stored.value),
             Some(_) => return Err(AdmissionError::NameInUse { name: request.name.clone() }),
@@ -127,6 +138,7 @@ impl Admission<'_> {
             signing_key: request.control_plane.as_ref().map(|plane| plane.signing_key.clone()),
             token: Some(token.value.id.clone()),
             joined: self.now(),
+            generations: None,
         };
         let [joined, used] = self.told_of_join(&record, &token.value, peer, replaced.is_some());
         let mut change = Change::default()
@@ -137,6 +149,9 @@ impl Admission<'_> {
             .put(&joined)?
             .put(&used)?;
         change = self.take_address(change, &record, replaced, peer).await?;
+        if record.role == Role::ControlPlane {
+            change = change.expect::<RotationRecord>(rotation::ID, 0);
+        }
         if let Some(old) = replaced {
             let by = format!("its successor, by token {}", record.token.as_deref().unwrap_or_default());
             change = change.put(&RemovedRecord::of(old, self.now(), by))?;
@@ -165,28 +180,49 @@ impl Admission<'_> {
         if let Some(owner) = owner.filter(|owner| *owner != record.name) {
             return Err(AdmissionError::AddressInUse { address: peer, owner });
         }
-        for old in replaced.into_iter().flat_map(|old| &old.addresses).filter(|old| **old != address) {
+        for old in replaced.into_iter().flat_map(|old| &old.addresses).filter(|old| !record.addresses.contains(old)) {
             change = change.free_address(old);
         }
         Ok(change.take_address(&address, revision, &record.name))
     }
 
-    /// The record with the address at which the node was seen now.
+    /// The record with the address at which the node was seen now. `claimed` is what the node says that it has.
     pub(super) async fn readdress(
         &self,
         stored: &Stored<NodeRecord>,
         peer: IpAddr,
+        claimed: &[String],
     ) -> Result<Option<NodeRecord>, AdmissionError> {
-        let address = peer.to_string();
-        if stored.value.addresses.contains(&address) {
+        let addresses = self.addresses_now(&stored.value.addresses, peer, claimed);
+        if addresses == stored.value.addresses {
             return Ok(Some(stored.value.clone()));
         }
-        let record = NodeRecord { addresses: vec![address], ..stored.value.clone() };
+        self.check_address(peer)?;
+        let record = NodeRecord { addresses, ..stored.value.clone() };
         let change = Change::default().expect::<NodeRecord>(&record.name, stored.revision).put(&record)?;
-        let message = format!("{} is at {peer} now", record.name);
+        let message = format!("{} is at {} now", record.name, record.addresses.join(" and "));
         let change = change.put(&self.event(EventKind::NodeMoved, &record.name, message).about(&record.name))?;
         let change = self.take_address(change, &record, Some(&stored.value), peer).await?;
         Ok(self.registry.commit(change).await?.then_some(record))
+    }
+}
+
+impl Admission<'_> {
+    /// Where a node is that was seen at `peer` now. In dual stack it may have been seen at an address of the other family before, and
+    /// keeps that for as long as it says that it has it; what it claims and was never seen at counts for nothing. The cluster's first
+    /// family comes first.
+    fn addresses_now(&self, known: &[String], peer: IpAddr, claimed: &[String]) -> Vec<String> {
+        let ranges = &self.cluster.pod_cidr;
+        if !ranges.is_dual() || claimed.is_empty() {
+            let address = peer.to_string();
+            return if known.contains(&address) { known.to_vec() } else { vec![address] };
+        }
+        let of_the_other_family = |address: &IpAddr| address.is_ipv4() != peer.is_ipv4();
+        let kept = known.iter().filter(|address| claimed.contains(address));
+        let kept = kept.filter_map(|address| address.parse().ok()).find(of_the_other_family);
+        let mut addresses: Vec<IpAddr> = std::iter::once(peer).chain(kept).collect();
+        addresses.sort_by_key(|address| !ranges.begins_with_family_of(*address));
+        addresses.iter().map(ToString::to_string).collect()
     }
 }
 

@@ -4,7 +4,7 @@
 //! member out ([`settle`]), as often as it takes, so that it does not matter whether the one that was asked, or the one that is removed,
 //! lives on. Before it, the store was asked whether those that stay could go on without it.
 
-use keelson_api::EventKind;
+use keelson_api::{EventKind, RemovalOrder};
 use keelson_config::Role;
 
 use super::{Admission, AdmissionError};
@@ -20,11 +20,22 @@ pub struct Gone {
     pub uid: String,
     /// Control planes that had to go with it, because they did not answer and it was forced.
     pub lost: Vec<String>,
+    /// What it knew is exchanged.
+    pub rotating: bool,
+}
+
+/// How a member goes.
+#[derive(Debug, Clone, Copy, Default)]
+struct Departure {
+    forced: bool,
+    compromised: bool,
 }
 
 impl Admission<'_> {
     /// The UID is denied from now on. Kubernetes' objects of the node are for others to delete.
-    pub async fn remove(&self, name: &str, by: &str, force: bool) -> Result<Gone, AdmissionError> {
+    /// With a compromised control plane goes what it knew: see [`crate::rotation`].
+    pub async fn remove(&self, name: &str, by: &str, order: RemovalOrder) -> Result<Gone, AdmissionError> {
+        let RemovalOrder { force, compromised } = order;
         let present = self.registry.get::<NodeRecord>(name).await?;
         let present = present.ok_or_else(|| AdmissionError::NoNode { name: name.to_owned() })?.value;
         let member = match present.role {
@@ -32,12 +43,22 @@ impl Admission<'_> {
             Role::Worker => None,
         };
         let forced = force && member.is_some();
-        let uid = self.put_out(name, &present.uid, by, forced).await?;
+        let how = Departure { forced, compromised };
+        // First too: a removal that breaks off before its end is asked for again, and one that has put the node out is not.
+        if compromised {
+            self.revoke_all(by).await?;
+        }
+        let uid = self.put_out(name, &present.uid, by, how).await?;
+        // Until then it could make others.
+        if compromised {
+            self.revoke_all(by).await?;
+        }
+        let rotating = compromised && present.role == Role::ControlPlane;
         let lost = match member.filter(|_| forced) {
             Some(member) => self.force_out(&member, by).await?,
             None => Vec::new(),
         };
-        Ok(Gone { uid, lost })
+        Ok(Gone { uid, lost, rotating })
     }
 
     /// Whether the others can do without it: its member in the store, if it has one.
@@ -62,12 +83,14 @@ impl Admission<'_> {
         Ok(Some(member.clone()))
     }
 
-    async fn put_out(&self, name: &str, uid: &str, by: &str, forced: bool) -> Result<String, AdmissionError> {
+    async fn put_out(&self, name: &str, uid: &str, by: &str, how: Departure) -> Result<String, AdmissionError> {
         for attempt in 0..super::ATTEMPTS {
             let stored = self.registry.get::<NodeRecord>(name).await?.filter(|stored| stored.value.uid == uid);
             let stored = stored.ok_or_else(|| AdmissionError::NoNode { name: name.to_owned() })?;
             let record = stored.value;
-            let removed = RemovedRecord { forced, ..RemovedRecord::of(&record, self.now(), by.to_owned()) };
+            let Departure { forced, compromised } = how;
+            let removed =
+                RemovedRecord { forced, compromised, ..RemovedRecord::of(&record, self.now(), by.to_owned()) };
             let mut change = Change::default()
                 .expect::<NodeRecord>(name, stored.revision)
                 .delete::<NodeRecord>(name)
@@ -76,6 +99,9 @@ impl Admission<'_> {
                 .put(&self.event(EventKind::NodeRemoved, by, format!("{name} was removed")).about(name))?;
             for address in &record.addresses {
                 change = change.free_address(address);
+            }
+            if compromised && record.role == Role::ControlPlane {
+                change = self.exchange_because(change, name, by).await?;
             }
             if self.registry.commit(change).await? {
                 return Ok(record.uid);
@@ -99,7 +125,7 @@ impl Admission<'_> {
         let mut lost = Vec::new();
         for gone in before.iter().filter(|one| one.id != member.id && !after.iter().any(|left| left.id == one.id)) {
             if let Some(name) = node_of(&view, &gone.name) {
-                self.put_out(name, &gone.name, by, false).await?;
+                self.put_out(name, &gone.name, by, Departure::default()).await?;
                 lost.push(name.to_owned());
             }
         }

@@ -2,7 +2,6 @@
 
 use std::net::IpAddr;
 
-use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::join::renewal_message;
@@ -20,7 +19,7 @@ impl Admission<'_> {
             self.check_proof(&record, request)?;
             let stored = self.registry.get::<NodeRecord>(&request.name).await?;
             let stored = stored.filter(|stored| stored.value.uid == record.uid).ok_or(AdmissionError::NoMember)?;
-            if let Some(record) = self.readdress(&stored, peer.to_canonical()).await? {
+            if let Some(record) = self.readdress(&stored, peer.to_canonical(), &request.addresses).await? {
                 return Ok(Renewed {
                     certificates: self.certify(&record, &request.requests)?,
                     settings: self.settings(&record).await?,
@@ -39,16 +38,9 @@ impl Admission<'_> {
         if key_text(&requested) != key {
             return Err(AdmissionError::NoProof);
         }
-        let message = renewal_message(
-            &self.trust.fingerprint().hexadecimal(),
-            &request.name,
-            &request.node_uid,
-            &request.nonce,
-            &request.requests,
-        );
         let signature = STANDARD.decode(&request.signature).map_err(|_| AdmissionError::NoProof)?;
-        UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, requested)
-            .verify(&message, &signature)
-            .map_err(|_| AdmissionError::NoProof)
+        let RenewRequest { name, node_uid, nonce, requests, .. } = request;
+        let message = |fingerprint: &str| renewal_message(fingerprint, name, node_uid, nonce, requests);
+        if self.trust.is_proven(requested, &signature, message) { Ok(()) } else { Err(AdmissionError::NoProof) }
     }
 }

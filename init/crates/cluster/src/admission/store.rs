@@ -22,7 +22,7 @@ impl Admission<'_> {
             if stored.value.role != Role::ControlPlane {
                 return Err(AdmissionError::NoStore { name: name.to_owned() });
             }
-            if let Some(record) = self.readdress(&stored, peer).await?
+            if let Some(record) = self.readdress(&stored, peer, &[]).await?
                 && let Some(members) = self.admit_store(&record, peer).await?
             {
                 // Who leads is an operator's question.

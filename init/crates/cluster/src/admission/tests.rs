@@ -1,3 +1,4 @@
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -5,8 +6,8 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair, KeyPair
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::join::renewal_message;
-use keelson_api::token::Claims;
-use keelson_api::{JoinRequest, Joined, RenewRequest, Token, TokenRequest, TokenState};
+use keelson_api::token::{Claims, TTL_MAX_SECONDS};
+use keelson_api::{JoinRequest, Joined, RemovalOrder, RenewRequest, Token, TokenRequest, TokenState};
 use keelson_pki::{Key, Pair, PairError};
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -28,6 +29,9 @@ mod operators;
 
 /// Whether an error is the one that is due.
 type Expected = fn(&AdmissionError) -> bool;
+
+const SAFELY: RemovalOrder = RemovalOrder { force: false, compromised: false };
+const BY_FORCE: RemovalOrder = RemovalOrder { force: true, compromised: false };
 
 const OWN: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))];
 
@@ -135,6 +139,7 @@ impl Machine {
             name: self.name.clone(),
             node_uid: joined.node_uid.clone(),
             nonce: nonce.to_owned(),
+            addresses: Vec::new(),
             requests,
             signature: STANDARD.encode(self.keys.node.sign(&message).unwrap()),
         }
@@ -327,6 +332,89 @@ async fn a_diskless_worker_with_a_bound_token_returns_under_its_own_name() {
     }
 }
 
+/// A cluster whose first family is IPv6.
+fn dual_stack() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.settings.pod_cidr = "fd44::/56,10.244.0.0/16".parse().unwrap();
+    cluster.settings.service_cidr = "fd96::/112,10.96.0.0/16".parse().unwrap();
+    cluster
+}
+
+/// A renewal that comes from `peer` and claims these addresses: the record's addresses, and the names in kubelet's certificate.
+async fn seen_at(
+    cluster: &Cluster,
+    machine: &Machine,
+    joined: &Joined,
+    peer: &str,
+    claimed: &[&str],
+) -> Result<(Vec<String>, Vec<String>), AdmissionError> {
+    let mut request = machine.renewal(cluster, joined, "nonce");
+    request.addresses = claimed.iter().map(|address| (*address).to_owned()).collect();
+    let renewed = cluster.admission().renew(&request, peer.parse().unwrap()).await?;
+    let (_, certified) = names(&renewed.certificates.kubelet_serving);
+    Ok((renewed.settings.addresses, certified))
+}
+
+#[tokio::test]
+async fn a_node_in_dual_stack_has_each_address_that_it_was_seen_at_for_as_long_as_it_says_so() {
+    let cluster = dual_stack();
+    let machine = Machine::new("w1", 7);
+    let joined = cluster.join(&machine, &cluster.token(|_| {}).await).await.unwrap();
+    assert_eq!(joined.settings.addresses, ["192.0.2.7"], "what it claims besides, nobody has seen");
+    assert_eq!(joined.settings.pod_cidr, "fd44::/56");
+    assert_eq!(joined.settings.secondary_pod_cidr.as_deref(), Some("10.244.0.0/16"));
+    assert_eq!(joined.settings.secondary_service_cidr.as_deref(), Some("10.96.0.0/16"));
+
+    let seen: [(&str, &[&str], &[&str], &str); 5] = [
+        ("fd99::7", &["192.0.2.7", "fd99::7"], &["fd99::7", "192.0.2.7"], "the first family first"),
+        ("192.0.2.7", &["192.0.2.7", "fd99::7"], &["fd99::7", "192.0.2.7"], "it was seen at the other one before"),
+        (
+            "fd99::7",
+            &["192.0.2.9", "192.0.2.7", "fd99::7"],
+            &["fd99::7", "192.0.2.7"],
+            "a claim alone counts for nothing",
+        ),
+        ("fd99::8", &["192.0.2.7", "fd99::8"], &["fd99::8", "192.0.2.7"], "another one of the same family"),
+        ("192.0.2.7", &["192.0.2.7"], &["192.0.2.7"], "it has lost the other one"),
+    ];
+    for (peer, claimed, expected, why) in seen {
+        let (addresses, certified) = seen_at(&cluster, &machine, &joined, peer, claimed).await.unwrap();
+        assert_eq!(addresses, expected, "{why}");
+        let named: BTreeSet<&str> = certified.iter().map(String::as_str).collect();
+        assert_eq!(named, expected.iter().copied().chain(["w1"]).collect(), "{why}");
+    }
+    for free in ["fd99::7", "fd99::8", "192.0.2.9"] {
+        assert_eq!(cluster.registry.address(free).await.unwrap().1, None, "{free}");
+    }
+}
+
+#[tokio::test]
+async fn a_node_of_a_cluster_with_one_family_is_where_it_was_seen_last() {
+    let cluster = Cluster::new();
+    let machine = Machine::new("w1", 7);
+    let joined = cluster.join(&machine, &cluster.token(|_| {}).await).await.unwrap();
+    assert_eq!(joined.settings.secondary_pod_cidr, None);
+    let (addresses, _) = seen_at(&cluster, &machine, &joined, "fd99::7", &["192.0.2.7", "fd99::7"]).await.unwrap();
+    assert_eq!(addresses, ["fd99::7"]);
+}
+
+#[tokio::test]
+async fn a_node_inside_the_clusters_networks_is_refused_whatever_it_believes_them_to_be() {
+    let mut cluster = Cluster::new();
+    let token = cluster.token(|request| request.uses = 5).await;
+    let machine = Machine::new("w1", 7);
+    let joined = cluster.join(&machine, &token).await.unwrap();
+    let before = cluster.records().await;
+    cluster.settings.service_cidr = "192.0.2.128/25".parse().unwrap();
+    let told = cluster.join(&Machine::new("w2", 200), &token).await.expect_err("inside").to_string();
+    let expected = "192.0.2.200 is inside the service network 192.0.2.128/25 (spec.cluster.serviceCIDR)";
+    assert!(told.contains(expected), "{told}");
+    let error = seen_at(&cluster, &machine, &joined, "192.0.2.202", &[]).await.expect_err("it has moved there");
+    assert!(matches!(error, AdmissionError::Conflict(_)), "{error:?}");
+    assert_eq!(cluster.records().await, before);
+    seen_at(&cluster, &machine, &joined, "192.0.2.7", &[]).await.expect("where it was");
+}
+
 #[tokio::test]
 async fn a_node_behind_an_address_translation_is_told_so() {
     let cluster = Cluster::new();
@@ -359,18 +447,31 @@ fn operator() -> (EcdsaKeyPair, OperatorKey) {
 }
 
 fn offline(cluster: &Cluster, pair: &EcdsaKeyPair, signer: &OperatorKey, id: &str, uses: u32) -> String {
-    let claims = Claims {
+    offline_with(cluster, pair, signer, id, |claims| claims.uses = uses)
+}
+
+fn offline_with(
+    cluster: &Cluster,
+    pair: &EcdsaKeyPair,
+    signer: &OperatorKey,
+    id: &str,
+    change: impl FnOnce(&mut Claims),
+) -> String {
+    let now = OffsetDateTime::now_utc().unix_timestamp();
+    let mut claims = Claims {
         id: id.to_owned(),
         cluster: cluster.membership.identity.cluster_id.to_string(),
         fingerprint: cluster.membership.trust.fingerprint().hexadecimal(),
         endpoints: vec!["192.0.2.1:6400".to_owned()],
         role: TokenRole::Worker,
-        expires: OffsetDateTime::now_utc().unix_timestamp() + 3600,
-        uses,
+        expires: now + 3600,
+        uses: 1,
         name: None,
         hardware: None,
         signer: Some(signer.public_key.clone()),
+        issued: Some(now),
     };
+    change(&mut claims);
     let random = rand::SystemRandom::new();
     let sign =
         |encoded: &str| pair.sign(&random, &keelson_api::token::signed_message(encoded)).unwrap().as_ref().to_vec();
@@ -399,6 +500,52 @@ async fn a_token_made_offline_is_an_operators_word_and_its_uses_count_from_the_f
     let entry = cluster.admission().revoke_token("00000000000000ad", "ann").await.unwrap();
     assert_eq!(entry.state, TokenState::Revoked);
     let error = cluster.join(&Machine::new("w3", 9), &unused).await.expect_err("revoked before its first use");
+    assert!(matches!(error, AdmissionError::Revoked), "{error:?}");
+}
+
+/// What is wrong with a token.
+type Mistake = fn(&mut Claims);
+
+#[tokio::test]
+async fn a_token_made_offline_is_believed_within_the_bounds_of_any_token() {
+    let mut cluster = Cluster::new();
+    let (pair, key) = operator();
+    cluster.operators = vec![key.clone()];
+    let longest = i64::from(TTL_MAX_SECONDS);
+    let faults: [(&str, Mistake); 6] = [
+        ("it lives too long", |claims| claims.expires = claims.issued.unwrap() + i64::from(TTL_MAX_SECONDS) + 1),
+        ("it lives longer than numbers are", |claims| claims.expires = i64::MAX),
+        ("it is good for too many", |claims| claims.uses = 10_001),
+        ("it is good for two of one name", |claims| (claims.uses, claims.name) = (2, Some("w1".to_owned()))),
+        ("nobody knows since when it lives", |claims| claims.issued = None),
+        ("it is of the future", |claims| claims.issued = claims.issued.map(|issued| issued + 2 * 60 * 60)),
+    ];
+    for (what, fault) in faults {
+        let token = offline_with(&cluster, &pair, &key, "00000000000000ba", fault);
+        let error = cluster.join(&Machine::new("w1", 7), &token).await.expect_err(what);
+        assert!(matches!(error, AdmissionError::Field { field: "token", .. }), "{what}: {error:?}");
+        assert_eq!(cluster.records().await, (0, 0, 0), "{what}");
+    }
+    let token = offline_with(&cluster, &pair, &key, "00000000000000bb", |claims| {
+        claims.expires = claims.issued.unwrap() + longest;
+    });
+    cluster.join(&Machine::new("w1", 7), &token).await.expect("the longest life");
+}
+
+#[tokio::test]
+async fn a_revocation_by_its_id_alone_outlives_every_token_that_was_there() {
+    let mut cluster = Cluster::new();
+    let (pair, key) = operator();
+    cluster.operators = vec![key.clone()];
+    let id = "00000000000000bc";
+    let token = offline_with(&cluster, &pair, &key, id, |claims| {
+        claims.expires = claims.issued.unwrap() + i64::from(TTL_MAX_SECONDS);
+    });
+    cluster.admission().revoke_token(id, "ann").await.unwrap();
+    cluster.offset = Duration::seconds(i64::from(TTL_MAX_SECONDS)) - Duration::MINUTE;
+    // Whoever makes one makes room.
+    cluster.token(|_| {}).await;
+    let error = cluster.join(&Machine::new("w1", 7), &token).await.expect_err("revoked for as long as it lives");
     assert!(matches!(error, AdmissionError::Revoked), "{error:?}");
 }
 
@@ -437,7 +584,7 @@ async fn a_renewal_needs_the_nodes_own_key_and_a_member() {
     let mut other = genuine.clone();
     other.node_uid = NodeUid::generate().as_str().to_owned();
     assert!(matches!(renew(&other).await, Err(AdmissionError::NoMember)), "nobody's identity");
-    cluster.admission().remove("w1", "ann", false).await.unwrap();
+    cluster.admission().remove("w1", "ann", SAFELY).await.unwrap();
     assert!(matches!(renew(&genuine).await, Err(AdmissionError::Removed)));
 }
 
@@ -448,18 +595,18 @@ async fn a_removed_node_is_told_so_and_joins_again_as_another_under_its_name_and
     let machine = Machine::new("w1", 7);
     let token = cluster.token(|request| request.uses = 2).await;
     let first = cluster.join(&machine, &token).await.unwrap();
-    let gone = cluster.admission().remove("w1", "ann", false).await.unwrap();
-    assert_eq!(gone, Gone { uid: first.node_uid.clone(), lost: Vec::new() });
+    let gone = cluster.admission().remove("w1", "ann", SAFELY).await.unwrap();
+    assert_eq!(gone, Gone { uid: first.node_uid.clone(), lost: Vec::new(), rotating: false });
     let error = cluster.admission().settings_of("w1", &first.node_uid).await.expect_err("its certificate");
     assert!(matches!(error, AdmissionError::Removed), "{error:?}");
     let second = cluster.join(&machine, &token).await.unwrap();
     assert_ne!(second.node_uid, first.node_uid, "even with the same key it is another node");
     let error = cluster.admission().settings_of("w1", &first.node_uid).await.expect_err("the former identity");
     assert!(matches!(error, AdmissionError::Removed), "{error:?}");
-    let error = cluster.admission().remove("w9", "ann", false).await.expect_err("nobody");
+    let error = cluster.admission().remove("w9", "ann", SAFELY).await.expect_err("nobody");
     assert!(matches!(error, AdmissionError::NoNode { .. }), "{error:?}");
-    for force in [false, true] {
-        let error = cluster.admission().remove("a", "ann", force).await.expect_err("the only control plane");
+    for how in [SAFELY, BY_FORCE] {
+        let error = cluster.admission().remove("a", "ann", how).await.expect_err("the only control plane");
         assert!(matches!(error, AdmissionError::LastControlPlane { .. }), "{error:?}");
     }
 }
@@ -489,7 +636,7 @@ async fn what_happens_is_told_once_with_who_wanted_it_and_no_secret() {
     cluster.join(&machine, &token).await.expect("asked again after a power cut");
     machine.address = IpAddr::from([192, 0, 2, 77]);
     cluster.admission().renew(&machine.renewal(&cluster, &joined, "n"), machine.address).await.unwrap();
-    cluster.admission().remove("w1", "bea", false).await.unwrap();
+    cluster.admission().remove("w1", "bea", SAFELY).await.unwrap();
     let id = Token::parse(&token).unwrap().claims.id;
     cluster.admission().revoke_token(&id, "bea").await.unwrap();
     cluster.admission().revoke_token(&id, "cid").await.unwrap();

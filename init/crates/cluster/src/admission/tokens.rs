@@ -4,8 +4,9 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use aws_lc_rs::{constant_time, digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
-use keelson_api::token::{Claims, SECRET_BYTES, TTL_MAX_SECONDS};
+use keelson_api::token::{Claims, SECRET_BYTES, TTL_MAX_SECONDS, bounds_problem};
 use keelson_api::{CreatedToken, EventKind, Token, TokenEntry, TokenList, TokenRequest, TokenRole, TokenState};
+use keelson_pki::Fingerprint;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -16,7 +17,8 @@ use crate::registry::{Change, Registry, Stored, TokenRecord};
 const TOKENS_MAX: usize = 1000;
 /// Expired ones are kept this long, so that who comes late is told what is wrong.
 const KEPT_SECONDS: i64 = 7 * 24 * 60 * 60;
-const USES_MAX: u32 = 10_000;
+/// How far an operator's clock may be ahead of ours; less than a revocation is kept for beyond the longest life.
+const CLOCK_SLACK_SECONDS: i64 = 60 * 60;
 const ENDPOINTS_MAX: usize = 8;
 
 impl Admission<'_> {
@@ -38,6 +40,7 @@ impl Admission<'_> {
             name: request.name.clone(),
             hardware: request.hardware.as_deref().map(str::to_ascii_lowercase),
             signer: None,
+            issued: None,
         };
         let mut record = record_of(&claims, by, self.now());
         record.secret_hash = Some(hash(&secret));
@@ -60,14 +63,9 @@ impl Admission<'_> {
 
     fn check(&self, request: &TokenRequest) -> Result<(), AdmissionError> {
         let field = |field, problem: String| Err(AdmissionError::Field { field, problem });
-        if request.ttl_seconds == 0 || request.ttl_seconds > TTL_MAX_SECONDS {
-            return field("ttlSeconds", format!("a token lives for 1 to {TTL_MAX_SECONDS} seconds"));
-        }
-        if request.uses == 0 || request.uses > USES_MAX {
-            return field("uses", format!("a token is good for 1 to {USES_MAX} nodes"));
-        }
-        if request.name.is_some() && request.uses != 1 {
-            return field("uses", "a token that is bound to a name is good for one node".to_owned());
+        let ttl = i64::from(request.ttl_seconds);
+        if let Some((name, problem)) = bounds_problem(ttl, request.uses, request.name.is_some()) {
+            return field(name, problem);
         }
         if let Some((name, problem)) =
             request.name.as_ref().and_then(|name| Some((name, names::problem(name, self.cluster)?)))
@@ -136,7 +134,18 @@ impl Admission<'_> {
         Err(AdmissionError::Contended)
     }
 
-    /// Stands for a token of which nothing but the id is known, for as long as one may live.
+    /// Revokes all that are still good: somebody may have read them on their way.
+    pub(super) async fn revoke_all(&self, by: &str) -> Result<(), AdmissionError> {
+        let now = self.now();
+        for stored in self.registry.list::<TokenRecord>().await? {
+            if matches!(entry(&stored.value, now).state, TokenState::Valid) {
+                self.revoke_token(&stored.value.id, by).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Stands for a token of which nothing but the id is known, for as long as one that was made until now may live.
     fn unknown(&self, id: &str, by: &str) -> TokenRecord {
         TokenRecord {
             version: 1,
@@ -158,20 +167,21 @@ impl Admission<'_> {
     pub(super) async fn proven(&self, token: &Token) -> Result<Stored<TokenRecord>, AdmissionError> {
         let claims = &token.claims;
         let own = self.trust.fingerprint();
-        if claims.fingerprint != own.hexadecimal() || claims.cluster != self.identity.cluster_id.as_str() {
+        let is_own = |known: Fingerprint| claims.fingerprint == known.hexadecimal();
+        if !self.trust.fingerprints().into_iter().any(is_own) || claims.cluster != self.identity.cluster_id.as_str() {
             return Err(AdmissionError::Foreign { found: claims.fingerprint.clone(), own: own.to_string() });
         }
         if !is_id(&claims.id) {
             return Err(AdmissionError::Unproven);
         }
         let stored = self.registry.get::<TokenRecord>(&claims.id).await?;
-        match &stored {
-            Some(Stored { value: TokenRecord { secret_hash: Some(expected), .. }, .. }) => {
-                let found = hash(token.proof());
-                constant_time::verify_slices_are_equal(expected.as_bytes(), found.as_bytes())
-                    .map_err(|_| AdmissionError::Unproven)?;
-            }
-            _ => self.check_signature(token)?,
+        if let Some(Stored { value: TokenRecord { secret_hash: Some(expected), .. }, .. }) = &stored {
+            let found = hash(token.proof());
+            constant_time::verify_slices_are_equal(expected.as_bytes(), found.as_bytes())
+                .map_err(|_| AdmissionError::Unproven)?;
+        } else {
+            self.check_signature(token)?;
+            self.check_bounds(claims)?;
         }
         Ok(stored.unwrap_or_else(|| Stored { revision: 0, value: record_of(claims, "offline", self.now()) }))
     }
@@ -187,6 +197,20 @@ impl Admission<'_> {
         UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, key)
             .verify(&token.signed_message(), token.proof())
             .map_err(|_| AdmissionError::Unproven)
+    }
+
+    /// One that was made offline is bound as those are that a cluster makes.
+    fn check_bounds(&self, claims: &Claims) -> Result<(), AdmissionError> {
+        let refused = |problem: String| AdmissionError::Field { field: "token", problem };
+        let issued = claims.issued.ok_or_else(|| refused("it does not say when it was made".to_owned()))?;
+        if issued > self.now() + CLOCK_SLACK_SECONDS {
+            return Err(refused(format!("it was made at {}, which is not yet", timestamp(issued))));
+        }
+        let life = claims.expires.saturating_sub(issued);
+        match bounds_problem(life, claims.uses, claims.name.is_some()) {
+            Some((_, problem)) => Err(refused(problem)),
+            None => Ok(()),
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use keelson_api::{EventList, EventQuery};
 
 use super::members::{Powers, refusal};
-use super::respond::Refusal;
+use super::respond::{self, Refusal};
 use super::router::Context;
 use crate::events;
 
@@ -15,8 +15,8 @@ pub(super) async fn list(context: &Context, query: Option<&str>) -> Result<Event
 
 fn parse(query: Option<&str>) -> Result<EventQuery, Refusal> {
     let mut parsed = EventQuery::default();
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=').unwrap_or((pair, "")) {
+    for parameter in respond::parameters(query) {
+        match parameter {
             ("after", value) => {
                 let revision = value.parse().ok().filter(|revision| *revision >= 0);
                 let problem = || Refusal::invalid("after", format!("{value:?} is not a revision"));

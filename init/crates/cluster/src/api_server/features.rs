@@ -11,7 +11,7 @@ use super::members::{Powers, refusal};
 use super::respond::{Refusal, with_causes};
 use super::router::Context;
 use super::sources::Answer;
-use crate::features::settings::FeatureName;
+use crate::features::settings::{Dns, FeatureName};
 use crate::registry::View;
 use crate::status::ConditionKind;
 
@@ -46,7 +46,7 @@ async fn describe(context: &Context, feature: FeatureName, view: &View) -> Featu
     let (state, reason) = match feature {
         FeatureName::Dns => {
             let found = ask(context.nodes.dns()).await;
-            dns(record.enabled, found, failure(context))
+            dns(&Dns::of(view), found, failure(context))
         }
         FeatureName::Network => network(record.enabled, ask(context.nodes.nodes()).await),
     };
@@ -68,15 +68,18 @@ async fn ask<T>(asking: Answer<'_, T>) -> Result<T, String> {
     }
 }
 
-/// `found` are replicas that are to be and those that are ready.
-fn dns(enabled: bool, found: Result<Option<(u64, u64)>, String>, failure: Option<Standing>) -> Standing {
+/// `found` are replicas that Kubernetes is told of and those that are ready.
+fn dns(wanted: &Dns, found: Result<Option<(u64, u64)>, String>, failure: Option<Standing>) -> Standing {
     let unsettled = |reason: String| failure.unwrap_or((FeatureState::Waiting, reason));
-    match (enabled, found) {
+    match (wanted.enabled, found) {
         (_, Err(reason)) => (FeatureState::Waiting, reason),
-        (true, Ok(Some((wanted, ready)))) if ready >= wanted && ready > 0 => {
-            (FeatureState::Enabled, format!("{ready} of {wanted} replicas are ready"))
+        (true, Ok(Some((told, ready)))) if wanted.replicas.is_some_and(|replicas| replicas != told) => {
+            unsettled(format!("{ready} of {told} replicas are ready, and their number is being changed"))
         }
-        (true, Ok(Some((wanted, ready)))) => unsettled(format!("{ready} of {wanted} replicas are ready")),
+        (true, Ok(Some((told, ready)))) if ready >= told && ready > 0 => {
+            (FeatureState::Enabled, format!("{ready} of {told} replicas are ready"))
+        }
+        (true, Ok(Some((told, ready)))) => unsettled(format!("{ready} of {told} replicas are ready")),
         (true, Ok(None)) => unsettled("it is not deployed yet".to_owned()),
         (false, Ok(Some(_))) => unsettled("it is being removed".to_owned()),
         (false, Ok(None)) => (FeatureState::Disabled, "there is no DNS of the cluster's own".to_owned()),
@@ -118,7 +121,8 @@ mod tests {
     fn dns_is_what_is_wanted_and_there_or_says_why_not() {
         use FeatureState as S;
         let state = |enabled, found, failure: Option<&str>| {
-            dns(enabled, found, failure.map(|reason| (S::Failed, reason.to_owned())))
+            let wanted = Dns { enabled, replicas: None, upstream: None };
+            dns(&wanted, found, failure.map(|reason| (S::Failed, reason.to_owned())))
         };
         assert_eq!(state(true, Ok(Some((2, 2))), None), (S::Enabled, "2 of 2 replicas are ready".to_owned()));
         assert_eq!(state(true, Ok(Some((2, 1))), None), (S::Waiting, "1 of 2 replicas are ready".to_owned()));
@@ -128,6 +132,10 @@ mod tests {
         assert_eq!(state(false, Ok(Some((2, 2))), None), (S::Waiting, "it is being removed".to_owned()));
         assert_eq!(state(false, Ok(None), Some("old")).0, S::Disabled);
         assert_eq!(state(true, Err("no answer".to_owned()), Some("old")), (S::Waiting, "no answer".to_owned()));
+        // What operators have just said has not reached Kubernetes.
+        let three = Dns { enabled: true, replicas: Some(3), upstream: None };
+        assert_eq!(dns(&three, Ok(Some((2, 2))), None).0, S::Waiting);
+        assert_eq!(dns(&three, Ok(Some((3, 3))), None).0, S::Enabled);
     }
 
     fn node(name: &str, ready: bool, reason: &str) -> Node {

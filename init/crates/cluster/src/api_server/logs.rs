@@ -78,9 +78,8 @@ async fn read_line(stream: &mut UnixStream, into: &mut BytesMut) -> io::Result<(
 /// keelson-log's reasons are for people; the one that is the operator's mistake is told by its wording.
 fn refused(service: &str, message: &str) -> Refusal {
     if message.starts_with("there is no service") {
-        let mut refusal = Refusal::new(ErrorCode::NotFound, format!("there is no service {service:?} on this node"));
-        refusal.body.field = Some("name".to_owned());
-        return refusal;
+        let message = format!("there is no service {service:?} on this node");
+        return Refusal::new(ErrorCode::NotFound, message).about("name");
     }
     Refusal::new(ErrorCode::Unavailable, format!("keelson-log: {message}"))
 }
@@ -88,8 +87,8 @@ fn refused(service: &str, message: &str) -> Refusal {
 /// Reads `lines` and `follow`; anything else is a mistake that is told.
 fn parse(query: Option<&str>) -> Result<LogQuery, Refusal> {
     let mut parsed = LogQuery { lines: keelson_api::logs::LINES_DEFAULT, follow: false };
-    for pair in query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty()) {
-        match pair.split_once('=').unwrap_or((pair, "")) {
+    for parameter in respond::parameters(query) {
+        match parameter {
             ("lines", value) => {
                 parsed.lines = value.parse().ok().filter(|lines| *lines <= LINES_MAX).ok_or_else(|| {
                     Refusal::invalid("lines", format!("{value:?} is not a number between 0 and {LINES_MAX}"))

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use keelson_api::{
     CreatedToken, ErrorCode, FieldFault, JoinRequest, Joined, NodeSettings, OperatorEntry, OperatorList,
-    OperatorRequest, RenewRequest, Renewed, StoreMembers, TokenEntry, TokenList, TokenRequest,
+    OperatorRequest, RenewRequest, Renewed, Rotation, StoreMembers, TokenEntry, TokenList, TokenRequest,
 };
 use keelson_config::{ClusterConfig, ConfigError, OperatorKey};
 
@@ -19,6 +19,7 @@ use crate::membership::ControlPlane;
 use crate::node::{Member, Node};
 use crate::operators;
 use crate::registry::{Registry, RegistryError};
+use crate::rotation;
 use crate::shared_secrets::SharedSecretsError;
 
 /// What only a control plane has, kept while an admission borrows it.
@@ -114,6 +115,15 @@ pub(super) async fn revoke_token(context: &Context, id: &str, operator: &str) ->
     powers.admission(context).revoke_token(id, operator).await.map_err(|error| refusal(&error))
 }
 
+/// It goes on by itself; what is answered is how far it is.
+pub(super) async fn exchange_authorities(context: &Context, operator: &str) -> Result<Rotation, Refusal> {
+    let powers = Powers::of(context)?;
+    powers.admission(context).exchange_authorities(operator).await.map_err(|error| refusal(&error))?;
+    let view = powers.registry.refresh().await.map_err(|error| refusal(&error.into()))?;
+    // The last control plane may have gone through it in this moment.
+    rotation::shown(&view).ok_or_else(|| Refusal::new(ErrorCode::Conflict, "an exchange has just ended; ask again"))
+}
+
 pub(super) async fn join(context: &Context, caller: &Caller, request: &JoinRequest) -> Result<Joined, Refusal> {
     limit(context, caller)?;
     let powers = Powers::of(context)?.with_operators(context).await;
@@ -135,12 +145,17 @@ pub(super) async fn renew(context: &Context, caller: &Caller, request: &RenewReq
 }
 
 /// For the node whose certificate the caller has shown.
-pub(super) async fn settings(context: &Context, caller: &Caller) -> Result<NodeSettings, Refusal> {
+pub(super) async fn settings(context: &Context, caller: &Caller, query: Option<&str>) -> Result<NodeSettings, Refusal> {
+    let said = rotation::said(query)?;
     let Caller::Node { name, uid, .. } = caller else {
         return Err(refusal(&AdmissionError::NoMember));
     };
     let powers = Powers::of(context)?;
-    powers.admission(context).settings_of(name, uid).await.map_err(|error| refusal(&error))
+    let admission = powers.admission(context);
+    if let Some(said) = said {
+        admission.heard(name, uid, said).await.map_err(|error| refusal(&error))?;
+    }
+    admission.settings_of(name, uid).await.map_err(|error| refusal(&error))
 }
 
 /// For the control plane whose certificate the caller has shown.
@@ -207,7 +222,7 @@ pub(super) fn refusal(error: &AdmissionError) -> Refusal {
         E::Quorum { .. } | E::LastOperator { .. } => (ErrorCode::Conflict, Some("name")),
         E::NameInUse { .. } => (ErrorCode::NameInUse, Some("name")),
         E::AddressInUse { .. } | E::VirtualAddress(_) => (ErrorCode::AddressInUse, Some("addresses")),
-        E::Translated { .. } => (ErrorCode::Invalid, Some("addresses")),
+        E::Translated { .. } | E::Conflict(_) => (ErrorCode::Invalid, Some("addresses")),
         E::Request { identity, .. } => (ErrorCode::Invalid, Some(*identity)),
         E::Field { field, .. } => (ErrorCode::Invalid, Some(*field)),
         E::Setting { name, .. } => (ErrorCode::Invalid, Some(name.as_str())),
@@ -217,9 +232,12 @@ pub(super) fn refusal(error: &AdmissionError) -> Refusal {
         E::NoMember => (ErrorCode::Unauthenticated, None),
         E::NoProof => (ErrorCode::Unauthenticated, Some("signature")),
         E::KeyInUse { .. } => (ErrorCode::Conflict, Some("publicKey")),
-        E::NoToken | E::NoNode { .. } | E::NoOperator { .. } | E::NoFeature { .. } => (ErrorCode::NotFound, None),
+        E::NoToken => (ErrorCode::NotFound, Some("id")),
+        E::NoNode { .. } | E::NoOperator { .. } | E::NoFeature { .. } => (ErrorCode::NotFound, Some("name")),
         E::TooManyTokens { .. } | E::TooManyOperators { .. } => (ErrorCode::TooManyRequests, None),
-        E::Contended | E::BeingRemoved | E::Registry(RegistryError::Unavailable(_)) => (ErrorCode::Unavailable, None),
+        E::Contended | E::BeingRemoved | E::Rotating | E::Registry(RegistryError::Unavailable(_)) => {
+            (ErrorCode::Unavailable, None)
+        }
         E::SharedSecrets(SharedSecretsError::NoKey | SharedSecretsError::Seal(_)) => {
             (ErrorCode::Invalid, Some("controlPlane.wrappingKey"))
         }

@@ -6,10 +6,7 @@
 
 use std::time::Instant;
 
-use aws_lc_rs::{
-    constant_time,
-    signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey},
-};
+use aws_lc_rs::constant_time;
 use base64::{Engine, prelude::BASE64_STANDARD};
 use keelson_api::{
     Certificate, CertificateRequest, Challenge, ErrorCode, KubeconfigMaterial, KubeconfigRequest, OPERATORS,
@@ -31,9 +28,10 @@ use super::{
 };
 use crate::node::Member;
 use crate::operators;
+use crate::trust::Trust;
 
 pub fn authority(member: &Member) -> PublicAuthority {
-    PublicAuthority { certificate: certificate_pem(&member.trust().api) }
+    PublicAuthority { certificate: certificate_pem(member.trust().api.certifier()) }
 }
 
 /// Only whoever can certify asks for proofs.
@@ -60,7 +58,7 @@ pub async fn certificate(
     let nonce = context.challenges.check(&request.nonce, now).map_err(|error| challenge_refusal(&error))?;
     let authority = member.authority(AuthorityKind::Api).ok_or_else(|| not_a_control_plane(member))?;
     let keys = operators::accepted(&context.node, member.registry.as_deref()).await;
-    let operator = proven(&keys, authority, request)?;
+    let operator = proven(&keys, member.trust(), request)?;
     let issued = issue(authority, operator, &request.csr, context.node.clock())?;
     context.challenges.consume(&nonce, now).map_err(|error| challenge_refusal(&error))?;
     if let Some(address) = caller.address() {
@@ -85,7 +83,7 @@ pub fn kubeconfig(
     })?;
     Ok(KubeconfigMaterial {
         certificate: issued.pem,
-        certificate_authority: certificate_pem(&member.trust().kubernetes_serving),
+        certificate_authority: member.trust().kubernetes_serving.pem(),
         server,
         cluster: format!("keelson-{}", member.identity.cluster_id.as_str().get(..8).unwrap_or_default()),
         expires: issued.expires,
@@ -93,11 +91,7 @@ pub fn kubeconfig(
 }
 
 /// The name that goes with the key, if the signature is made with it.
-fn proven<'a>(
-    keys: &'a [OperatorKey],
-    authority: &Authority,
-    request: &CertificateRequest,
-) -> Result<&'a str, Refusal> {
+fn proven<'a>(keys: &'a [OperatorKey], trust: &Trust, request: &CertificateRequest) -> Result<&'a str, Refusal> {
     let signature = BASE64_STANDARD
         .decode(&request.signature)
         .map_err(|_| Refusal::invalid("signature", "the signature is not base64"))?;
@@ -105,10 +99,8 @@ fn proven<'a>(
     let same = |key: &&OperatorKey| constant_time::verify_slices_are_equal(key.public_key.as_bytes(), spoken).is_ok();
     let key = keys.iter().find(same).ok_or_else(no_proof)?;
     let der = BASE64_STANDARD.decode(&key.public_key).map_err(|_| no_proof())?;
-    let fingerprint = authority.fingerprint().to_string();
-    let message = proof::message(fingerprint.trim_start_matches("sha256:"), &request.nonce, &request.csr);
-    UnparsedPublicKey::new(&ECDSA_P256_SHA256_ASN1, der).verify(&message, &signature).map_err(|_| no_proof())?;
-    Ok(&key.name)
+    let message = |fingerprint: &str| proof::message(fingerprint, &request.nonce, &request.csr);
+    if trust.is_proven(der, &signature, message) { Ok(&key.name) } else { Err(no_proof()) }
 }
 
 fn no_proof() -> Refusal {
@@ -152,9 +144,7 @@ pub(super) fn challenge_refusal(error: &ChallengeError) -> Refusal {
         ChallengeError::NoRandomness => Refusal::because(ErrorCode::Internal, error),
         ChallengeError::TooMany => Refusal::because(ErrorCode::TooManyRequests, error),
         ChallengeError::Unknown | ChallengeError::Expired | ChallengeError::Used => {
-            let mut refusal = Refusal::because(ErrorCode::Unauthenticated, error);
-            refusal.body.field = Some("nonce".to_owned());
-            refusal
+            Refusal::because(ErrorCode::Unauthenticated, error).about("nonce")
         }
     }
 }

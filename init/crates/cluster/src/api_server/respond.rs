@@ -55,6 +55,13 @@ impl Refusal {
         Self::new(code, with_causes(error))
     }
 
+    /// Says which field of the request it is about.
+    #[must_use]
+    pub fn about(mut self, field: &str) -> Self {
+        self.body.field = Some(field.to_owned());
+        self
+    }
+
     pub fn into_answer(self) -> Answer {
         let status = StatusCode::from_u16(self.body.code.status()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut answer = json(&self.body);
@@ -92,6 +99,12 @@ fn answer(content_type: &'static str, body: AnswerBody) -> Answer {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(content_type));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     answer
+}
+
+/// The parameters of a query, each with its value, which is empty where there is none.
+pub fn parameters(query: Option<&str>) -> impl Iterator<Item = (&str, &str)> {
+    let pairs = query.unwrap_or_default().split('&').filter(|pair| !pair.is_empty());
+    pairs.map(|pair| pair.split_once('=').unwrap_or((pair, "")))
 }
 
 /// An error with its causes, on one line.

@@ -4,9 +4,9 @@ use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::{Request, body::Body};
+use hyper::{Request, body::Body, header::HeaderValue};
 use keelson_api::{
-    ErrorCode, NodeOrder,
+    ErrorCode, NEXT_AUTHORITY, NodeOrder,
     openapi::{self, Access, Method, OPERATIONS, Operation},
     paths,
 };
@@ -16,11 +16,13 @@ use tokio::time::timeout;
 
 use super::{
     caller::Caller,
+    certificates,
     challenge::{ChallengeError, Challenges},
     configuration, departures, events, features,
     limiter::Limiter,
     logs, members, operators,
     power::{self, Order},
+    proxy,
     respond::{self, Answer, Refusal},
     sources::NodeSource,
     views,
@@ -34,7 +36,7 @@ const BODY_BYTES_MAX: usize = 64 * 1024;
 const BODY_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long an answer may take, the parts' own deadlines included.
-const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 
 /// What answers are made from.
 #[derive(Debug)]
@@ -58,6 +60,12 @@ impl Context {
 }
 
 impl Context {
+    /// By what the cluster will be known.
+    fn next_authority(&self) -> Option<HeaderValue> {
+        let view = self.node.member_now()?.registry.as_ref()?.view_now()?;
+        HeaderValue::try_from(crate::rotation::next_fingerprint(&view)?.to_string()).ok()
+    }
+
     /// Whether the caller's certificate outlives the keys that it was obtained with.
     fn is_removed(&self, caller: &Caller, name: &str) -> bool {
         let view = self.node.member_now().and_then(|member| member.registry.as_ref()?.view_now());
@@ -73,11 +81,18 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
+    let _under_way = context.node.answering();
     let outcome = match timeout(ANSWER_DEADLINE, dispatch(&context, &caller, request)).await {
         Ok(outcome) => outcome,
         Err(_) => Err(Refusal::new(ErrorCode::Timeout, "the node took too long to answer")),
     };
-    Ok(outcome.unwrap_or_else(Refusal::into_answer))
+    let mut answer = outcome.unwrap_or_else(Refusal::into_answer);
+    if let Caller::Operator { .. } = caller
+        && let Some(next) = context.next_authority()
+    {
+        answer.headers_mut().insert(NEXT_AUTHORITY, next);
+    }
+    Ok(answer)
 }
 
 async fn dispatch<B>(context: &Context, caller: &Caller, request: Request<B>) -> Result<Answer, Refusal>
@@ -103,6 +118,10 @@ where
     };
     let (operation, parameter) = found?;
     match operation.path {
+        paths::AUTHORITY_ROTATION => {
+            let NodeOrder {} = read(body).await?;
+            members::exchange_authorities(context, operator).await.map(|rotation| respond::json(&rotation))
+        }
         paths::MEMBERSHIP => Ok(respond::json(&views::membership(&context.node))),
         paths::AUTHORITY => Ok(respond::json(&operators::authority(&*context.member()?))),
         paths::TOKENS
@@ -115,7 +134,9 @@ where
         | paths::OPERATORS
         | paths::OPERATOR
         | paths::CLUSTER_CONFIGURATION
-        | paths::NODE_CONFIGURATION => members(context, caller, operation, parameter, operator, body).await,
+        | paths::NODE_CONFIGURATION => {
+            members(context, caller, (operation, parameter, head.uri.query()), operator, body).await
+        }
         paths::CHALLENGE => operators::challenge(context, caller).map(|challenge| respond::json(&challenge)),
         paths::OPERATOR_CERTIFICATE => {
             let request = read(body).await?;
@@ -142,6 +163,7 @@ where
         }
         paths::EVENTS => events::list(context, head.uri.query()).await.map(|list| respond::json(&list)),
         paths::STATUS => Ok(respond::json(&views::status(&context.node))),
+        paths::CERTIFICATES => certificates::list(context).map(|list| respond::json(&list)),
         paths::CONFIGURATION => match configuration::show(&context.node) {
             Ok(shown) => Ok(respond::json(&shown)),
             Err(error) => Err(Refusal::because(ErrorCode::Internal, &error)),
@@ -149,6 +171,7 @@ where
         paths::NODES => views::nodes(context).await.map(|nodes| respond::json(&nodes)),
         paths::SERVICES => views::services(context).await.map(|services| respond::json(&services)),
         paths::SERVICE_LOGS => logs::answer(context, parameter, head.uri.query()).await,
+        paths::PROXY => proxy::status(&context.node).await.map(|status| respond::json(&status)),
         paths::BOOTS => views::boots(context).await.map(|boots| respond::json(&boots)),
         paths::REBOOT | paths::POWER_OFF => {
             let order = if operation.path == paths::REBOOT { Order::Reboot } else { Order::PowerOff };
@@ -179,8 +202,7 @@ async fn departures(context: &Context, path: &str, name: &str, operator: &str) -
 async fn members<B>(
     context: &Context,
     caller: &Caller,
-    operation: &Operation,
-    parameter: &str,
+    (operation, parameter, query): (&Operation, &str, Option<&str>),
     operator: &str,
     body: B,
 ) -> Result<Answer, Refusal>
@@ -220,7 +242,7 @@ where
         (method, paths::CLUSTER_CONFIGURATION) => scope(context, method, None, operator, body).await,
         (method, paths::NODE_CONFIGURATION) => scope(context, method, Some(parameter), operator, body).await,
         (_, paths::STORE_MEMBERS) => members::store_members(context).await.map(|members| respond::json(&members)),
-        _ => members::settings(context, caller).await.map(|settings| respond::json(&settings)),
+        _ => members::settings(context, caller, query).await.map(|settings| respond::json(&settings)),
     }
 }
 

@@ -6,14 +6,13 @@
 
 use std::sync::Arc;
 
-use keelson_pki::{Authority, AuthorityError, AuthorityKind, Clock, Names, Pair, Profile, Subject};
+use keelson_pki::{Authority, AuthorityError, AuthorityKind, Clock, Names, Pair, Profile, Subject, TrustAnchors};
 use rustls::{
-    RootCertStore, ServerConfig,
+    ServerConfig,
     crypto::aws_lc_rs,
     server::{NoServerSessionStorage, VerifierBuilderError, WebPkiClientVerifier},
     version::TLS13,
 };
-use rustls_pki_types::CertificateDer;
 
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
@@ -21,6 +20,8 @@ pub enum TlsError {
     Authority(#[source] rustls::Error),
     #[error("the verifier of clients")]
     Verifier(#[from] VerifierBuilderError),
+    #[error("the API's serving certificate is of no authority that this node believes")]
+    Stranger,
     #[error("a certificate for a node without a cluster")]
     Passing(#[from] AuthorityError),
     #[error("the API's serving certificate cannot be used")]
@@ -31,15 +32,15 @@ pub enum TlsError {
 pub fn passing_config(name: &str, clock: Clock) -> Result<ServerConfig, TlsError> {
     let authority = Authority::create(AuthorityKind::Api, "none", clock)?;
     let pair = authority.issue(&Profile::server(Subject::named(name), Names::loopback()), clock)?;
-    server_config(&pair, authority.certificate())
+    server_config(&pair, &authority.certificate().clone().into())
 }
 
-/// How the node serves with `serving`, which `authority` has signed. The authority is sent along, so that a client that
+/// How the node serves with `serving`, which one of `authorities` has signed. That one is sent along, so that a client that
 /// knows its fingerprint only can verify the chain.
-pub fn server_config(serving: &Pair, authority: &CertificateDer<'static>) -> Result<ServerConfig, TlsError> {
+pub fn server_config(serving: &Pair, authorities: &TrustAnchors) -> Result<ServerConfig, TlsError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.clone()).map_err(TlsError::Authority)?;
+    let roots = authorities.roots().map_err(TlsError::Authority)?;
+    let issuer = authorities.issuer_of(serving.certificate()).ok_or(TlsError::Stranger)?;
     let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
         .allow_unauthenticated()
         .build()?;
@@ -47,7 +48,7 @@ pub fn server_config(serving: &Pair, authority: &CertificateDer<'static>) -> Res
         .with_protocol_versions(&[&TLS13])
         .map_err(TlsError::Serving)?
         .with_client_cert_verifier(verifier)
-        .with_single_cert(vec![serving.certificate().clone(), authority.clone()], serving.private_key())
+        .with_single_cert(vec![serving.certificate().clone(), issuer.clone()], serving.private_key())
         .map_err(TlsError::Serving)?;
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     config.session_storage = Arc::new(NoServerSessionStorage {});

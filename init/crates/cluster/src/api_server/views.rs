@@ -3,16 +3,17 @@
 use std::{net::IpAddr, time::Duration};
 
 use keelson_api::{
-    Boot, BootList, ErrorCode, Membership, NodeList, Service, ServiceList, ServiceState as Shown, Status, Versions,
-    VirtualAddress,
+    Boot, BootList, Condition, ConditionStatus, ErrorCode, Membership, Node as ShownNode, NodeList, Service,
+    ServiceList, ServiceState as Shown, Status, Versions, VirtualAddress,
 };
+use keelson_config::Role;
 use keelson_control::{BootRecord, ClientError, ServiceState, ServiceStatus};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::timeout;
 
 use super::{respond::Refusal, router::Context, sources::NodeSourceError, usage};
 use crate::node::{ControlError, Node};
-use crate::virtual_address;
+use crate::{rotation, virtual_address};
 
 /// Kubernetes' API server on every control plane.
 const API_SERVER_PORT: u16 = 6443;
@@ -34,6 +35,7 @@ pub fn membership(node: &Node) -> Membership {
 pub fn status(node: &Node) -> Status {
     let member = node.member_now();
     let addresses = node.addresses();
+    let view = member.as_ref().and_then(|member| member.registry.as_ref()?.view_now());
     Status {
         name: node.name().to_owned(),
         role: node.config.role.as_str().to_owned(),
@@ -42,6 +44,7 @@ pub fn status(node: &Node) -> Status {
         ready: node.status.ready(),
         api_server: member.as_ref().and(addresses.first()).map(|address| api_server_url(*address)),
         virtual_address: virtual_address::shown(node),
+        rotation: view.as_deref().and_then(rotation::shown),
         cluster_id: member.map(|member| member.identity.cluster_id.as_str().to_owned()),
         addresses: addresses.iter().map(ToString::to_string).collect(),
         versions: Versions {
@@ -79,6 +82,11 @@ fn kubernetes_version(pins: &str) -> Option<&str> {
 pub async fn nodes(context: &Context) -> Result<NodeList, Refusal> {
     match timeout(NODES_DEADLINE, context.nodes.nodes()).await {
         Ok(Ok(mut list)) => {
+            let members = members(&context.node).into_iter();
+            let unknown: Vec<_> =
+                members.filter(|member| !list.nodes.iter().any(|node| node.name == member.name)).collect();
+            list.nodes.extend(unknown);
+            list.nodes.sort_by(|a, b| a.name.cmp(&b.name));
             if let Some(VirtualAddress { address, holder: Some(holder), .. }) = virtual_address::shown(&context.node) {
                 for node in list.nodes.iter_mut().filter(|node| node.name == holder) {
                     node.virtual_address = Some(address.clone());
@@ -89,6 +97,41 @@ pub async fn nodes(context: &Context) -> Result<NodeList, Refusal> {
         Ok(Err(error @ NodeSourceError::Unavailable(_))) => Err(Refusal::because(ErrorCode::Unavailable, &error)),
         Ok(Err(error)) => Err(Refusal::because(ErrorCode::Internal, &error)),
         Err(_) => Err(Refusal::new(ErrorCode::Timeout, "Kubernetes' API did not answer in time")),
+    }
+}
+
+/// The cluster's members as this node knows them, as they are where Kubernetes does not know them: a node that is stuck
+/// between its join and the first word of its kubelet is seen, too.
+fn members(node: &Node) -> Vec<ShownNode> {
+    let Some(member) = node.member_now() else { return Vec::new() };
+    if let Some(worker) = &member.worker {
+        let settings = worker.settings_now();
+        let is_plane = |name: &str| settings.control_planes.iter().any(|plane| plane.name == name);
+        let role = |name: &str| if is_plane(name) { Role::ControlPlane } else { Role::Worker };
+        let members = settings.members.iter();
+        return members.map(|member| unregistered(&member.name, role(&member.name), &member.addresses)).collect();
+    }
+    let view = member.registry.as_ref().and_then(|registry| registry.view_now());
+    let records = view.iter().flat_map(|view| view.nodes.values());
+    records.map(|record| unregistered(&record.name, record.role, &record.addresses)).collect()
+}
+
+fn unregistered(name: &str, role: Role, addresses: &[String]) -> ShownNode {
+    ShownNode {
+        name: name.to_owned(),
+        role: role.as_str().to_owned(),
+        ready: false,
+        unschedulable: false,
+        addresses: addresses.to_vec(),
+        virtual_address: None,
+        kubelet_version: String::new(),
+        created: None,
+        conditions: vec![Condition {
+            kind: "Ready".to_owned(),
+            status: ConditionStatus::Unknown,
+            reason: "it has joined the cluster, and its kubelet has not registered it yet".to_owned(),
+            since: None,
+        }],
     }
 }
 

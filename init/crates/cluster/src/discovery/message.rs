@@ -79,9 +79,10 @@ impl Question {
     }
 
     /// None if it is no question, or for another cluster.
-    pub(super) fn read(bytes: &[u8], cluster: Fingerprint) -> Option<Self> {
+    pub(super) fn read(bytes: &[u8], cluster: &[Fingerprint]) -> Option<Self> {
         let question: Self = serde_json::from_slice(bytes).ok()?;
-        let is_meant = question.version == VERSION && question.cluster == cluster.hexadecimal();
+        let is_named = cluster.iter().any(|fingerprint| question.cluster == fingerprint.hexadecimal());
+        let is_meant = question.version == VERSION && is_named;
         (is_meant && bytes.len() >= QUESTION_BYTES).then_some(question)
     }
 }
@@ -115,10 +116,11 @@ impl Answer {
         }
         let certificate = CertificateDer::from(STANDARD.decode(&answer.certificate).ok()?);
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = PinnedVerifier::new(trust.fingerprint(), provider).organization(CONTROL_PLANES).any_name();
+        let verifier = PinnedVerifier::of_any(trust.fingerprints(), provider).organization(CONTROL_PLANES).any_name();
+        let issuer = trust.api.issuer_of(&certificate)?;
         let now = UnixTime::since_unix_epoch(std::time::Duration::from_secs(now.unix_timestamp().try_into().ok()?));
         let name = ServerName::try_from("control-plane").ok()?;
-        verifier.verify_server_cert(&certificate, std::slice::from_ref(&trust.api), &name, &[], now).ok()?;
+        verifier.verify_server_cert(&certificate, std::slice::from_ref(issuer), &name, &[], now).ok()?;
         let (_, parsed) = X509Certificate::from_der(&certificate).ok()?;
         let found = Found { uid: answer.uid, name: answer.name, addresses: answer.addresses };
         let signature = STANDARD.decode(&answer.signature).ok()?;
@@ -162,7 +164,7 @@ mod tests {
         let membership = found_in_memory();
         let trust = &membership.trust;
         let question = Question::new(trust.fingerprint()).unwrap();
-        let asked = Question::read(&question.to_bytes(), trust.fingerprint()).unwrap();
+        let asked = Question::read(&question.to_bytes(), &[trust.fingerprint()]).unwrap();
         assert_eq!(question.to_bytes().len(), QUESTION_BYTES);
         let pair = certificate(&membership, Role::ControlPlane);
         let answer = Answer::sign(&own(), &asked, &pair).unwrap();
@@ -197,12 +199,12 @@ mod tests {
             assert_eq!(Answer::verified(&answer, &question, trust, now), None, "{who}");
         }
         let bytes = question.to_bytes();
-        assert_eq!(Question::read(&bytes, other.trust.fingerprint()), None, "another cluster's question");
+        assert_eq!(Question::read(&bytes, &[other.trust.fingerprint()]), None, "another cluster's question");
         let short = Question { padding: String::new(), ..question.clone() };
-        assert_eq!(Question::read(&short.to_bytes(), trust.fingerprint()), None, "an answer would be longer");
-        assert_eq!(Question::read(&bytes[..bytes.len() - 1], trust.fingerprint()), None);
+        assert_eq!(Question::read(&short.to_bytes(), &[trust.fingerprint()]), None, "an answer would be longer");
+        assert_eq!(Question::read(&bytes[..bytes.len() - 1], &[trust.fingerprint()]), None);
         for nothing in [&b""[..], b"{}", b"[1]", &[0xff; 1400]] {
-            assert_eq!(Question::read(nothing, trust.fingerprint()), None);
+            assert_eq!(Question::read(nothing, &[trust.fingerprint()]), None);
             assert_eq!(Answer::verified(nothing, &question, trust, now), None);
         }
     }

@@ -103,10 +103,10 @@ async fn reconcile(
     Ok(())
 }
 
-/// The only node of a cluster takes the range that the controller manager would give it, so that becoming Ready does not wait
+/// The only node of a cluster takes the ranges that the controller manager would give it, so that becoming Ready does not wait
 /// for that process. Who has a range keeps it: the controller manager counts it as given.
 async fn claim_first_range(node: &Node, client: &Client) -> Result<(), ClientError> {
-    let Some(range) = pod_network::first_range(node.cluster().pod_cidr) else {
+    let Some(ranges) = pod_network::first_ranges(node.cluster().pod_cidr) else {
         return Ok(());
     };
     let list = client.get("/api/v1/nodes?limit=2").await?;
@@ -115,7 +115,7 @@ async fn claim_first_range(node: &Node, client: &Client) -> Result<(), ClientErr
     if !alone {
         return Ok(());
     }
-    let change = json!({ "spec": { "podCIDR": range, "podCIDRs": [range] } });
+    let change = json!({ "spec": { "podCIDR": ranges.first(), "podCIDRs": ranges } });
     match client.merge(&format!("/api/v1/nodes/{}", node.name()), &change).await {
         // It was given one at this very moment, and a range is given once.
         Err(ClientError::Refused { .. }) => Ok(()),
@@ -133,7 +133,7 @@ async fn configure_pod_network(node: &Node, files: &Arc<dyn Files>, object: &Val
         }
         Ok(ranges) => {
             let (files, paths) = (Arc::clone(files), node.paths.clone());
-            let (configured, mtu) = (ranges.clone(), pod_network::mtu(&node.network().borrow()));
+            let (configured, mtu) = (ranges.clone(), pod_network::mtu(&ranges, &node.network().borrow()));
             let write = move || pod_network::configure(&*files, &paths, &configured, mtu);
             let written = tokio::task::spawn_blocking(write).await;
             match written {

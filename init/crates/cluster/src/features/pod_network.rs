@@ -4,9 +4,12 @@
 //! The bridge and the address allocation are the reference plugins'; the ways to other nodes, and out, are
 //! keelson-network's ([`super::routes`]). An operator who disables the network brings another CNI plugin.
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
+use keelson_config::Ranges;
 use keelson_config::network_state::NetworkState;
-use keelson_config::pod_routes::TUNNEL_OVERHEAD;
+use keelson_config::pod_routes::{TUNNEL_OVERHEAD_IPV4, TUNNEL_OVERHEAD_IPV6};
 use keelson_pki::{Files, FilesError, Mode, Owner};
 use serde_json::{Value, json};
 
@@ -14,8 +17,8 @@ use crate::paths::Paths;
 
 const FILE: &str = "10-keelson.conflist";
 /// The controller manager's defaults (`--node-cidr-mask-size-ipv4` and `-ipv6`).
-const NODE_PREFIX_IPV4: u8 = 24;
-const NODE_PREFIX_IPV6: u8 = 64;
+pub const NODE_PREFIX_IPV4: u8 = 24;
+pub const NODE_PREFIX_IPV6: u8 = 64;
 
 #[derive(Debug, thiserror::Error)]
 pub enum PodNetworkError {
@@ -38,8 +41,14 @@ pub fn ranges(node: &Value) -> Result<Vec<IpNet>, PodNetworkError> {
         .collect()
 }
 
-/// The range that the controller manager gives to a cluster's first node: the first of its default size.
-pub fn first_range(pods: IpNet) -> Option<IpNet> {
+/// The ranges that the controller manager gives to a cluster's first node, one of each family; none if one of the networks is too
+/// small for a node.
+pub fn first_ranges(pods: Ranges) -> Option<Vec<IpNet>> {
+    pods.all().map(first_range).collect()
+}
+
+/// The first one of the default size.
+fn first_range(pods: IpNet) -> Option<IpNet> {
     let prefix = if pods.addr().is_ipv4() { NODE_PREFIX_IPV4 } else { NODE_PREFIX_IPV6 };
     pods.subnets(prefix).ok()?.next()
 }
@@ -58,12 +67,17 @@ pub fn remove(files: &dyn Files, paths: &Paths) -> Result<(), PodNetworkError> {
     Ok(files.remove(&paths.cni_configuration().join(FILE))?)
 }
 
-/// What is left of the node's own link after the headers of a tunnel, whether or not a packet will need one: a pod learns its
-/// MTU once.
-pub fn mtu(network: &NetworkState) -> Option<u32> {
-    let own = network.node_address()?;
-    let link = network.links.iter().find(|link| link.addresses.iter().any(|net| net.addr() == own))?;
-    Some(link.mtu.saturating_sub(TUNNEL_OVERHEAD))
+/// What is left of the node's own links after the headers of a tunnel, whether or not a packet will need one: a pod learns its
+/// MTU once. Where pods or nodes have IPv6, the tunnel may be one between IPv6 addresses, whose headers are larger.
+pub fn mtu(ranges: &[IpNet], network: &NetworkState) -> Option<u32> {
+    let link_of = |own: &IpAddr| {
+        network.links.iter().find(|link| link.addresses.iter().any(|net| net.addr() == *own)).map(|link| link.mtu)
+    };
+    let smallest = network.node_addresses.iter().filter_map(link_of).min()?;
+    let has_ipv4 = network.node_addresses.iter().any(IpAddr::is_ipv4);
+    let is_ipv4_alone = has_ipv4 && ranges.iter().all(|range| range.addr().is_ipv4());
+    let overhead = if is_ipv4_alone { TUNNEL_OVERHEAD_IPV4 } else { TUNNEL_OVERHEAD_IPV6 };
+    Some(smallest.saturating_sub(overhead))
 }
 
 fn configuration(ranges: &[IpNet], mtu: Option<u32>) -> Value {
@@ -101,12 +115,44 @@ mod tests {
     }
 
     #[test]
-    fn the_first_node_gets_the_first_range() {
-        let of = |pods: &str| first_range(pods.parse().unwrap()).map(|range| range.to_string());
-        assert_eq!(of("10.244.0.0/16").as_deref(), Some("10.244.0.0/24"));
-        assert_eq!(of("10.244.7.0/24").as_deref(), Some("10.244.7.0/24"));
-        assert_eq!(of("fd00:1::/56").as_deref(), Some("fd00:1::/64"));
+    fn the_first_node_gets_the_first_range_of_each_family() {
+        let of = |pods: &str| first_ranges(pods.parse().unwrap()).map(|ranges| json!(ranges));
+        assert_eq!(of("10.244.0.0/16"), Some(json!(["10.244.0.0/24"])));
+        assert_eq!(of("10.244.7.0/24"), Some(json!(["10.244.7.0/24"])));
+        assert_eq!(of("fd00:1::/56"), Some(json!(["fd00:1::/64"])));
+        assert_eq!(of("fd00:1::/56,10.244.0.0/16"), Some(json!(["fd00:1::/64", "10.244.0.0/24"])));
         assert_eq!(of("10.244.7.0/25"), None, "too small for one node");
+        assert_eq!(of("10.244.7.0/25,fd00:1::/56"), None, "one of them is");
+    }
+
+    #[test]
+    fn pods_leave_room_for_the_largest_headers_that_a_packet_of_theirs_may_get() {
+        let of = |addresses: &[&str], ranges: &[&str]| {
+            let network: NetworkState = serde_json::from_value(json!({
+                "node_addresses": addresses,
+                "links": [
+                    link("eth0", 1500, "10.0.0.5/24"),
+                    link("eth1", 1400, "fd99::5/64"),
+                ],
+                "nameservers": [], "search": [], "problems": [],
+                "time": { "synchronised": false, "server": null, "offset_seconds": null, "last_answer": null },
+            }))
+            .unwrap();
+            let ranges: Vec<IpNet> = ranges.iter().map(|range| range.parse().unwrap()).collect();
+            mtu(&ranges, &network)
+        };
+        assert_eq!(of(&["10.0.0.5"], &["10.244.0.0/24"]), Some(1450));
+        assert_eq!(of(&["10.0.0.5"], &["10.244.0.0/24", "fd00::/64"]), Some(1430));
+        assert_eq!(of(&["10.0.0.5", "fd99::5"], &["10.244.0.0/24", "fd00::/64"]), Some(1330), "of both links");
+        assert_eq!(of(&["fd99::5"], &["10.244.0.0/24"]), Some(1330));
+        assert_eq!(of(&["10.0.0.9"], &["10.244.0.0/24"]), None);
+    }
+
+    fn link(name: &str, mtu: u32, address: &str) -> Value {
+        json!({
+            "name": name, "index": 2, "mac": null, "mtu": mtu, "carrier": true, "addresses": [address], "gateway": null,
+            "nameservers": [], "search": [], "ntp_servers": [], "lease": null,
+        })
     }
 
     #[test]

@@ -17,7 +17,7 @@ use super::settings::has_pod_network;
 use crate::client::{Client, ClientError, WatchEvent};
 use crate::kubernetes_api::KubernetesApiError;
 use crate::node::{Member, Node};
-use crate::report;
+use crate::{report, worker};
 
 #[derive(Debug, thiserror::Error)]
 pub enum RoutesError {
@@ -85,8 +85,8 @@ fn addresses(member: &Member) -> BTreeMap<String, Vec<IpAddr>> {
 /// Where all pods of the cluster are.
 fn cluster_ranges(node: &Node, member: &Member) -> Vec<IpNet> {
     match &member.worker {
-        Some(worker) => worker.settings_now().pod_cidr.parse().into_iter().collect(),
-        None => vec![node.cluster().pod_cidr],
+        Some(worker) => worker::pod_ranges(&worker.settings_now()),
+        None => node.cluster().pod_cidr.all().collect(),
     }
 }
 

@@ -2,9 +2,11 @@
 //!
 //! Of the endpoints that a token or the settings name, some may be gone: a connection to the next one is begun a quarter of
 //! a second after the one before, and the first that is made is used, so that dead addresses cost fractions of a second.
-//! A server is believed if its certificate leads to the authority with the right fingerprint and is a control plane's. One
+//! A server is believed if its certificate leads to an authority with a right fingerprint and is a control plane's. One
 //! that answers that it cannot answer is left out, and the others are asked.
 
+use std::io;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,7 +24,7 @@ use rustls::version::TLS13;
 use rustls_pki_types::ServerName;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::TcpStream;
+use tokio::net::{TcpSocket, TcpStream};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
@@ -67,18 +69,27 @@ pub type Answer<T> = Result<T, ErrorBody>;
 pub struct Planes {
     /// `HOST:PORT`
     endpoints: Vec<String>,
-    pin: Fingerprint,
+    /// Of authorities, any of which will do.
+    pins: Vec<Fingerprint>,
+    /// What connections come from, one of each family; the kernel chooses for a family that has none.
+    sources: Vec<IpAddr>,
 }
 
 impl Planes {
-    pub fn new(endpoints: Vec<String>, pin: Fingerprint) -> Self {
-        Self { endpoints, pin }
+    pub fn new(endpoints: Vec<String>, pins: Vec<Fingerprint>) -> Self {
+        Self { endpoints, pins, sources: Vec::new() }
+    }
+
+    /// The same, asked from these addresses of the node.
+    #[must_use]
+    pub fn asked_from(self, sources: &[IpAddr]) -> Self {
+        Self { sources: sources.to_vec(), ..self }
     }
 
     /// One of them alone.
     #[must_use]
     pub fn only(&self, endpoint: String) -> Self {
-        Self { endpoints: vec![endpoint], pin: self.pin }
+        Self { endpoints: vec![endpoint], ..self.clone() }
     }
 
     /// Asks one control plane after the other until one has decided.
@@ -104,7 +115,7 @@ impl Planes {
         let config = Arc::new(self.tls(identity)?);
         let mut left = self.endpoints.clone();
         loop {
-            let (endpoint, stream) = connect_any(&left, &config).await?;
+            let (endpoint, stream) = connect_any(&left, &self.sources, &config).await?;
             let answer = exchange(&endpoint, stream, method.clone(), path, body.clone()).await;
             left.retain(|other| *other != endpoint);
             let passes_on = match &answer {
@@ -122,7 +133,7 @@ impl Planes {
 
     fn tls(&self, identity: Option<&Pair>) -> Result<ClientConfig, rustls::Error> {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-        let verifier = PinnedVerifier::new(self.pin, Arc::clone(&provider)).organization(CONTROL_PLANES);
+        let verifier = PinnedVerifier::of_any(self.pins.clone(), Arc::clone(&provider)).organization(CONTROL_PLANES);
         let builder = ClientConfig::builder_with_provider(provider)
             .with_protocol_versions(&[&TLS13])?
             .dangerous()
@@ -139,28 +150,35 @@ impl Planes {
 /// The first connection that is made to one of the endpoints.
 async fn connect_any(
     endpoints: &[String],
+    sources: &[IpAddr],
     config: &Arc<ClientConfig>,
 ) -> Result<(String, TlsStream<TcpStream>), PlanesError> {
     if endpoints.is_empty() {
         return Err(PlanesError::None);
     }
-    let mut waiting = endpoints.iter();
+    let attempts: Vec<_> = endpoints.iter().map(|endpoint| connect_from(endpoint, sources, config)).collect();
+    first(attempts, STAGGER).await.map_err(PlanesError::Connect)
+}
+
+/// The first attempt that succeeds, or what went wrong with all. The next one is begun when one has failed, and else after `stagger`, beside
+/// those that go on.
+pub(crate) async fn first<T, E>(
+    waiting: Vec<impl Future<Output = Result<T, E>>>,
+    stagger: Duration,
+) -> Result<T, Vec<E>> {
+    let mut waiting = waiting.into_iter();
     let mut attempts = FuturesUnordered::new();
     let mut failures = Vec::new();
     loop {
-        if let Some(endpoint) = waiting.next() {
-            attempts.push(connect(endpoint, config));
-        }
+        attempts.extend(waiting.next());
         let more = waiting.len() > 0;
         tokio::select! {
             Some(attempt) = attempts.next() => match attempt {
-                Ok(connected) => return Ok(connected),
+                Ok(succeeded) => return Ok(succeeded),
                 Err(reason) => failures.push(reason),
             },
-            () = tokio::time::sleep(STAGGER), if more => {}
-        }
-        if !more && attempts.is_empty() {
-            return Err(PlanesError::Connect(failures));
+            () = tokio::time::sleep(stagger), if more => {}
+            else => return Err(failures),
         }
     }
 }
@@ -169,11 +187,19 @@ pub(crate) async fn connect(
     endpoint: &str,
     config: &Arc<ClientConfig>,
 ) -> Result<(String, TlsStream<TcpStream>), String> {
+    connect_from(endpoint, &[], config).await
+}
+
+async fn connect_from(
+    endpoint: &str,
+    sources: &[IpAddr],
+    config: &Arc<ClientConfig>,
+) -> Result<(String, TlsStream<TcpStream>), String> {
     let host = endpoint.rsplit_once(':').map_or(endpoint, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     let name = ServerName::try_from(host).map_err(|_| format!("{endpoint} is neither a name nor an address"))?;
     let connecting = async {
-        let stream = TcpStream::connect(endpoint).await?;
+        let stream = open(endpoint, sources).await?;
         stream.set_nodelay(true)?;
         TlsConnector::from(Arc::clone(config)).connect(name, stream).await
     };
@@ -182,6 +208,15 @@ pub(crate) async fn connect(
         Ok(Err(error)) => Err(format!("{endpoint}: {}", report::chain(&error))),
         Err(_) => Err(format!("{endpoint} does not answer")),
     }
+}
+
+async fn open(endpoint: &str, sources: &[IpAddr]) -> io::Result<TcpStream> {
+    let address = endpoint.parse::<SocketAddr>().ok();
+    let source = address.and_then(|to| sources.iter().find(|source| source.is_ipv4() == to.is_ipv4()));
+    let (Some(address), Some(source)) = (address, source) else { return TcpStream::connect(endpoint).await };
+    let socket = if source.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    socket.bind(SocketAddr::new(*source, 0))?;
+    socket.connect(address).await
 }
 
 pub(crate) async fn exchange<T: DeserializeOwned>(
@@ -212,4 +247,27 @@ pub(crate) async fn exchange<T: DeserializeOwned>(
         serde_json::from_slice(&bytes).map(Err).map_err(foreign)
     };
     timeout(ANSWER_DEADLINE, asking).await.map_err(|_| PlanesError::Timeout { endpoint: endpoint.to_owned() })?
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::net::TcpListener;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn a_connection_comes_from_the_nodes_address_of_its_family() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let endpoint = listener.local_addr().unwrap().to_string();
+        let seen_from = async |sources: &[&str]| {
+            let sources: Vec<IpAddr> = sources.iter().map(|source| source.parse().unwrap()).collect();
+            let connection = open(&endpoint, &sources).await.unwrap();
+            let (_, seen) = listener.accept().await.unwrap();
+            assert_eq!(connection.local_addr().unwrap(), seen);
+            seen.ip().to_string()
+        };
+        assert_eq!(seen_from(&["fd00::7", "127.0.0.7"]).await, "127.0.0.7");
+        assert_eq!(seen_from(&["fd00::7"]).await, "127.0.0.1", "the kernel's choice");
+        assert_eq!(seen_from(&[]).await, "127.0.0.1");
+    }
 }

@@ -31,9 +31,14 @@ const AUDIT_FILES: &str = "10";
 const AUDIT_MEGABYTES: &str = "100";
 /// Watches never end by themselves. Without this the server waits for them until it is killed.
 const WATCH_GRACE: &str = "3s";
+/// From the order to stop until it takes no more connections. `/readyz` says no from the beginning, and the address leaves the Service
+/// `kubernetes`: proxies believe the second no (0.75 s, 1.1 s at most and the time of two answers), kube-proxy makes its rules anew after
+/// a second at most. Twice as long as either; with [`WATCH_GRACE`] a third of the time that PID 1 gives it. It cannot depend on whether
+/// there are other control planes: another flag is another start.
+const SHUTDOWN_DELAY: &str = "3s";
 
 pub(super) fn wanted(settings: Settings<'_>, held: &ControlPlane) -> Result<Wanted, KubernetesError> {
-    let authority = |kind| held.authorities.get(kind).certificate_pem();
+    let authority = |kind| held.authorities.anchors(kind).sorted_pem();
     let clients = authority(AuthorityKind::KubernetesClient) + &authority(AuthorityKind::KubernetesRequests);
     let files = vec![
         ComponentFile::certificate("client-ca.crt", clients).watched(),
@@ -45,7 +50,8 @@ pub(super) fn wanted(settings: Settings<'_>, held: &ControlPlane) -> Result<Want
         ComponentFile::settings("authorization.json", &authorization(settings))?.watched(),
         ComponentFile::settings("denial.json", &denial(settings))?.watched(),
         ComponentFile::certificate("api-ca.crt", authority(AuthorityKind::Api)).watched(),
-        ComponentFile::settings("encryption.json", &held.secrets.encryption.configuration())?.watched(),
+        // Read again by itself within a minute; a start says for sure with which key it writes.
+        ComponentFile::settings("encryption.json", &held.secrets.encryption.configuration())?,
         ComponentFile::settings("admission.json", &admission())?,
         ComponentFile::settings("audit.json", &audit::policy())?,
     ];
@@ -86,6 +92,7 @@ fn flags(settings: Settings<'_>) -> Flags {
         .set("allow-privileged", "true")
         .set("profiling", "false")
         .set("request-timeout", "300s")
+        .set("shutdown-delay-duration", SHUTDOWN_DELAY)
         .set("shutdown-watch-termination-grace-period", WATCH_GRACE);
     flags
 }

@@ -7,6 +7,7 @@ use super::{
     ComponentFile, Flags, KubernetesError, Settings, Wanted, client_files, controller_flags, controller_service,
 };
 use crate::accounts;
+use crate::features::pod_network;
 use crate::membership::ControlPlane;
 
 const COMPONENT: Component = Component::KubeControllerManager;
@@ -36,5 +37,11 @@ fn flags(settings: Settings<'_>) -> Flags {
         .set("cluster-cidr", cluster.pod_cidr.to_string())
         .set("service-cluster-ip-range", cluster.service_cidr.to_string())
         .path("flex-volume-plugin-dir", &settings.paths.at(super::kubelet::VOLUME_PLUGIN_DIRECTORY));
+    // Each family's own; with one family an operator may as well say `node-cidr-mask-size`, which excludes these.
+    if cluster.pod_cidr.is_dual() {
+        flags
+            .set("node-cidr-mask-size-ipv4", pod_network::NODE_PREFIX_IPV4.to_string())
+            .set("node-cidr-mask-size-ipv6", pod_network::NODE_PREFIX_IPV6.to_string());
+    }
     flags
 }

@@ -17,7 +17,8 @@ pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> 
     let mut flags = Flags::default();
     flags.path("config", &file("config.json"));
     let mut spec = service(COMPONENT, &files, flags.with_extra(settings, COMPONENT))?;
-    spec.conditions = api_server_conditions(settings)?;
+    // Its rules are no less needed where the node's own API server is broken.
+    spec.conditions = api_server_conditions(settings.paths.any_apiserver_ready())?;
     spec.stop_before = vec![ServiceName::new("kube-apiserver")?];
     spec.readiness = Readiness::Tcp(([127, 0, 0, 1], 10249).into());
     // Rules and connection tracking; the files of its directory are root's own.

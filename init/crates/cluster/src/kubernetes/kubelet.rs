@@ -7,7 +7,6 @@ use std::time::Duration;
 
 use keelson_config::Component;
 use keelson_control::{Capabilities, Condition, Readiness, ServiceName};
-use keelson_pki::pair::certificate_pem;
 use serde_json::{Value, json};
 
 use super::{
@@ -25,7 +24,7 @@ const SHUTDOWN_GRACE_CRITICAL: Duration = Duration::from_secs(10);
 const POD_PIDS: u32 = 4096;
 
 pub(super) fn wanted(settings: Settings<'_>) -> Result<Wanted, KubernetesError> {
-    let clients = certificate_pem(&settings.membership.trust.kubernetes_client);
+    let clients = settings.membership.trust.kubernetes_client.sorted_pem();
     let mut files = client_files(settings, COMPONENT)?;
     files.push(ComponentFile::settings("config.json", &configuration(settings))?);
     files.push(ComponentFile::certificate("client-ca.crt", clients).watched());

@@ -261,6 +261,29 @@ fn the_api_servers_certificate_has_every_name_it_is_reached_by() {
 }
 
 #[test]
+fn in_dual_stack_each_component_is_told_of_both_families() {
+    let mut fixture = Fixture::new();
+    let before = fixture.configure();
+    assert_eq!(flag(spec(&before, "kube-controller-manager"), "node-cidr-mask-size-ipv6"), None);
+    fixture.config.cluster.pod_cidr = "10.244.0.0/16,fd44::/56".parse().unwrap();
+    fixture.config.cluster.service_cidr = "10.96.0.0/16,fd96::/112".parse().unwrap();
+    let services = fixture.configure_at(&["10.0.2.15".parse().unwrap(), "fd00::15".parse().unwrap()]);
+    let (of_pods, of_services) = ("10.244.0.0/16,fd44::/56", "10.96.0.0/16,fd96::/112");
+    for (component, name, value) in [
+        ("kube-apiserver", "service-cluster-ip-range", of_services),
+        ("kube-apiserver", "advertise-address", "10.0.2.15"),
+        ("kube-controller-manager", "cluster-cidr", of_pods),
+        ("kube-controller-manager", "service-cluster-ip-range", of_services),
+        ("kube-controller-manager", "node-cidr-mask-size-ipv4", "24"),
+        ("kube-controller-manager", "node-cidr-mask-size-ipv6", "64"),
+        ("kubelet", "node-ip", "10.0.2.15,fd00::15"),
+    ] {
+        assert_eq!(flag(spec(&services, component), name), Some(value), "{component} --{name}");
+    }
+    assert_eq!(fixture.json("/run/keelson/kube-proxy/config.json")["clusterCIDR"], of_pods);
+}
+
+#[test]
 fn nothing_changes_when_nothing_has_changed() {
     let fixture = Fixture::new();
     let first = fixture.configure();
@@ -357,10 +380,21 @@ fn components_start_in_stages() {
     assert!(waits("kubelet", "containerd.sock"));
     assert!(waits("kubelet", "system_bus_socket"));
     assert!(!waits("kubelet", "apiserver-ready"), "kubelet need not wait for it");
-    for name in ["kube-controller-manager", "kube-scheduler", "kube-proxy"] {
-        assert!(waits(name, "apiserver-ready"));
+    for name in ["kube-controller-manager", "kube-scheduler"] {
+        assert!(waits(name, "/apiserver-ready"));
     }
+    assert!(waits("kube-proxy", "/any-apiserver-ready") && !waits("kube-proxy", "/apiserver-ready"), "the node's own");
     assert_eq!(spec(&services, "kube-apiserver").readiness, Readiness::Notify);
+}
+
+#[test]
+fn an_api_server_that_stops_says_so_long_enough_and_ends_in_time() {
+    let services = Fixture::new().configure();
+    let apiserver = spec(&services, "kube-apiserver");
+    let seconds = |name: &str| flag(apiserver, name).unwrap().strip_suffix('s').unwrap().parse::<u32>().unwrap();
+    let (delay, watches) = (seconds("shutdown-delay-duration"), seconds("shutdown-watch-termination-grace-period"));
+    assert!(delay >= 2, "a proxy needs more than a second to believe it");
+    assert!(2 * (delay + watches) <= apiserver.timeout_stop_seconds, "requests need time to end, too");
 }
 
 #[test]

@@ -49,7 +49,7 @@ impl MemoryFiles {
         *self.writes_left.lock().unwrap() = None;
     }
 
-    fn names(&self) -> Vec<PathBuf> {
+    pub(crate) fn names(&self) -> Vec<PathBuf> {
         self.content.lock().unwrap().keys().cloned().collect()
     }
 }

@@ -14,14 +14,17 @@ use keelson_etcd_api::etcdserverpb::cluster_client::ClusterClient;
 use keelson_etcd_api::etcdserverpb::kv_client::KvClient;
 use keelson_etcd_api::etcdserverpb::lease_client::LeaseClient;
 use keelson_etcd_api::etcdserverpb::maintenance_client::MaintenanceClient;
+use keelson_etcd_api::{CLUSTER_KEYS, CLUSTER_KEYS_VALUE};
 use keelson_pki::{AuthorityError, AuthorityKind, Clock, Profile, Subject};
-use rustls::{ClientConfig, RootCertStore};
+use rustls::ClientConfig;
 use rustls_pki_types::ServerName;
 use time::OffsetDateTime;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
+use tonic::metadata::MetadataValue;
+use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{
@@ -29,10 +32,12 @@ use super::{
     Revision, StoreMember,
 };
 use crate::membership::ControlPlane;
+use crate::store::CLIENT_NAME;
 
 const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// A store that elects a leader on a slow machine takes seconds.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+const ANSWER_BYTES_MAX: usize = 64 << 20;
 /// A connection is made anew long before that.
 const IDENTITY_LIFE: time::Duration = time::Duration::hours(24);
 
@@ -96,8 +101,8 @@ impl Etcd {
         })
     }
 
-    fn leases(&self) -> LeaseClient<Channel> {
-        LeaseClient::new(self.channel.clone())
+    fn leases(&self) -> LeaseClient<Own> {
+        LeaseClient::with_interceptor(self.channel.clone(), own as Mark)
     }
 
     /// The API has a stream for it, of which one question and its answer are needed. The TTL of a lease that has ended is none.
@@ -112,9 +117,23 @@ impl Etcd {
         Ok(answer(call).await?.ttl > 0)
     }
 
-    fn client(&self) -> KvClient<Channel> {
-        KvClient::new(self.channel.clone()).max_decoding_message_size(64 << 20)
+    fn client(&self) -> KvClient<Own> {
+        KvClient::with_interceptor(self.channel.clone(), own as Mark).max_decoding_message_size(ANSWER_BYTES_MAX)
     }
+
+    fn kubernetes_client(&self) -> KvClient<Channel> {
+        KvClient::new(self.channel.clone()).max_decoding_message_size(ANSWER_BYTES_MAX)
+    }
+}
+
+type Mark = fn(tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status>;
+type Own = InterceptedService<Channel, Mark>;
+
+/// Says that a call is about the cluster's own keys, and not about Kubernetes'.
+#[expect(clippy::unnecessary_wraps, reason = "as interceptors are")]
+fn own(mut request: tonic::Request<()>) -> Result<tonic::Request<()>, tonic::Status> {
+    request.metadata_mut().insert(CLUSTER_KEYS, MetadataValue::from_static(CLUSTER_KEYS_VALUE));
+    Ok(request)
 }
 
 async fn connect(
@@ -130,9 +149,8 @@ async fn connect(
 
 fn tls(powers: &ControlPlane, clock: Clock) -> Result<ClientConfig, ConnectError> {
     let authority = powers.authorities.get(AuthorityKind::StoreClient);
-    let pair = authority.issue(&Profile::client(Subject::named("keelson-cluster")).life(IDENTITY_LIFE), clock)?;
-    let mut roots = RootCertStore::empty();
-    roots.add(authority.certificate().clone())?;
+    let pair = authority.issue(&Profile::client(Subject::named(CLIENT_NAME)).life(IDENTITY_LIFE), clock)?;
+    let roots = powers.authorities.anchors(AuthorityKind::StoreClient).roots()?;
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut config = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
@@ -186,6 +204,17 @@ fn range_end(prefix: &str) -> Vec<u8> {
         *last += 1;
     }
     end
+}
+
+/// From the first key behind `after`.
+fn page(prefix: &str, after: String, limit: u32) -> pb::RangeRequest {
+    let key = if after.is_empty() { prefix.to_owned() } else { after + "\0" };
+    pb::RangeRequest {
+        range_end: range_end(prefix).into(),
+        key: key.into_bytes().into(),
+        limit: limit.into(),
+        ..Default::default()
+    }
 }
 
 /// The filter cuts what is answered, not what is counted.
@@ -247,6 +276,10 @@ impl Backend for Etcd {
             };
             Ok(entries(answer(self.client().range(request)).await?))
         })
+    }
+
+    fn kubernetes_page(&self, prefix: String, after: String, limit: u32) -> Answer<'_, Vec<Entry>> {
+        Box::pin(async move { Ok(entries(answer(self.kubernetes_client().range(page(&prefix, after, limit))).await?)) })
     }
 
     fn glance(&self, prefix: String, after: Revision) -> Answer<'_, Glance> {
@@ -317,6 +350,16 @@ mod tests {
         let end = range_end("/keelson/v1/nodes/");
         assert_eq!(end, b"/keelson/v1/nodes0");
         assert!(b"/keelson/v1/nodes/zzz".as_slice() < end.as_slice());
+    }
+
+    #[test]
+    fn a_page_begins_behind_the_last_key_of_the_one_before() {
+        let keys = |after: &str| {
+            let request = page("/r/s/", after.to_owned(), 20);
+            (request.key.to_vec(), request.range_end.to_vec(), request.limit)
+        };
+        assert_eq!(keys(""), (b"/r/s/".to_vec(), b"/r/s0".to_vec(), 20));
+        assert_eq!(keys("/r/s/a"), (b"/r/s/a\0".to_vec(), b"/r/s0".to_vec(), 20));
     }
 
     #[test]

@@ -124,6 +124,14 @@ impl Backend for Memory {
         })
     }
 
+    fn kubernetes_page(&self, prefix: String, after: String, limit: u32) -> Answer<'_, Vec<Entry>> {
+        Box::pin(async move {
+            let content = self.content.lock().unwrap();
+            let below = content.1.values().filter(|entry| entry.key.starts_with(&prefix) && entry.key > after);
+            Ok(below.take(usize::try_from(limit).unwrap()).cloned().collect())
+        })
+    }
+
     fn glance(&self, prefix: String, after: Revision) -> Answer<'_, Glance> {
         Box::pin(async move {
             let content = self.content.lock().unwrap();

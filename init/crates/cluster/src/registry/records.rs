@@ -1,8 +1,8 @@
 //! What the records say.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
-use keelson_api::EventKind;
+use keelson_api::{EventKind, WrappedSecrets};
 use keelson_config::Role;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -35,6 +35,19 @@ pub struct NodeRecord {
     pub token: Option<String>,
     /// Seconds since the epoch.
     pub joined: i64,
+    /// By its own word, and of use to nobody but those that exchange the authorities.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generations: Option<NodeGenerations>,
+}
+
+/// Which generations of the cluster's authorities matter to a node, by their ids ([`crate::rotation::id_of`]).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct NodeGenerations {
+    /// Under whose certificates the node acts.
+    pub certified_by: String,
+    /// Sorted.
+    pub believed: Vec<String>,
 }
 
 /// A join token: one that was made here, or one made offline that has been used or revoked.
@@ -87,6 +100,9 @@ pub struct RemovedRecord {
     /// Its store member goes together with those that do not answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
+    /// Somebody else may have what it knew.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub compromised: bool,
 }
 
 impl RemovedRecord {
@@ -100,6 +116,7 @@ impl RemovedRecord {
             signing_key: node.signing_key.clone(),
             addresses: node.addresses.clone(),
             forced: false,
+            compromised: false,
         }
     }
 }
@@ -169,6 +186,74 @@ impl ConfigurationRecord {
     }
 }
 
+/// The cluster's authorities and the key that encrypts Secrets are exchanged; see [`crate::rotation`]. There is one record at
+/// most, and none when nothing is exchanged.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RotationRecord {
+    pub version: u32,
+    pub id: String,
+    pub started: i64,
+    pub by: String,
+    /// The control plane whose knowledge is to be worth nothing, if that is why.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub because: Option<String>,
+    pub phase: RotationPhase,
+    /// None until one was made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub generation: Option<GenerationRecord>,
+    /// Control planes that wait for the new keys, by their UIDs.
+    #[serde(default)]
+    pub recipients: BTreeMap<String, RecipientRecord>,
+    /// By the recipients' UIDs.
+    #[serde(default)]
+    pub shares: BTreeMap<String, ShareRecord>,
+    /// The UIDs of control planes that have the new keys on their STATE.
+    #[serde(default)]
+    pub holders: BTreeSet<String>,
+    /// Whether no Secret in the store is encrypted with a former key any more.
+    #[serde(default)]
+    pub rewritten: bool,
+    /// Another node of which the same was said meanwhile: all of it begins anew when this is done.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub again: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub enum RotationPhase {
+    /// The new authorities are made, and all nodes come to believe them.
+    Sharing,
+    /// The new ones certify, and Secrets are encrypted with the new key.
+    Certifying,
+    /// The former ones are believed no more.
+    Dropping,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct GenerationRecord {
+    pub id: String,
+    /// PEM, by the authorities' names.
+    pub certificates: BTreeMap<String, String>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct RecipientRecord {
+    /// To wrap to, base64.
+    pub wrapping_key: String,
+    /// Base64, by the key that signs the control plane's `ServiceAccount` tokens.
+    pub signature: String,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct ShareRecord {
+    pub wrapping_key: String,
+    pub wrapped: WrappedSecrets,
+}
+
 /// Something that happened; see [`crate::events`].
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
@@ -209,6 +294,7 @@ record!(VirtualAddressRecord, "virtual-addresses", address);
 record!(OperatorRecord, "operators", id);
 record!(FeatureRecord, "features", name);
 record!(ConfigurationRecord, "configurations", id);
+record!(RotationRecord, "rotations", id);
 record!(EventRecord, "events", id);
 
 #[cfg(test)]
@@ -227,6 +313,7 @@ pub(crate) mod tests {
             signing_key: None,
             token: None,
             joined: 0,
+            generations: None,
         }
     }
 }

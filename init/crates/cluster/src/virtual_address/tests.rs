@@ -130,6 +130,10 @@ impl Backend for Distant {
         Box::pin(self.ask(self.memory.list(prefix)))
     }
 
+    fn kubernetes_page(&self, prefix: String, after: String, limit: u32) -> Answer<'_, Vec<Entry>> {
+        Box::pin(self.ask(self.memory.kubernetes_page(prefix, after, limit)))
+    }
+
     fn glance(&self, prefix: String, after: Revision) -> Answer<'_, Glance> {
         Box::pin(self.ask(self.memory.glance(prefix, after)))
     }

@@ -1,4 +1,5 @@
-//! Control planes and workers join in the same moment, lose their leader, are removed and come back.
+//! Control planes and workers join in the same moment, lose their leader, are removed and come back. A client writes until the removals
+//! begin, and is told of each step what it has cost.
 
 use std::time::Instant;
 
@@ -7,15 +8,17 @@ use keelson_pki::{Authority, AuthorityKind, Clock, Pair, Profile, Subject};
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime};
 
+use super::growth::wait_for_members;
+use super::planned::{a_control_plane_without_its_api_server_answers, the_leader_stops_in_order};
 use super::power::{store_members, token};
-use super::world::{Node, wait_until, world};
+use super::world::{Node, UP, World, wait_until, world};
+use super::writer::{Writer, Written};
 
 const FOUNDER: &str = "keelson.role=control-plane keelson.bootstrap keelson.peers=none";
 const PLANE: &str = "keelson.role=control-plane";
 const WORKER: &str = "keelson.role=worker";
 const KUBELET: &str = "run/keelson/kubelet/client.pem";
 pub(super) const MASTER: &str = "master.pem";
-const UP: [&str; 3] = ["Member", "ServicesApplied", "ApiServerReady"];
 
 /// What this test itself may do: a certificate that no node has, from the authority on a control plane's disk.
 pub(super) fn make_master(plane: &Node) {
@@ -36,6 +39,32 @@ pub(super) async fn wait_for_voters(at: &Node, names: &[&str]) {
         members.len() == names.len() && voters == names
     })
     .await;
+}
+
+/// Of three, the one that leads the store comes first.
+pub(super) async fn leader_first(mut planes: [&mut Node; 3]) -> [&mut Node; 3] {
+    let mut leader = None;
+    wait_until("a leader of the store", async || {
+        let members = store_members(planes[2]).await;
+        let name = members.iter().find(|one| one["leads"] == true).map(|one| one["node"].clone());
+        leader = planes.iter().position(|plane| name.as_ref().is_some_and(|name| *name == plane.name.as_str()));
+        leader.is_some()
+    })
+    .await;
+    planes.swap(0, leader.unwrap());
+    planes
+}
+
+/// A worker that outlives all that happens, and a client there that writes all the time.
+async fn client(world: &mut World, founder: &Node) -> (Node, Writer) {
+    let line = token(founder, "worker", 1).await;
+    let node = world.node("client", 30, WORKER, Some(&line));
+    node.wait_for(&UP).await;
+    make_master(founder);
+    std::fs::copy(founder.root.join(MASTER), node.root.join(MASTER)).unwrap();
+    let writer = Writer::start(&node, "written");
+    writer.wait_for_more(20).await;
+    (node, writer)
 }
 
 /// A `ServiceAccount` token that one API server has issued is good at another.
@@ -70,6 +99,7 @@ async fn control_planes_join_serve_fail_over_are_removed_and_come_back() {
     let Some(mut world) = world() else { return };
     let mut a = world.node("a", 1, FOUNDER, None);
     a.wait_for(&["Member", "ApiServerReady", "AccessApplied"]).await;
+    let (_client, writer) = client(&mut world, &a).await;
 
     // Two control planes and ten workers in the same second, nobody asked twice.
     let (planes, workers) = (token(&a, "control-plane", 2).await, token(&a, "worker", 10).await);
@@ -104,25 +134,58 @@ async fn control_planes_join_serve_fail_over_are_removed_and_come_back() {
     let key = |plane: &Node| std::fs::read(plane.root.join("state/cluster/service-account.key")).unwrap();
     assert!(key(&a) != key(&b) && key(&b) != key(&c), "each control plane signs with a key of its own");
     check_service_account_tokens(&a, &c).await;
+    let grown = writer.so_far();
+    grown.tell("from one control plane to three, and ten workers", &Written::default());
+    assert!(grown.failed.is_empty(), "writes failed: {:?}", grown.failed);
 
-    // The founder loses power: the others go on, and so do the workers.
+    // Who leads the store loses power: the others go on, and so do the workers.
     let registered = workers[0].kubernetes(KUBELET, "POST", "/api/v1/nodes", &workers[0].node_object());
     assert_eq!(registered["status"], 200, "{registered}");
+    assert!(workers[0].reaches("10.99.0.1:6443"), "no API server");
+    assert!(!workers[0].reaches("10.99.0.1:6444"), "a proxy serves other machines");
+    leader_loses_power(&mut world, [&mut a, &mut b, &mut c], &workers[0], &writer).await;
+    the_leader_stops_in_order([&mut a, &mut b, &mut c], &writer).await;
+    a_control_plane_without_its_api_server_answers(&b, "w0").await;
+    let written = writer.stop();
+    assert_eq!(written.lost(&c), Vec::<&str>::new(), "of {} acknowledged writes", written.acknowledged.len());
+    removals(&mut a, &mut b, &mut c).await;
+}
+
+async fn leader_loses_power(world: &mut World, planes: [&mut Node; 3], worker: &Node, writer: &Writer) {
+    let [leader, other, _] = leader_first(planes).await;
+    let before = writer.so_far();
     let begun = Instant::now();
-    a.switch_off();
+    leader.switch_off();
     wait_until("the store has another leader", async || {
         let request = json!({ "role": "worker" });
-        b.api(Method::POST, "/v1/tokens", &request).await.is_some_and(|(status, _)| status == 200)
+        other.api(Method::POST, "/v1/tokens", &request).await.is_some_and(|(status, _)| status == 200)
     })
     .await;
     wait_until("a worker reaches another API server", async || {
-        workers[0].kubernetes(KUBELET, "GET", "/api/v1/nodes/w0", &Value::Null)["status"] == 200
+        worker.kubernetes(KUBELET, "GET", "/api/v1/nodes/w0", &Value::Null)["status"] == 200
     })
     .await;
-    println!("from the founder's power cut to a worker's next answer: {} ms", begun.elapsed().as_millis());
-    a.switch_on();
-    a.wait_for(&UP).await;
-    removals(&mut a, &mut b, &mut c).await;
+    println!("from the cut of {}'s power to a worker's next answer: {} ms", leader.name, begun.elapsed().as_millis());
+    writer.wait_for_more(20).await;
+    writer.so_far().tell("the cut of the leader's power", &before);
+    nodes_join_beside_one_that_is_off(world, other).await;
+    leader.switch_on();
+    leader.wait_for(&UP).await;
+    wait_for_voters(other, &["a", "b", "c"]).await;
+}
+
+async fn nodes_join_beside_one_that_is_off(world: &mut World, at: &Node) {
+    let (for_worker, for_plane) = (token(at, "worker", 1).await, token(at, "control-plane", 1).await);
+    let begun = Instant::now();
+    let worker = world.node("late", 31, WORKER, Some(&for_worker));
+    let plane = world.node("d", 4, PLANE, Some(&for_plane));
+    for node in [&worker, &plane] {
+        node.wait_for(&UP).await;
+    }
+    println!("a worker and a control plane have joined while a member is off: {} ms", begun.elapsed().as_millis());
+    assert_eq!(store_members(at).await.len(), 4);
+    at.ask(Method::POST, "/v1/nodes/d/removal", json!({})).await;
+    wait_until("d has learnt it", async || plane.root.join("rebooted").exists()).await;
 }
 
 async fn removals(a: &mut Node, b: &mut Node, c: &mut Node) {
@@ -140,7 +203,7 @@ async fn removals(a: &mut Node, b: &mut Node, c: &mut Node) {
     for file in ["state/identity.json", "state/pki/authorities/api.pem", "state/cluster/encryption.json"] {
         assert!(!a.root.join(file).exists(), "{file} is still there");
     }
-    wait_for_voters(b, &["b", "c"]).await;
+    wait_for_members(b, &["b", "c"], 1).await;
     a.switch_off();
 
     // It comes back under its name, as another.
@@ -158,14 +221,14 @@ async fn removals(a: &mut Node, b: &mut Node, c: &mut Node) {
     // Off while it is removed: it learns it before anything of it runs.
     c.switch_off();
     b.ask(Method::POST, "/v1/nodes/c/removal", json!({})).await;
-    wait_for_voters(b, &["a", "b"]).await;
+    wait_for_members(b, &["a", "b"], 1).await;
     c.switch_on();
     wait_until("c has learnt it", async || c.root.join("rebooted").exists()).await;
     let log = std::fs::read_to_string(c.root.join("node.log")).unwrap();
     assert!(!log.contains("handed"), "it has handed services to PID 1: {log}");
     assert!(!c.root.join("run/keelson/store/config.json").exists(), "its store was told to start");
 
-    // Whoever was asked loses power at once: the other one finishes the work.
+    // Whoever was asked loses power at once: the work is finished all the same, whichever of the two votes.
     b.ask(Method::POST, "/v1/nodes/a/removal", json!({})).await;
     b.switch_off();
     b.switch_on();

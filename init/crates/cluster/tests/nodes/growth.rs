@@ -44,7 +44,8 @@ async fn one_control_plane_becomes_five_and_one_again() {
     planes[3].switch_on();
     planes[3].wait_for(&["Member", "ServicesApplied"]).await;
 
-    for (names, voters) in [(&["a", "b", "c", "d"][..], 4), (&["a", "b", "c"], 3), (&["a", "b"], 2), (&["a"], 1)] {
+    // An even number of them does not vote: who is one too many learns, until a voter leaves and it takes the place.
+    for (names, voters) in [(&["a", "b", "c", "d"][..], 3), (&["a", "b", "c"], 3), (&["a", "b"], 1), (&["a"], 1)] {
         let leaves = planes.pop().unwrap();
         founder.ask(Method::POST, &format!("/v1/nodes/{}/removal", leaves.name), json!({})).await;
         wait_until(&format!("{} has learnt it", leaves.name), async || leaves.root.join("rebooted").exists()).await;

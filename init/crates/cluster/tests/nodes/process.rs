@@ -12,14 +12,12 @@ use hyper_util::rt::TokioIo;
 use keelson_api::{CONTROL_PLANE_NAME, CONTROL_PLANES};
 use keelson_cluster::client::{Client, ClientError};
 use keelson_cluster::{Paths, kubernetes_api, manager};
-use keelson_pki::{Fingerprint, Pair, PinnedVerifier};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject as _;
+use keelson_pki::{Files, Fingerprint, Pair, PinnedVerifier, StandardFiles, TrustAnchors};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
 use super::cut::Cut;
-use super::{init, stand_in};
+use super::{init, stand_in, writer};
 
 /// The node's root directory.
 pub(super) const ROOT: &str = "KEELSON_TEST_NODE";
@@ -30,6 +28,8 @@ pub(super) const REQUEST: &str = "KEELSON_TEST_REQUEST";
 
 /// Instead: `ADDRESS NAME FINGERPRINT PATH`, of a node's API, by its authority's fingerprint and without a certificate.
 pub(super) const OPERATOR: &str = "operator ";
+/// Instead: `ADDRESS:PORT`, whether anybody takes a connection there.
+pub(super) const CONNECT: &str = "connect ";
 
 fn variable(name: &str) -> Option<PathBuf> {
     std::env::var_os(name).map(PathBuf::from)
@@ -43,32 +43,45 @@ pub(super) const CUT: &str = "KEELSON_TEST_CUT";
 fn a_process_of_a_node() {
     let Some(root) = variable(ROOT) else { return };
     let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+    if let Ok(name) = std::env::var(writer::WRITER) {
+        return runtime.block_on(writer::write(&root, &name));
+    }
     if let Ok(request) = std::env::var(REQUEST) {
-        let answer = match request.strip_prefix(OPERATOR) {
-            Some(request) => runtime.block_on(ask_as_operator(request)),
-            None => runtime.block_on(ask(&root, &request)),
-        };
+        let answer = runtime.block_on(async {
+            if let Some(request) = request.strip_prefix(OPERATOR) {
+                ask_as_operator(request).await
+            } else if let Some(address) = request.strip_prefix(CONNECT) {
+                json!(TcpStream::connect(address).await.is_ok())
+            } else {
+                ask(&root, &request).await
+            }
+        });
         println!("answer: {answer}");
         return;
     }
     init::start(&root, variable(STORE), variable(KUBERNETES));
-    runtime.block_on(async {
-        let settings = keelson_proxy::Settings {
-            feed: root.join("run/keelson/proxy/feed.sock"),
-            kept: root.join("var/lib/keelson-proxy/endpoints.json"),
-            ..keelson_proxy::Settings::default()
-        };
-        let proxy = keelson_proxy::server::Server::bind(settings).await.unwrap();
-        tokio::spawn(proxy.serve());
-        if variable(KUBERNETES).is_none() {
-            tokio::spawn(stand_in::serve(root.clone()));
-        }
-        let cut = std::env::var(CUT).ok().map(|count| Cut::after(count.parse().unwrap(), root.join("state")));
-        match cut {
-            Some(files) => manager::run_with(Paths::below(&root), Arc::new(files)).await.unwrap(),
-            None => manager::run(Paths::below(&root)).await.unwrap(),
-        }
-    });
+    let settings = keelson_proxy::Settings {
+        feed: root.join("run/keelson/proxy/feed.sock"),
+        kept: root.join("var/lib/keelson-proxy/endpoints.json"),
+        ..keelson_proxy::Settings::default()
+    };
+    let proxy = runtime.block_on(keelson_proxy::server::Server::bind(settings)).unwrap();
+    runtime.spawn(proxy.serve());
+    if variable(KUBERNETES).is_none() {
+        runtime.spawn(stand_in::serve(root.clone()));
+    }
+    let cut = std::env::var(CUT).ok().map(|count| Cut::after(count.parse().unwrap(), root.join("state")));
+    let files: Arc<dyn Files> = match cut {
+        Some(files) => Arc::new(files),
+        None => Arc::new(StandardFiles),
+    };
+    loop {
+        // As PID 1 does when the process has ended to begin anew.
+        let own = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
+        own.block_on(manager::run_with(Paths::below(&root), Arc::clone(&files))).unwrap();
+        own.shutdown_background();
+        println!("the node's process begins anew");
+    }
 }
 
 /// As keelctl does. The name is that of the TLS client's first message; who answers to [`CONTROL_PLANE_NAME`] has to be one.
@@ -106,7 +119,7 @@ async fn ask(root: &Path, request: &str) -> Value {
     let (method, path, certificate, object) = (word(), word(), word(), word());
     let pair = Pair::from_file(&std::fs::read(root.join(certificate)).unwrap()).unwrap();
     let authority = std::fs::read(root.join("run/keelson/kubelet/serving-ca.crt")).unwrap();
-    let authority = CertificateDer::from_pem_slice(&authority).unwrap();
+    let authority = TrustAnchors::from_pem(&String::from_utf8(authority).unwrap()).unwrap();
     let client = Client::new(kubernetes_api::PROXY, &authority, Some(&pair)).unwrap();
     let asking = async {
         match method.as_str() {

@@ -1,6 +1,6 @@
 //! In the place of kube-apiserver on nodes that have none: it is well while a file says so, and knows nothing.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -24,20 +24,11 @@ pub(super) async fn serve(root: PathBuf) {
     while !well.exists() || !pair.exists() {
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
-    let pair = Pair::from_file(&std::fs::read(pair).unwrap()).unwrap();
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let mut config = rustls::ServerConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .unwrap()
-        .with_no_client_auth()
-        .with_single_cert(vec![pair.certificate().clone()], pair.private_key())
-        .unwrap();
-    config.alpn_protocols = vec![b"h2".to_vec()];
-    let acceptor = TlsAcceptor::from(Arc::new(config));
     let listener = TcpListener::bind(kubernetes_api::SERVER).await.unwrap();
     loop {
         let (stream, _) = listener.accept().await.unwrap();
-        let (acceptor, well) = (acceptor.clone(), well.clone());
+        // The certificate is replaced in place.
+        let (acceptor, well) = (acceptor(&pair), well.clone());
         tokio::spawn(async move {
             let Ok(stream) = acceptor.accept(stream).await else { return };
             let answer = service_fn(move |_| {
@@ -48,4 +39,17 @@ pub(super) async fn serve(root: PathBuf) {
             let _ = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), answer).await;
         });
     }
+}
+
+fn acceptor(pair: &Path) -> TlsAcceptor {
+    let pair = Pair::from_file(&std::fs::read(pair).unwrap()).unwrap();
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut config = rustls::ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_no_client_auth()
+        .with_single_cert(vec![pair.certificate().clone()], pair.private_key())
+        .unwrap();
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    TlsAcceptor::from(Arc::new(config))
 }

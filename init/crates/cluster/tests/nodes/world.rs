@@ -11,15 +11,19 @@ use http_body_util::{BodyExt as _, Full};
 use hyper::{Method, Request, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
+use keelson_api::paths;
 use keelson_config::network_state::{LinkState, NetworkState};
 use keelson_config::{Inputs, Remembered};
 use serde_json::{Value, json};
 use tokio::net::UnixStream;
 
-use super::{process, stand_in};
+use super::{init, process, stand_in};
 
 /// An API server on a machine that builds at the same time.
 pub(super) const DEADLINE: Duration = Duration::from_mins(5);
+
+/// What a node says of itself that is a member and reaches an API server.
+pub(super) const UP: [&str; 3] = ["Member", "ServicesApplied", "ApiServerReady"];
 
 static COUNT: AtomicU32 = AtomicU32::new(0);
 
@@ -82,24 +86,30 @@ fn sh(line: &str) {
     assert!(output.status.success(), "{line}: {}", String::from_utf8_lossy(&output.stderr));
 }
 
-/// As keelson-network does.
+/// As keelson-network does, of a node at 10.99.0.`last`.
 fn write_network_state(root: &Path, last: u8) {
-    let address = IpAddr::from([10, 99, 0, last]);
+    write_addresses(root, &[IpNet::new(IpAddr::from([10, 99, 0, last]), 24).unwrap()]);
+}
+
+fn write_addresses(root: &Path, addresses: &[IpNet]) {
     let link = LinkState {
         name: "eth0".to_owned(),
         index: 2,
         mac: None,
         mtu: 1500,
         carrier: true,
-        addresses: vec![IpNet::new(address, 24).unwrap()],
+        addresses: addresses.to_vec(),
         gateway: None,
         nameservers: Vec::new(),
         search: Vec::new(),
         ntp_servers: Vec::new(),
         lease: None,
     };
-    let network = NetworkState { node_addresses: vec![address], links: vec![link], ..NetworkState::default() };
-    std::fs::write(root.join("run/keelson/network/state.json"), serde_json::to_vec(&network).unwrap()).unwrap();
+    let node_addresses = addresses.iter().map(IpNet::addr).collect();
+    let network = NetworkState { node_addresses, links: vec![link], ..NetworkState::default() };
+    let (new, file) = (root.join("run/keelson/network/.new"), root.join("run/keelson/network/state.json"));
+    std::fs::write(&new, serde_json::to_vec(&network).unwrap()).unwrap();
+    std::fs::rename(new, file).unwrap();
 }
 
 impl World {
@@ -190,7 +200,8 @@ impl Drop for Node {
 }
 
 impl Node {
-    fn command(&self) -> Command {
+    /// A process of this test's program in the node's namespace.
+    pub(super) fn command(&self) -> Command {
         let mut command = Command::new("ip");
         command
             .args(["netns", "exec", &self.namespace])
@@ -225,10 +236,11 @@ impl Node {
 
     /// What is below `/run` is new at each boot.
     fn start(&mut self, mut command: Command) {
-        let services =
-            ["store/config.json", "store/hints.json", "cluster/apiserver-ready", "cluster/virtual-address.json"];
-        for file in services.into_iter().chain(["init.sock"]) {
-            let _ = std::fs::remove_file(self.root.join("run/keelson").join(file));
+        let of_cluster = ["apiserver-ready", "any-apiserver-ready", "virtual-address.json"];
+        let of_cluster = of_cluster.map(|file| format!("run/keelson/cluster/{file}"));
+        let others = ["store/config.json", "store/hints.json", "init.sock"].map(|file| format!("run/keelson/{file}"));
+        for file in of_cluster.into_iter().chain(others).chain([init::STOPPED.to_owned()]) {
+            let _ = std::fs::remove_file(self.root.join(file));
         }
         let log = std::fs::File::create(self.root.join("node.log")).unwrap();
         let child = command.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
@@ -248,11 +260,48 @@ impl Node {
         let _ = process.wait();
     }
 
+    /// As an operator does it: what runs on it ends in order, and then it is off.
+    pub(super) async fn power_off(&mut self) {
+        self.ask(Method::POST, paths::POWER_OFF, json!({})).await;
+        wait_until(&format!("{} has stopped in order", self.name), async || self.root.join(init::STOPPED).exists())
+            .await;
+        self.switch_off();
+    }
+
+    /// Whether its own API server runs.
+    pub(super) fn set_api_server(&self, runs: bool) {
+        let file = self.root.join(init::NO_API_SERVER);
+        if runs { std::fs::remove_file(file).unwrap() } else { std::fs::write(file, "").unwrap() }
+    }
+
     /// It gets another address, while it is off.
     pub(super) fn move_to(&self, last: u8) {
         sh(&format!("ip -n {} -4 addr flush dev eth0", self.namespace));
         sh(&format!("ip -n {} addr add 10.99.0.{last}/24 dev eth0", self.namespace));
         write_network_state(&self.root, last);
+    }
+
+    /// It gets `fd99::last` beside `10.99.0.last`.
+    pub(super) fn give_ipv6(&self, last: u8) {
+        sh(&format!("ip -n {} addr add fd99::{last}/64 dev eth0 nodad", self.namespace));
+        let addresses = [format!("10.99.0.{last}/24"), format!("fd99::{last}/64")];
+        write_addresses(&self.root, &addresses.map(|address| address.parse().unwrap()));
+    }
+
+    /// As if its document said them.
+    pub(super) fn give_networks(&self, pods: &str, services: &str, dns: &str) {
+        self.change_config(|cluster| {
+            cluster["pod_cidr"] = json!(pods);
+            cluster["service_cidr"] = json!(services);
+            cluster["dns_address"] = json!(dns);
+        });
+    }
+
+    fn change_config(&self, change: impl FnOnce(&mut Value)) {
+        let file = self.root.join("run/keelson/config/node.json");
+        let mut node: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
+        change(&mut node["cluster"]);
+        std::fs::write(file, node.to_string()).unwrap();
     }
 
     /// Whether the API server that stands in for the real one is well.
@@ -263,10 +312,7 @@ impl Node {
 
     /// As if its document said it.
     pub(super) fn give_virtual_address(&self, address: IpAddr) {
-        let file = self.root.join("run/keelson/config/node.json");
-        let mut node: Value = serde_json::from_slice(&std::fs::read(&file).unwrap()).unwrap();
-        node["cluster"]["virtual_address"] = json!(address);
-        std::fs::write(file, node.to_string()).unwrap();
+        self.change_config(|cluster| cluster["virtual_address"] = json!(address));
     }
 
     pub(super) fn give_token(&self, token: &str) {
@@ -312,6 +358,11 @@ impl Node {
     /// What the API of the node at `address` answers to an operator who is at this node. `name` is whom the operator asks for.
     pub(super) fn operator(&self, address: &str, name: &str, fingerprint: &str, path: &str) -> Value {
         self.inside(&format!("{}{address} {name} {fingerprint} {path}", process::OPERATOR))
+    }
+
+    /// Whether somebody at this node gets a connection to `address`.
+    pub(super) fn reaches(&self, address: &str) -> bool {
+        self.inside(&format!("{}{address}", process::CONNECT)) == true
     }
 
     fn inside(&self, request: &str) -> Value {

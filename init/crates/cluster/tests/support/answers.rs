@@ -5,7 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use http_body_util::BodyExt;
 use keelson_api::{EventKind, paths};
 use keelson_control::Request;
-use keelson_pki::{AuthorityKind, Profile, Subject};
+use keelson_pki::{AuthorityKind, Pair, Profile, StandardFiles, Subject};
 use rustls::version::TLS13;
 use serde_json::{Value, json};
 
@@ -57,6 +57,48 @@ async fn status_and_nodes_say_who_has_the_virtual_address() {
 }
 
 #[tokio::test]
+async fn certificates_are_those_that_are_there_with_their_ends_and_renewals() {
+    use keelson_cluster::credentials::{self, Circumstances};
+    use time::{Duration as Days, OffsetDateTime, format_description::well_known::Rfc3339};
+
+    let fixture = start();
+    let list = || async {
+        let list = get(&fixture, paths::CERTIFICATES).await;
+        serde_json::from_str::<keelson_api::NodeCertificateList>(&list.text).expect("a list").certificates
+    };
+    let purposes = list().await.into_iter().map(|one| one.purpose).collect::<Vec<_>>();
+    assert_eq!(purposes, ["cluster/api-serving"], "before there are files");
+
+    let (member, places) = (fixture.member(), &fixture.node.paths);
+    let (cluster, addresses) = (fixture.node.cluster(), fixture.node.addresses());
+    let circumstances = Circumstances { identity: &member.identity, cluster: &cluster, addresses: &addresses };
+    let authorities = &member.membership.control_plane().expect("a control plane").authorities;
+    std::fs::create_dir_all(places.service("store")).expect("made");
+    std::fs::create_dir_all(places.service("kubelet")).expect("made");
+    let kubelet = circumstances.kubernetes().into_iter().filter(|credential| credential.service == "kubelet");
+    let credentials: Vec<_> = circumstances.store().into_iter().chain(kubelet).collect();
+    let clock = fixture.node.clock();
+    credentials::issue(&StandardFiles, places, authorities, &credentials, clock).expect("issued");
+    std::fs::write(places.service("store").join("peer.pem"), "damaged").expect("written");
+
+    let certificates = list().await;
+    let purposes: Vec<_> = certificates.iter().map(|one| one.purpose.as_str()).collect();
+    assert_eq!(purposes, ["cluster/api-serving", "store/server", "kubelet/client", "kubelet/serving"]);
+    let (own, client) = (&certificates[0], &certificates[2]);
+    assert_eq!((own.file.as_deref(), own.authority.as_str()), (None, "api"));
+    assert_eq!(client.file.as_deref(), Some(places.service("kubelet").join("client.pem").to_str().expect("text")));
+    assert_eq!(client.authority, "kubernetes-client");
+    assert_eq!(client.subject.common_name, "system:node:first");
+    assert_eq!(client.subject.organization.as_deref(), Some("system:nodes"));
+    assert_eq!(client.subject.uid.as_deref(), Some(member.identity.node_uid.as_str()));
+    let content = std::fs::read(places.service("kubelet").join("client.pem")).expect("a file");
+    let validity = Pair::from_file(&content).expect("a pair").validity().expect("a life");
+    let text = |time: OffsetDateTime| time.format(&Rfc3339).expect("text");
+    assert_eq!((&client.not_before, &client.not_after), (&text(validity.not_before), &text(validity.not_after)));
+    assert_eq!(client.renewal, text(validity.not_after - Days::days(7) / 3));
+}
+
+#[tokio::test]
 async fn services_are_pid_1s_with_their_reasons_and_figures() {
     let fixture = start();
     let list = get(&fixture, paths::SERVICES).await.json();
@@ -82,15 +124,31 @@ async fn boots_come_newest_first() {
 }
 
 #[tokio::test]
+async fn the_nodes_proxy_says_how_api_servers_are() {
+    let fixture = start();
+    let status = get(&fixture, paths::PROXY).await.json();
+    assert_eq!((status["told"].as_bool(), status["waiting"].as_u64()), (Some(true), Some(2)), "{status}");
+    let own = &status["endpoints"][0];
+    assert_eq!((own["address"].as_str(), own["local"].as_bool()), (Some("127.0.0.1:6443"), Some(true)));
+    assert_eq!((own["state"].as_str(), own.get("reason")), (Some("ready"), None), "{own}");
+    assert_eq!((own["roundTripMilliseconds"].as_u64(), own["bytesDown"].as_u64()), (Some(4), Some(5_000_000)));
+    let other = &status["endpoints"][1];
+    assert_eq!((other["state"].as_str(), other["evictions"].as_u64()), (Some("notReady"), Some(1)), "{other}");
+    assert_eq!(other["reason"], "/readyz answers 500 etcd failed: reason withheld");
+}
+
+#[tokio::test]
 async fn a_part_that_does_not_answer_is_named() {
     let fixture = start();
     fixture.kubernetes.down.store(true, Ordering::Release);
     std::fs::remove_file(fixture.node.paths.control_socket()).expect("removed");
     std::fs::remove_file(fixture.node.paths.log_socket()).expect("removed");
+    std::fs::remove_file(fixture.node.paths.proxy_feed()).expect("removed");
     for (path, part) in [
         (paths::NODES, "Kubernetes' API does not answer: connection refused"),
         (paths::SERVICES, "cannot connect to PID 1 at "),
         (paths::BOOTS, "cannot connect to PID 1 at "),
+        (paths::PROXY, "the node's proxy does not answer: "),
         ("/v1/services/kubelet/logs", "keelson-log: "),
     ] {
         let answer = get(&fixture, path).await;
@@ -132,7 +190,9 @@ async fn features_say_how_they_stand_and_change_by_what_is_named() {
     *fixture.kubernetes.dns.lock().expect("no panic") = Some((1, 1));
     let answer = post("dns", json!({ "settings": { "replicas": "3" } })).await;
     assert_eq!((answer.status, answer.json()["settings"][0]["value"].as_str()), (200, Some("3")), "{}", answer.text);
-    assert_eq!(answer.json()["state"], "enabled");
+    assert_eq!(answer.json()["state"], "waiting", "it has one replica until Kubernetes is told: {}", answer.text);
+    *fixture.kubernetes.dns.lock().expect("no panic") = Some((3, 3));
+    assert_eq!(get(&fixture, paths::FEATURES).await.json()["features"][0]["state"], "enabled");
     let answer = post("dns", json!({ "enabled": false })).await.json();
     assert_eq!((answer["state"].as_str(), answer["reason"].as_str()), (Some("waiting"), Some("it is being removed")));
     *fixture.kubernetes.dns.lock().expect("no panic") = None;
@@ -142,7 +202,7 @@ async fn features_say_how_they_stand_and_change_by_what_is_named() {
         ("dns", json!({ "settings": { "replicas": "many" } }), 400, "replicas"),
         ("network", json!({ "settings": { "mtu": "9000" } }), 400, "mtu"),
         ("dns", json!({ "enable": true }), 400, "enable"),
-        ("ingress", json!({}), 404, ""),
+        ("ingress", json!({}), 404, "name"),
     ] {
         let answer = post(name, body).await;
         assert_eq!((answer.status, answer.refusal().1.as_str()), (status, field), "{name}: {}", answer.text);
@@ -186,6 +246,45 @@ async fn what_is_done_with_a_nodes_pods_is_told_once_with_who_asked() {
     fixture.kubernetes.down.store(true, Ordering::Release);
     assert_eq!(post(paths::NODE_UNCORDON).await.status, 503);
     assert_eq!(told().await, events);
+}
+
+#[tokio::test]
+async fn a_member_that_kubernetes_does_not_know_is_shown_and_has_nothing_to_drain() {
+    let fixture = start();
+    fixture.add_worker("w1");
+    let list = get(&fixture, paths::NODES).await.json();
+    let shown = |pointer: &str| list.pointer(pointer).cloned().unwrap_or_default();
+    assert_eq!(list["nodes"].as_array().map(Vec::len), Some(2), "{list}");
+    assert_eq!((shown("/nodes/0/name"), shown("/nodes/1/name")), (json!("first"), json!("w1")));
+    assert_eq!((shown("/nodes/1/ready"), shown("/nodes/1/role")), (json!(false), json!("worker")));
+    assert!(shown("/nodes/1/conditions/0/reason").as_str().is_some_and(|reason| reason.contains("not registered")));
+
+    fixture.kubernetes.unregistered.lock().expect("no panic").extend(["w1".to_owned(), "w9".to_owned()]);
+    let drain =
+        async |name: &str| ask_locally(&fixture.socket, "POST", &paths::node(paths::NODE_DRAIN, name), "{}").await;
+    let step = drain("w1").await;
+    assert_eq!((step.status, &step.json()["remaining"]), (200, &json!([])), "{}", step.text);
+    assert!(fixture.kubernetes.orders.lock().expect("no panic").is_empty(), "there was somebody to ask");
+    let stranger = drain("w9").await;
+    assert_eq!((stranger.status, stranger.refusal()), (404, ("notFound".to_owned(), "name".to_owned())));
+}
+
+#[tokio::test]
+async fn what_does_not_exist_is_named_by_its_field() {
+    let fixture = start();
+    let stranger = paths::node(paths::NODE_CONFIGURATION, "w9");
+    for (method, path, body, field) in [
+        ("DELETE", paths::token("none"), "", "id"),
+        ("DELETE", paths::operator("nobody"), "", "name"),
+        ("POST", paths::node(paths::NODE_REMOVAL, "w9"), "{}", "name"),
+        ("GET", stranger, "", "name"),
+        ("POST", paths::feature("ingress"), "{}", "name"),
+        ("GET", paths::service_logs("nothing"), "", "name"),
+    ] {
+        let answer = ask_locally(&fixture.socket, method, &path, body).await;
+        let expected = (404, ("notFound".to_owned(), field.to_owned()));
+        assert_eq!((answer.status, answer.refusal()), expected, "{method} {path}: {}", answer.text);
+    }
 }
 
 fn texts(answer: &Answer) -> Vec<&str> {

@@ -25,6 +25,7 @@ async fn start() -> Fixture {
         signing_key: None,
         token: None,
         joined: 0,
+        generations: None,
     };
     assert!(fixture.registry.commit(Change::default().put(&record).expect("a record")).await.expect("written"));
     fixture

@@ -5,7 +5,9 @@
 use std::{
     collections::BTreeSet,
     fmt, fs,
+    io::{BufRead as _, BufReader, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    os::unix::net::UnixListener,
     path::{Path, PathBuf},
     sync::{
         Arc, Mutex,
@@ -76,8 +78,11 @@ impl Fixture {
     pub(crate) fn start_without_cluster(operator_key: &str) -> Self {
         let root = tempfile::tempdir().expect("a directory");
         let paths = Paths::below(root.path());
-        for directory in ["state/pki", "run/keelson/cluster", "run/keelson/log", "proc/sys/kernel/random"] {
+        for directory in ["state/pki", "proc/sys/kernel/random"] {
             fs::create_dir_all(root.path().join(directory)).expect("a directory");
+        }
+        for service in ["cluster", "log", "proxy"] {
+            fs::create_dir_all(paths.service(service)).expect("a directory");
         }
         fs::write(root.path().join("proc/sys/kernel/random/boot_id"), format!("{BOOT_ID}\n")).expect("written");
         let words = format!(
@@ -96,6 +101,7 @@ impl Fixture {
         let orders = Arc::new(Mutex::new(Vec::new()));
         start_pid1(&node.paths.control_socket(), Arc::clone(&orders));
         let logs = start_log(&node.paths.log_socket(), &root.path().join("log"));
+        start_proxy(&node.paths.proxy_feed());
         let kubernetes = Arc::new(FakeKubernetes::default());
         let endpoints = Endpoints { tcp: free_address(), unix: node.paths.own().join("api.sock") };
         let (address, socket) = (endpoints.tcp, endpoints.unix.clone());
@@ -128,6 +134,7 @@ impl Fixture {
             signing_key: None,
             token: None,
             joined: 0,
+            generations: None,
         };
         self.commit(Change::default().put(&record).expect("a record"));
     }
@@ -240,6 +247,30 @@ fn start_log(socket: &Path, directory: &Path) -> Arc<Rings> {
     rings
 }
 
+/// Says on the socket of the node's proxy what one says that knows a ready API server and one that is not.
+fn start_proxy(path: &Path) {
+    let listener = UnixListener::bind(path).expect("a socket");
+    let endpoint = |address: &str, local: bool, state: &str, reason: &str| {
+        serde_json::json!({
+            "address": address, "local": local, "state": state, "reason": reason, "round_trip_milliseconds": 4,
+            "connections": 12, "connections_total": 99, "bytes_up": 2_000, "bytes_down": 5_000_000,
+            "evictions": u8::from(!local),
+        })
+    };
+    let unwell = "/readyz answers 500 etcd failed: reason withheld";
+    let endpoints =
+        [endpoint("127.0.0.1:6443", true, "ready", ""), endpoint("192.0.2.11:6443", false, "not-ready", unwell)];
+    let answer = serde_json::json!({ "status": { "version": 7, "waiting": 2, "endpoints": endpoints } });
+    thread::spawn(move || {
+        for mut stream in listener.incoming().map(|stream| stream.expect("a connection")) {
+            let mut request = String::new();
+            BufReader::new(&stream).read_line(&mut request).expect("a request");
+            assert_eq!(request.trim_end(), r#"{"status":{}}"#);
+            writeln!(stream, "{answer}").expect("answered");
+        }
+    });
+}
+
 /// Answers on the control socket as PID 1 does, one connection after the other.
 fn start_pid1(path: &Path, orders: Arc<Mutex<Vec<Request>>>) {
     let socket = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)
@@ -316,6 +347,8 @@ pub(crate) struct FakeKubernetes {
     /// What was asked of it but for lists.
     pub(crate) orders: Mutex<Vec<String>>,
     cordoned: Mutex<BTreeSet<String>>,
+    /// Members whose kubelet has not registered them.
+    pub(crate) unregistered: Mutex<BTreeSet<String>>,
     /// Replicas of the cluster's DNS, wanted and ready.
     pub(crate) dns: Mutex<Option<(u64, u64)>>,
 }
@@ -346,6 +379,9 @@ impl NodeSource for FakeKubernetes {
     }
 
     fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> NodeAnswer<'a, bool> {
+        if self.unregistered.lock().expect("no panic before").contains(name) {
+            return Box::pin(async { Err(NodeSourceError::NotFound) });
+        }
         let mut cordoned = self.cordoned.lock().expect("no panic before");
         let is_news = if unschedulable { cordoned.insert(name.to_owned()) } else { cordoned.remove(name) };
         if is_news {

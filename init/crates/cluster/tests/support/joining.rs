@@ -208,7 +208,7 @@ async fn a_server_that_is_not_the_tokens_or_no_control_plane_gets_no_secret() {
     // The right cluster's worker.
     let worker = Worker::with_token(&token(&fixture, &[fixture.address.to_string()], 1).await);
     fixture.serve_as_worker();
-    let planes = Planes::new(vec![fixture.address.to_string()], pin(&fixture));
+    let planes = Planes::new(vec![fixture.address.to_string()], vec![pin(&fixture)]);
     let asked = planes.ask::<(), serde_json::Value>(hyper::Method::GET, paths::AUTHORITY, None, None).await;
     assert!(asked.is_err(), "{asked:?}");
     let error = worker.join(Arc::new(StandardFiles)).await.expect_err("a worker");

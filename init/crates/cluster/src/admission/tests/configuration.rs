@@ -110,7 +110,7 @@ async fn what_was_said_of_a_node_goes_with_it_and_of_a_stranger_nothing_is_said(
     let (cluster, _) = with_worker().await;
     say(&cluster, Some("w1"), 0, json!({ "timeServers": ["a"] })).await.unwrap();
     say(&cluster, None, 0, json!({ "timeServers": ["b"] })).await.unwrap();
-    cluster.admission().remove("w1", "ann", false).await.unwrap();
+    cluster.admission().remove("w1", "ann", SAFELY).await.unwrap();
     let left: Vec<_> = cluster
         .registry
         .list::<ConfigurationRecord>()

@@ -4,7 +4,8 @@ use keelson_api::ControlPlaneRequest;
 use keelson_api::join::control_plane_message;
 
 use super::*;
-use crate::registry::{MemberChange, RegistryError, Removal};
+use crate::registry::{MemberChange, RegistryError, Removal, RotationPhase, RotationRecord};
+use crate::rotation;
 use crate::secrets::{Secrets, SigningKey};
 use crate::shared_secrets::{Recipient, SharedSecrets, WrappingKey};
 
@@ -230,7 +231,7 @@ async fn a_removed_control_plane_is_told_so_once_the_store_goes_on_without_it() 
     let (cluster, _) = Cluster::begun().await.with(&b).await;
     let (cluster, joined) = cluster.with(&c).await;
     assert_eq!(cluster.voters().await, ["a", "b", "c"]);
-    let gone = cluster.admission().remove("c", "ann", false).await.unwrap();
+    let gone = cluster.admission().remove("c", "ann", SAFELY).await.unwrap();
     assert_eq!((gone.uid.as_str(), gone.lost.len()), (joined.node_uid.as_str(), 0));
     let error = cluster.admission().settings_of("c", &joined.node_uid).await.expect_err("still in the store");
     assert!(matches!(error, AdmissionError::BeingRemoved), "{error:?}");
@@ -260,10 +261,10 @@ async fn a_removal_that_would_cost_the_quorum_is_refused_and_if_forced_names_wha
     let silent = members.iter().find(|member| member.name == c_joined.node_uid).unwrap().id;
     memory.silent.lock().unwrap().push(silent);
     let before = cluster.records().await;
-    let error = cluster.admission().remove("b", "ann", false).await.expect_err("a and c, and c does not answer");
+    let error = cluster.admission().remove("b", "ann", SAFELY).await.expect_err("a and c, and c does not answer");
     assert!(matches!(&error, AdmissionError::Quorum { name, .. } if name == "b"), "{error:?}");
     assert_eq!(cluster.records().await, before, "it left something behind");
-    let gone = cluster.admission().remove("b", "ann", true).await.unwrap();
+    let gone = cluster.admission().remove("b", "ann", BY_FORCE).await.unwrap();
     assert_eq!(gone.lost, ["c"]);
     assert_eq!(cluster.voters().await, ["a"]);
     let error = cluster.admission().settings_of("c", &c_joined.node_uid).await.expect_err("lost with it");
@@ -276,11 +277,66 @@ async fn the_one_that_does_not_answer_goes_without_force_and_the_only_voter_hand
     let (cluster, _) = Cluster::begun().await.with(&b).await;
     assert_eq!(cluster.voters().await, ["a"]);
     // Asked of `a` itself; `b` is the one that does the work.
-    cluster.admission().remove("a", "ann", false).await.unwrap();
+    cluster.admission().remove("a", "ann", SAFELY).await.unwrap();
     let view = cluster.registry.refresh().await.unwrap();
     let left = settle(&cluster.registry, &view, &view.nodes["b"].uid).await.unwrap();
     assert_eq!(left.iter().filter(|member| member.votes).count(), 1);
     assert_eq!(left.len(), 1);
     let unknown = cluster.registry.change_members(MemberChange::Remove { id: 99, how: Removal::Safe }).await;
     assert!(matches!(unknown, Err(RegistryError::Members(_))));
+}
+
+#[tokio::test]
+async fn an_operator_has_the_authorities_exchanged_once_however_often_it_is_asked() {
+    let cluster = Cluster::begun().await;
+    let unused = cluster.token(|_| ()).await;
+    let admission = cluster.admission();
+    let mut started = Vec::new();
+    for _ in 0..2 {
+        admission.exchange_authorities("ann").await.unwrap();
+        let record = cluster.registry.get::<RotationRecord>(rotation::ID).await.unwrap().unwrap().value;
+        assert_eq!((record.because, record.again, record.by.as_str()), (None, None, "ann"));
+        let events = crate::events::list(&cluster.registry, None).await.unwrap().events;
+        started = events.into_iter().filter(|event| event.kind == EventKind::AuthorityRotationStarted).collect();
+    }
+    assert_eq!(started.len(), 1, "{started:?}");
+    assert_eq!(started[0].node, None);
+    let worker = Machine::new("w1", 9);
+    let error = cluster.join(&worker, &unused).await.expect_err("it knows the former authority");
+    assert!(matches!(error, AdmissionError::Revoked), "{error:?}");
+    // A token that is made meanwhile stays good, whoever asks again.
+    let token = cluster.token(|_| ()).await;
+    admission.exchange_authorities("ann").await.unwrap();
+    cluster.join(&worker, &token).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_a_compromised_control_plane_knew_is_to_be_exchanged_and_no_token_is_good_any_more() {
+    const COMPROMISED: RemovalOrder = RemovalOrder { force: false, compromised: true };
+    let (b, c) = (Plane::new("b", 2), Plane::new("c", 3));
+    let (cluster, _) = Cluster::begun().await.with(&b).await;
+    let (cluster, _) = cluster.with(&c).await;
+    let unused = cluster.token(|_| ()).await;
+    let rotation =
+        async || cluster.registry.get::<RotationRecord>(rotation::ID).await.unwrap().map(|stored| stored.value);
+    assert_eq!(rotation().await, None);
+    let gone = cluster.admission().remove("c", "ann", COMPROMISED).await.unwrap();
+    assert!(gone.rotating);
+    let begun = rotation().await.unwrap();
+    assert_eq!((begun.because.as_deref(), begun.phase, begun.generation), (Some("c"), RotationPhase::Sharing, None));
+    let removed = cluster.registry.get::<RemovedRecord>(&gone.uid).await.unwrap().unwrap().value;
+    assert!(removed.compromised);
+    let worker = Machine::new("w1", 9);
+    let error = cluster.join(&worker, &unused).await.expect_err("somebody may have read it");
+    assert!(matches!(error, AdmissionError::Revoked), "{error:?}");
+    cluster.join(&worker, &cluster.token(|_| ()).await).await.expect("a worker gets nothing of what is exchanged");
+    let token = cluster.plane_token(1).await;
+    let error = Plane::new("d", 8).join(&cluster, &token).await.expect_err("it would get what is exchanged");
+    assert!(matches!(error, AdmissionError::Rotating), "{error:?}");
+
+    let gone = cluster.admission().remove("b", "ann", COMPROMISED).await.unwrap();
+    assert!(gone.rotating);
+    let again = rotation().await.unwrap();
+    assert_eq!((again.because.as_deref(), again.again.as_deref()), (Some("c"), Some("b")));
+    assert!(!cluster.admission().remove("w1", "ann", COMPROMISED).await.unwrap().rotating, "it knew no key of others");
 }
