@@ -31,6 +31,15 @@ pub(crate) fn since(time: &str, now: OffsetDateTime) -> String {
     }
 }
 
+/// How far ahead a time of RFC 3339 is, or how long ago it was; as it stands if it is none.
+pub(crate) fn until(time: &str, now: OffsetDateTime) -> String {
+    match OffsetDateTime::parse(time, &Rfc3339) {
+        Ok(time) if time > now => format!("in {}", format((time - now).whole_seconds().unsigned_abs())),
+        Ok(time) => format!("{} ago", format((now - time).whole_seconds().unsigned_abs())),
+        Err(_) => time.to_owned(),
+    }
+}
+
 /// Reads `90s`, `10m`, `1h30m`, `2d`; a bare number is refused, since nobody knows its unit.
 pub(crate) fn parse(text: &str) -> Option<Duration> {
     let mut rest = text;
@@ -79,5 +88,8 @@ mod tests {
         assert_eq!(since("2026-11-24T11:58:30Z", now), "1m30s");
         assert_eq!(since("2026-11-24T12:58:30Z", now), "0s");
         assert_eq!(since("soon", now), "soon");
+        assert_eq!(until("2026-11-24T12:01:30Z", now), "in 1m30s");
+        assert_eq!(until("2026-11-24T11:00:00Z", now), "1h ago");
+        assert_eq!(until("soon", now), "soon");
     }
 }

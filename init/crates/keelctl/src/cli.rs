@@ -30,8 +30,15 @@ pub(crate) enum Command {
     Kubeconfig(Kubeconfig),
     /// Lists the cluster's nodes
     Nodes(Format),
+    /// Lists the node's certificates: whom each names, when it ends and when it is renewed; -o json tells the files
+    Certificates(Format),
+    /// Exchanges what the cluster's certificates are signed by
+    #[command(subcommand)]
+    Authorities(Authorities),
     /// Lists the services on the node
     Services(Format),
+    /// Lists the API servers that the node's proxy knows, and how they are
+    Proxy(Format),
     /// Prints a service's log; `kernel` is the kernel's and the init's
     Logs(Logs),
     /// Reboots the node in order
@@ -112,7 +119,7 @@ pub(crate) struct Kubeconfig {
 pub(crate) struct Logs {
     /// The service's name, as `keelctl services` lists it
     pub service: String,
-    /// Go on with lines as they come
+    /// Go on with lines as they come, also after the connection broke or the node has rebooted
     #[arg(short, long)]
     pub follow: bool,
     /// How many of the newest lines
@@ -131,6 +138,20 @@ pub(crate) struct Power {
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, requires = "wait")]
     pub timeout: Duration,
+}
+
+#[derive(Debug, Subcommand)]
+pub(crate) enum Authorities {
+    /// Exchanges the authorities, all certificates and the key of Secrets for new ones while the cluster runs; join tokens become
+    /// void, and each node has to be there once or be removed
+    Rotate {
+        /// Wait until it is over, telling what is awaited
+        #[arg(long)]
+        wait: bool,
+        /// How long to wait
+        #[arg(long, value_name = "DURATION", default_value = "15m", value_parser = duration, requires = "wait")]
+        timeout: Duration,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -161,6 +182,11 @@ pub(crate) struct Remove {
     /// anything, those that do not answer are removed with it
     #[arg(long)]
     pub force: bool,
+    /// Somebody else may have what the node knew: it goes at once, all join tokens become void, but for those that were made offline
+    /// and never used (revoke those by their ids), and if it is a control plane the cluster's authorities and the key of its Secrets
+    /// are exchanged (keelctl status says how far that is)
+    #[arg(long)]
+    pub compromised: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -223,16 +249,38 @@ pub(crate) enum Feature {
     #[command(visible_alias = "ls")]
     List(Format),
     /// Enables a feature
-    Enable { name: String },
+    Enable(SwitchFeature),
     /// Disables a feature: what it is made of is removed. Without the network, pods need another CNI plugin
-    Disable { name: String },
+    Disable(SwitchFeature),
     /// Changes settings of a feature; a setting without a value is the default again
-    Set {
-        name: String,
-        /// Such as `replicas=3` or `upstream=192.0.2.53,192.0.2.54`
-        #[arg(required = true, value_name = "KEY=VALUE", value_parser = setting)]
-        settings: Vec<(String, String)>,
-    },
+    Set(SetFeature),
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SwitchFeature {
+    pub name: String,
+    #[command(flatten)]
+    pub settling: Settling,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct SetFeature {
+    pub name: String,
+    /// Such as `replicas=3` or `upstream=192.0.2.53,192.0.2.54`
+    #[arg(required = true, value_name = "KEY=VALUE", value_parser = setting)]
+    pub settings: Vec<(String, String)>,
+    #[command(flatten)]
+    pub settling: Settling,
+}
+
+#[derive(Args, Clone, Copy, Debug)]
+pub(crate) struct Settling {
+    /// Wait until the feature is as it is wanted, telling what is awaited
+    #[arg(long)]
+    pub wait: bool,
+    /// How long to wait
+    #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration, requires = "wait")]
+    pub timeout: Duration,
 }
 
 #[derive(Args, Debug)]

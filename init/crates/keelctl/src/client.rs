@@ -3,7 +3,7 @@
 //! A command makes one or two requests, so there is no pool. Connecting and answering have deadlines; a stream of log
 //! lines has none.
 
-use std::{error::Error as StdError, io, sync::Arc, time::Duration};
+use std::{cell::RefCell, error::Error as StdError, io, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
@@ -14,16 +14,16 @@ use hyper::{
     header::{CONTENT_TYPE, HOST, USER_AGENT},
 };
 use hyper_util::rt::TokioIo;
-use keelson_api::{CONTROL_PLANE_NAME, CONTROL_PLANES, ErrorBody, ErrorCode};
-use keelson_pki::PinnedVerifier;
+use keelson_api::{CONTROL_PLANE_NAME, CONTROL_PLANES, ErrorBody, ErrorCode, NEXT_AUTHORITY};
+use keelson_pki::{PinnedVerifier, pin};
 use rustls::{ClientConfig, crypto::aws_lc_rs, version::TLS13};
 use rustls_pki_types::ServerName;
 use serde::{Serialize, de::DeserializeOwned};
 use tokio::{net::TcpStream, time::timeout};
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use crate::{
-    config::{Context, Endpoint},
+    config::{Context, Endpoint, Fingerprint, Learned},
     credential::Credential,
 };
 
@@ -104,6 +104,7 @@ pub(crate) struct Client {
     name: ServerName<'static>,
     control_plane: ServerName<'static>,
     context: Context,
+    learned: RefCell<Learned>,
 }
 
 impl Client {
@@ -111,7 +112,17 @@ impl Client {
         let endpoint = context.endpoint.clone();
         let name = endpoint.server_name().ok_or(ClientError::Name)?;
         let control_plane = ServerName::try_from(CONTROL_PLANE_NAME).map_err(|_| ClientError::Name)?;
-        Ok(Self { endpoint, name, control_plane, context: context.clone() })
+        Ok(Self { endpoint, name, control_plane, context: context.clone(), learned: RefCell::default() })
+    }
+
+    /// From now on the cluster is known by what this context says.
+    pub(crate) fn set_context(&mut self, context: Context) {
+        self.context = context;
+    }
+
+    /// What the last control plane that has answered has shown.
+    pub(crate) fn learned(&self) -> Learned {
+        self.learned.borrow().clone()
     }
 
     /// Sends a request and reads the answer's JSON.
@@ -162,6 +173,7 @@ impl Client {
         let stream = timeout(CONNECT_DEADLINE, self.connect(via, credential))
             .await
             .map_err(|_| ClientError::ConnectTimeout)??;
+        let shown = self.shown(&stream);
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Request)?;
         // It ends with the answer; what goes wrong is seen by the sender.
         tokio::spawn(connection);
@@ -176,16 +188,17 @@ impl Client {
         let request = request
             .body(Full::new(body.unwrap_or_default()))
             .map_err(|error| ClientError::Connect(io::Error::other(error)))?;
-        sender.send_request(request).await.map_err(ClientError::Request)
+        let response = sender.send_request(request).await.map_err(ClientError::Request)?;
+        if let Some(shown) = shown {
+            let next = response.headers().get(NEXT_AUTHORITY).and_then(|value| value.to_str().ok()?.parse().ok());
+            self.learned.replace(Learned { shown: Some(shown), next });
+        }
+        Ok(response)
     }
 
-    async fn connect(
-        &self,
-        via: Via,
-        credential: Option<&Credential>,
-    ) -> Result<tokio_rustls::client::TlsStream<TcpStream>, ClientError> {
+    async fn connect(&self, via: Via, credential: Option<&Credential>) -> Result<TlsStream<TcpStream>, ClientError> {
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let verifier = PinnedVerifier::new(self.context.fingerprint.digest(), Arc::clone(&provider));
+        let verifier = PinnedVerifier::of_any(self.context.fingerprints(), Arc::clone(&provider));
         let (name, verifier) = match via {
             Via::Node => (self.name.clone(), Arc::new(verifier)),
             // Which of them it is does not matter.
@@ -209,10 +222,18 @@ impl Client {
         let stream = TcpStream::connect((self.endpoint.host.as_str(), self.endpoint.port))
             .await
             .map_err(ClientError::Connect)?;
-        TlsConnector::from(Arc::new(config)).connect(name, stream).await.map_err(|error| match verifier.mismatch() {
+        let connecting = TlsConnector::from(Arc::new(config)).connect(name, stream);
+        connecting.await.map_err(|error| match verifier.mismatch() {
             Some(found) => ClientError::Pin { expected: self.context.fingerprint.to_string(), found },
             None => ClientError::Handshake(error),
         })
+    }
+
+    /// The pinned authority of a control plane: what a worker says of authorities is not to be believed.
+    fn shown(&self, stream: &TlsStream<TcpStream>) -> Option<Fingerprint> {
+        let chain = stream.get_ref().1.peer_certificates()?;
+        let is_control_plane = pin::is_of(chain.first()?, CONTROL_PLANES);
+        is_control_plane.then(|| Fingerprint::among(chain, &self.context.fingerprints())).flatten()
     }
 }
 

@@ -1,6 +1,8 @@
 //! The commands.
 
+mod authorities;
 mod boots;
+mod certificates;
 mod configuration;
 mod contexts;
 mod events;
@@ -12,6 +14,7 @@ mod node;
 mod nodes;
 mod operators;
 mod power;
+mod proxy;
 mod services;
 mod status;
 mod store;
@@ -35,7 +38,10 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitStatus, Error> {
         Command::Status(arguments) => block_on(status::run(session()?, &arguments)),
         Command::Kubeconfig(arguments) => block_on(kubeconfig::run(session()?, &arguments)),
         Command::Nodes(format) => block_on(nodes::run(session()?, format)),
+        Command::Authorities(arguments) => block_on(authorities::run(session()?, &arguments)),
+        Command::Certificates(format) => block_on(certificates::run(session()?, format)),
         Command::Services(format) => block_on(services::run(session()?, format)),
+        Command::Proxy(format) => block_on(proxy::run(session()?, format)),
         Command::Logs(arguments) => block_on(logs::run(session()?, &arguments)),
         Command::Reboot(arguments) => block_on(power::reboot(session()?, &arguments)),
         Command::Poweroff(arguments) => block_on(power::power_off(session()?, &arguments)),

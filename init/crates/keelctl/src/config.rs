@@ -6,6 +6,7 @@
 //! - name: home
 //!   endpoint: https://192.0.2.10:6400
 //!   fingerprint: sha256:…        # of the API's authority, as the node's console shows it
+//!   nextFingerprint: sha256:…    # of the one that it is being exchanged for; written by keelctl, as the cluster tells it
 //!   key: /srv/operator.key
 //! ```
 //!
@@ -19,7 +20,7 @@ use std::{
 };
 
 use keelson_api::PORT;
-use rustls_pki_types::ServerName;
+use rustls_pki_types::{CertificateDer, ServerName};
 use serde::{Deserialize, Serialize};
 
 use crate::private_file::{self, FileError};
@@ -65,7 +66,40 @@ pub(crate) struct Context {
     pub name: String,
     pub endpoint: Endpoint,
     pub fingerprint: Fingerprint,
+    /// Of the authority that takes that one's place, as the cluster itself has said.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next_fingerprint: Option<Fingerprint>,
     pub key: PathBuf,
+}
+
+impl Context {
+    /// What the cluster has shown: by which of the two it is known now, and by what it will be. Says whether that is news.
+    pub(crate) fn learn(&mut self, learned: &Learned) -> bool {
+        let before = self.clone();
+        // While the exchange goes on, others may still show the former one.
+        let is_over = learned.next != learned.shown;
+        if is_over && self.next_fingerprint.is_some() && self.next_fingerprint == learned.shown {
+            self.fingerprint = self.next_fingerprint.take().unwrap_or_else(|| self.fingerprint.clone());
+        }
+        if let Some(next) = learned.next.as_ref().filter(|next| **next != self.fingerprint) {
+            self.next_fingerprint = Some(next.clone());
+        }
+        *self != before
+    }
+
+    /// By which the cluster may be known.
+    pub(crate) fn fingerprints(&self) -> Vec<keelson_pki::Fingerprint> {
+        std::iter::once(&self.fingerprint).chain(&self.next_fingerprint).map(Fingerprint::digest).collect()
+    }
+}
+
+/// What a control plane has shown, beside its answer.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Learned {
+    /// Its pinned authority.
+    pub shown: Option<Fingerprint>,
+    /// The one that will take its place.
+    pub next: Option<Fingerprint>,
 }
 
 /// Where a node's API answers.
@@ -142,7 +176,9 @@ impl Config {
         let key = key.map(|key| std::path::absolute(&key).unwrap_or(key));
         if let Some(context) = self.contexts.contexts.iter_mut().find(|context| context.name == name) {
             context.endpoint = endpoint.unwrap_or_else(|| context.endpoint.clone());
-            context.fingerprint = fingerprint.unwrap_or_else(|| context.fingerprint.clone());
+            if let Some(fingerprint) = fingerprint {
+                (context.fingerprint, context.next_fingerprint) = (fingerprint, None);
+            }
             context.key = key.unwrap_or_else(|| context.key.clone());
             return Ok(());
         }
@@ -150,10 +186,21 @@ impl Config {
             name: name.to_owned(),
             endpoint: endpoint.ok_or(ConfigError::Incomplete { field: "endpoint" })?,
             fingerprint: fingerprint.ok_or(ConfigError::Incomplete { field: "fingerprint" })?,
+            next_fingerprint: None,
             key: key.ok_or(ConfigError::Incomplete { field: "key" })?,
         });
         self.contexts.current_context.get_or_insert_with(|| name.to_owned());
         Ok(())
+    }
+
+    /// [`Context::learn`] of the context of that name.
+    pub(crate) fn learn(&mut self, name: &str, learned: &Learned) -> bool {
+        let context = self.contexts.contexts.iter_mut().find(|context| context.name == name);
+        context.is_some_and(|context| context.learn(learned))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
     }
 
     pub(crate) fn use_context(&mut self, name: &str) -> Result<(), ConfigError> {
@@ -259,6 +306,12 @@ impl From<Endpoint> for String {
 }
 
 impl Fingerprint {
+    /// The one of these authorities that is in a chain.
+    pub(crate) fn among(chain: &[CertificateDer<'_>], pinned: &[keelson_pki::Fingerprint]) -> Option<Self> {
+        let shown = chain.iter().map(|certificate| keelson_pki::Fingerprint::of(certificate));
+        shown.into_iter().find(|fingerprint| pinned.contains(fingerprint)).map(Self)
+    }
+
     pub(crate) fn digest(&self) -> keelson_pki::Fingerprint {
         self.0
     }

@@ -71,6 +71,8 @@ pub(crate) enum Error {
     ForeignKubeconfig { path: String },
     #[error("the document {}", path.display())]
     Document { path: PathBuf, source: std::io::Error },
+    #[error("the cluster would not take such a token: {problem} ({field})")]
+    Token { field: &'static str, problem: String },
     #[error("cannot start")]
     Runtime(#[source] std::io::Error),
     #[error("cannot write the output")]
@@ -101,6 +103,7 @@ impl Error {
             | Self::File(_)
             | Self::ForeignKubeconfig { .. }
             | Self::Document { .. }
+            | Self::Token { .. }
             | Self::Runtime(_)
             | Self::Output(_)
             | Self::Format(_) => ExitStatus::Failure,

@@ -40,11 +40,16 @@ pub(crate) async fn wait<T>(
 /// What it means while waiting that the node cannot be asked: it may be on its way. That it refuses the key, or is
 /// another node, does not change by waiting.
 pub(crate) fn or_not_yet<T>(error: Error) -> Result<Seen<T>, Error> {
+    reason(error).map(Seen::NotYet)
+}
+
+/// The same, in words.
+pub(crate) fn reason(error: Error) -> Result<String, Error> {
     use crate::client::ClientError;
     match error {
         Error::Client { source: ClientError::Pin { .. } | ClientError::Name, .. } => Err(error),
-        Error::Client { .. } => Ok(Seen::NotYet(output::with_causes(&error))),
-        Error::Answer { ref body, .. } if body.code.status() >= 500 => Ok(Seen::NotYet(output::with_causes(&error))),
+        Error::Client { .. } => Ok(output::with_causes(&error)),
+        Error::Answer { ref body, .. } if body.code.status() >= 500 => Ok(output::with_causes(&error)),
         error => Err(error),
     }
 }

@@ -18,7 +18,7 @@ use crate::{
     credential::{Credential, CredentialError, Request},
     error::Error,
     key::OperatorKey,
-    private_file,
+    output, private_file,
 };
 
 pub(crate) struct Session {
@@ -26,8 +26,10 @@ pub(crate) struct Session {
     client: Client,
     cache: PathBuf,
     credential: Option<Rc<Credential>>,
-    /// Whether the credential was made by this process, so that a refusal is final.
+    /// Whether the credential was made by this process and has not been accepted yet, so that a refusal is final.
     fresh: bool,
+    /// The file that the context is from.
+    config: PathBuf,
 }
 
 impl Session {
@@ -37,7 +39,7 @@ impl Session {
         let cache = config.certificate(&context.name);
         let credential = Credential::cached(&cache, &context.fingerprint, OffsetDateTime::now_utc()).map(Rc::new);
         let client = Client::new(&context).map_err(|source| client_error(&context, source))?;
-        Ok(Self { context, client, cache, credential, fresh: false })
+        Ok(Self { context, client, cache, credential, fresh: false, config: config.path().to_owned() })
     }
 
     pub(crate) async fn get<T: DeserializeOwned>(&mut self, path: &str) -> Result<T, Error> {
@@ -105,9 +107,35 @@ impl Session {
             return Ok(None);
         }
         match answer {
-            Ok(Ok(value)) => Ok(Some(value)),
+            Ok(Ok(value)) => {
+                self.fresh = false;
+                self.learn();
+                Ok(Some(value))
+            }
             Ok(Err(body)) => Err(self.refused(body)),
             Err(source) => Err(client_error(&self.context, source)),
+        }
+    }
+
+    /// The cluster may have told by what it will be known, and is known by that from some moment on. What was asked has its answer, whether
+    /// or not that can be written down.
+    fn learn(&mut self) {
+        let learned = self.client.learned();
+        if !self.context.learn(&learned) {
+            return;
+        }
+        self.client.set_context(self.context.clone());
+        let written = Config::read(Some(self.config.clone())).and_then(|mut config| {
+            if config.learn(&self.context.name, &learned) { config.write().map(|()| true) } else { Ok(false) }
+        });
+        match written {
+            Ok(false) => {}
+            Ok(true) => {
+                output::note(
+                    "the cluster's authorities are being exchanged: this context knows it by the new one, too",
+                );
+            }
+            Err(error) => output::note(&format!("the context cannot be given the cluster's new authority: {error}")),
         }
     }
 
@@ -127,7 +155,9 @@ impl Session {
         let request = Request::new().map_err(|source| self.credential_error(source))?;
         let mut via = Via::Node;
         let challenge: Challenge = self.ask(&mut via, Method::GET, paths::CHALLENGE, None).await?;
-        let message = proof::message(&self.context.fingerprint.hexadecimal(), &challenge.nonce, &request.csr);
+        // Of the two by which the cluster may be known, the one that it shows now.
+        let known = self.client.learned().shown.unwrap_or_else(|| self.context.fingerprint.clone());
+        let message = proof::message(&known.hexadecimal(), &challenge.nonce, &request.csr);
         let body = CertificateRequest {
             csr: request.csr.clone(),
             nonce: challenge.nonce,

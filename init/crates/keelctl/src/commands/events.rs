@@ -7,8 +7,7 @@ use keelson_api::{Event, EventList, paths};
 use crate::{
     cli::{self, Format, OutputFormat},
     error::Error,
-    output,
-    progress::{self, Seen},
+    output, progress,
     session::Session,
 };
 
@@ -35,9 +34,8 @@ pub(super) async fn run(mut session: Session, arguments: &cli::Events) -> Result
                 more
             }
             Err(error) => {
-                if let Seen::NotYet(reason) = progress::or_not_yet::<()>(error)?
-                    && reason != told
-                {
+                let reason = progress::reason(error)?;
+                if reason != told {
                     output::note(&reason);
                     told = reason;
                 }

@@ -22,10 +22,11 @@ pub(super) async fn run(mut session: Session, arguments: &cli::Node) -> Result<(
         }
         cli::Node::Remove(arguments) => {
             let name = &arguments.drain.name;
-            if !arguments.force {
+            if !arguments.force && !arguments.compromised {
                 drain(&mut session, name, arguments.drain.timeout).await?;
             }
-            remove(&mut session, name, arguments.force).await
+            let order = RemovalOrder { force: arguments.force, compromised: arguments.compromised };
+            remove(&mut session, name, order).await
         }
     }
 }
@@ -35,8 +36,7 @@ async fn order(session: &mut Session, template: &str, name: &str, done: &str) ->
     output::line(&format!("{} {done}{}", ordered.name, pending(&ordered)))
 }
 
-async fn remove(session: &mut Session, name: &str, force: bool) -> Result<(), Error> {
-    let order = RemovalOrder { force };
+async fn remove(session: &mut Session, name: &str, order: RemovalOrder) -> Result<(), Error> {
     let ordered: NodeOrdered = session.post(&paths::node(paths::NODE_REMOVAL, name), &order).await?;
     output::line(&format!("{} is removed{}", ordered.name, pending(&ordered)))?;
     if ordered.lost.is_empty() {

@@ -3,6 +3,7 @@
 use keelson_api::{ConditionStatus, Phase, Status, paths};
 use time::OffsetDateTime;
 
+use super::authorities;
 use crate::{
     age, cli,
     error::Error,
@@ -53,6 +54,9 @@ fn print(status: &Status) -> Result<(), Error> {
         head.row(["VIRTUAL ADDRESS".to_owned(), format!("{}, {place}", virtual_address.address)]);
     }
     head.row(["CLUSTER".to_owned(), or_none(status.cluster_id.as_deref().unwrap_or_default())]);
+    if let Some(rotation) = &status.rotation {
+        head.row(["AUTHORITIES".to_owned(), authorities::exchanged(rotation)]);
+    }
     let versions = &status.versions;
     let versions = [("Keelson", &versions.keelson), ("Kubernetes", &versions.kubernetes), ("Linux", &versions.kernel)];
     let versions: Vec<_> = versions

@@ -2,7 +2,7 @@
 
 use keelson_api::{
     CreatedToken, Token, TokenEntry, TokenList, TokenRequest, TokenRole, TokenState, paths,
-    token::{Claims, signed_message},
+    token::{Claims, bounds_problem, signed_message},
 };
 use rcgen::{KeyPair, PublicKeyData};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -36,9 +36,14 @@ pub(super) fn create_offline(
     context: Option<&str>,
     arguments: &cli::CreateToken,
 ) -> Result<(), Error> {
+    let ttl = seconds(arguments);
+    if let Some((field, problem)) = bounds_problem(i64::from(ttl), arguments.uses, arguments.name.is_some()) {
+        return Err(Error::Token { field, problem });
+    }
     let context = config.context(context)?;
     let key = OperatorKey::read(&context.key)?;
-    let expires = OffsetDateTime::now_utc() + arguments.ttl;
+    let now = OffsetDateTime::now_utc();
+    let expires = now + time::Duration::seconds(i64::from(ttl));
     let endpoints = match arguments.endpoints.as_slice() {
         [] => vec![context.endpoint.authority()],
         endpoints => endpoints.to_vec(),
@@ -54,6 +59,7 @@ pub(super) fn create_offline(
         name: arguments.name.clone(),
         hardware: arguments.hardware.as_deref().map(str::to_ascii_lowercase),
         signer: Some(key.public()),
+        issued: Some(now.unix_timestamp()),
     };
     let id = claims.id.clone();
     let mut failure = None;
@@ -101,13 +107,14 @@ fn print(arguments: &cli::CreateToken, created: &CreatedToken) -> Result<(), Err
 pub(super) async fn list(mut session: Session, format: Format) -> Result<(), Error> {
     let list: TokenList = session.get(paths::TOKENS).await?;
     output::print(format, &list, || {
+        let now = OffsetDateTime::now_utc();
         let mut table = Table::new(["ID", "ROLE", "STATE", "EXPIRES", "USES", "BOUND TO", "USED BY", "MADE BY"]);
         for token in &list.tokens {
             table.row([
                 token.id.clone(),
                 token.role.to_string(),
                 state(token.state).to_owned(),
-                expiry(&token.expires),
+                age::until(&token.expires, now),
                 format!("{}/{}", token.used_by.len(), token.uses),
                 token.name.clone().or_else(|| token.hardware.clone()).unwrap_or_else(|| "-".to_owned()),
                 token.used_by.join(","),
@@ -116,15 +123,6 @@ pub(super) async fn list(mut session: Session, format: Format) -> Result<(), Err
         }
         table
     })
-}
-
-fn expiry(expires: &str) -> String {
-    let now = OffsetDateTime::now_utc();
-    match OffsetDateTime::parse(expires, &Rfc3339) {
-        Ok(at) if at > now => format!("in {}", age::format((at - now).whole_seconds().unsigned_abs())),
-        Ok(at) => format!("{} ago", age::format((now - at).whole_seconds().unsigned_abs())),
-        Err(_) => expires.to_owned(),
-    }
 }
 
 fn state(state: TokenState) -> &'static str {

@@ -37,6 +37,37 @@ fn fingerprints_are_compared_in_one_form() {
 }
 
 #[test]
+fn a_context_follows_its_cluster_to_other_authorities() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let mut config = empty(directory.path());
+    config.set_context("a", Some("192.0.2.1"), Some(&fingerprint()), Some("operator.key".into())).expect("a context");
+    let own: Fingerprint = fingerprint().parse().expect("a fingerprint");
+    let other: Fingerprint = format!("sha256:{}", "cd".repeat(32)).parse().expect("a fingerprint");
+    let third: Fingerprint = format!("sha256:{}", "ef".repeat(32)).parse().expect("a fingerprint");
+    let learned =
+        |shown: &Fingerprint, next: Option<&Fingerprint>| Learned { shown: Some(shown.clone()), next: next.cloned() };
+    assert!(!config.learn("a", &learned(&own, None)));
+    assert!(!config.learn("a", &learned(&other, None)), "nobody has said that this one is to be believed");
+    assert!(config.learn("a", &learned(&own, Some(&other))));
+    assert!(!config.learn("a", &learned(&own, Some(&other))), "that is no news");
+    assert_eq!(config.context(None).expect("a context").fingerprints(), [own.digest(), other.digest()]);
+    config.write().expect("written");
+    let mut config = empty(directory.path());
+    assert!(!config.learn("a", &learned(&other, Some(&other))), "the new one certifies, and not everywhere yet");
+    assert!(config.learn("a", &learned(&other, None)), "the exchange is over");
+    assert_eq!(config.context(None).expect("a context").fingerprints(), [other.digest()]);
+    assert!(!config.learn("a", &learned(&other, None)));
+    assert!(config.learn("a", &learned(&other, Some(&own))), "one more exchange");
+    assert!(
+        config.learn("a", &learned(&own, Some(&third))),
+        "and another one after that, of which the end was not seen"
+    );
+    assert_eq!(config.context(None).expect("a context").fingerprints(), [own.digest(), third.digest()]);
+    config.set_context("a", None, Some(&fingerprint()), None).expect("an operator has compared it");
+    assert_eq!(config.context(None).expect("a context").fingerprints(), [own.digest()]);
+}
+
+#[test]
 fn contexts_are_kept_and_the_first_is_chosen() {
     let directory = tempfile::tempdir().expect("a directory");
     let mut config = empty(directory.path());

@@ -2,7 +2,9 @@
 
 use std::{
     io::{BufRead, BufReader, Read},
-    time::Duration,
+    net::{Shutdown, SocketAddr, TcpListener, TcpStream},
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
@@ -70,7 +72,7 @@ fn status_waits_and_tells_what_is_awaited() {
 }
 
 #[test]
-fn nodes_services_and_boots_are_tables_or_json() {
+fn nodes_services_api_servers_and_boots_are_tables_or_json() {
     let (workstation, _fixture) = Workstation::with_node();
     let nodes = workstation.run(&["nodes"]).well().out;
     assert!(nodes.starts_with("NAME "), "{nodes}");
@@ -85,9 +87,30 @@ fn nodes_services_and_boots_are_tables_or_json() {
     assert!(services.contains("BACKOFF") && services.contains("was killed by SIGKILL 2 s ago"), "{services}");
     assert_eq!(workstation.run(&["services", "-o", "json"]).well().json()["services"][2]["restarts"], 3);
 
+    let proxy = workstation.run(&["proxy"]).well();
+    assert!(proxy.err.contains("wait for an API server: 2"), "{proxy:?}");
+    let line = |address: &str| proxy.out.lines().find(|line| line.starts_with(address)).expect("a line");
+    assert!(line("127.0.0.1:6443 (own)").contains("ready   ") && line("127.0.0.1:6443 (own)").contains("4 MiB"));
+    assert!(line("192.0.2.11:6443").contains("NOT READY") && line("192.0.2.11:6443").contains("etcd failed"));
+    assert_eq!(workstation.run(&["proxy", "-o", "json"]).well().json()["endpoints"][1]["state"], "notReady");
+
     let boots = workstation.run(&["boots"]).well().out;
     assert!(boots.contains("running") && boots.contains("rebooted"), "{boots}");
     assert_eq!(workstation.run(&["boots", "-o", "json"]).well().json()["boots"][0]["current"], true);
+}
+
+#[test]
+fn certificates_are_listed_with_when_they_end_and_are_renewed() {
+    let (workstation, _fixture) = Workstation::with_node();
+    let table = workstation.run(&["certificates"]).well().out;
+    let line = table.lines().find(|line| line.starts_with("cluster/api-serving ")).expect("a line");
+    assert!(line.contains("first, keelson:control-planes") && line.contains(" api "), "{table}");
+    assert!(line.contains("in 6d23h") && line.ends_with("in 4d15h"), "{table}");
+    let json = workstation.run(&["certificates", "-o", "json"]).well().json();
+    let of = |field: &str| json["certificates"][0][field].as_str().unwrap_or_default().to_owned();
+    assert!(line.contains(&of("notBefore")) && line.contains(&of("notAfter")) && of("renewal") < of("notAfter"));
+    let yaml = workstation.run(&["certificates", "-o", "yaml"]).well().out;
+    assert_eq!(serde_saphyr::from_str::<Value>(&yaml).expect("YAML"), json);
 }
 
 #[test]
@@ -117,6 +140,19 @@ fn a_node_is_drained_before_it_is_removed_and_its_objects_are_deleted() {
     fixture.kubernetes.down.store(true, std::sync::atomic::Ordering::Release);
     let removed = workstation.run(&["node", "remove", "w2", "--force"]).well().out;
     assert!(removed.contains("deleted later"), "{removed}");
+}
+
+#[test]
+fn a_member_that_its_kubelet_never_registered_is_shown_and_removed_without_force() {
+    let (workstation, fixture) = Workstation::with_node();
+    fixture.add_worker("w1");
+    fixture.kubernetes.unregistered.lock().expect("no panic").insert("w1".to_owned());
+    let nodes = workstation.run(&["nodes"]).well().out;
+    let line = nodes.lines().find(|line| line.starts_with("w1 ")).expect("a line");
+    assert!(line.contains("NotReady") && line.contains("its kubelet has not registered it"), "{nodes}");
+    let removed = workstation.run(&["node", "remove", "w1"]).well().out;
+    assert_eq!(removed, "w1 is removed\n");
+    assert!(!workstation.run(&["nodes"]).well().out.contains("w1 "));
 }
 
 #[test]
@@ -153,6 +189,17 @@ fn a_token_made_offline_asks_nobody_and_is_signed_with_the_contexts_key() {
     assert_eq!(format!("sha256:{}", token.claims.fingerprint), fingerprint);
     assert_eq!(json["id"], token.claims.id.as_str());
     assert!(!token.proof().is_empty());
+    assert_eq!(token.claims.issued.map(|issued| token.claims.expires - issued), Some(30 * 24 * 60 * 60));
+    for (words, field) in [
+        (&["--ttl", "367d"][..], "ttlSeconds"),
+        (&["--ttl", "0s"], "ttlSeconds"),
+        (&["--uses", "10001"], "uses"),
+        (&["--uses", "2", "--name", "w1"], "uses"),
+    ] {
+        let make = ["token", "create", "--role", "worker", "--offline", "--cluster", "c0ffee"];
+        let refused = workstation.run(&[&make[..], words].concat());
+        assert!(refused.code == 1 && refused.err.contains(&format!("({field})")), "{words:?}: {refused:?}");
+    }
 }
 
 #[test]
@@ -182,9 +229,9 @@ fn events_are_told_and_followed_without_any_secret() {
 #[test]
 fn features_are_listed_set_disabled_and_enabled() {
     let (workstation, fixture) = Workstation::with_node();
-    *fixture.kubernetes.dns.lock().expect("no panic") = Some((1, 1));
+    *fixture.kubernetes.dns.lock().expect("no panic") = Some((3, 3));
     let set = workstation.run(&["feature", "set", "dns", "replicas=3", "upstream=9.9.9.9,2620:fe::fe"]).well().out;
-    assert_eq!(set, "dns: enabled: 1 of 1 replicas are ready\n");
+    assert_eq!(set, "dns: enabled: 3 of 3 replicas are ready\n");
     let list = workstation.run(&["feature", "list"]).well().out;
     let line = list.lines().find(|line| line.starts_with("dns ")).expect("a line");
     assert!(line.contains("replicas=3 upstream=9.9.9.9,2620:fe::fe"), "{list}");
@@ -198,6 +245,30 @@ fn features_are_listed_set_disabled_and_enabled() {
     let refused = workstation.run(&["feature", "set", "dns", "upstream=nowhere"]);
     assert!(refused.code == 6 && refused.err.contains("(upstream)"), "{refused:?}");
     assert_eq!(workstation.run(&["feature", "set", "dns", "replicas"]).code, 2);
+}
+
+#[test]
+fn a_change_of_a_feature_waits_until_it_is_so_and_tells_what_is_awaited() {
+    let (workstation, fixture) = Workstation::with_node();
+    *fixture.kubernetes.dns.lock().expect("no panic") = Some((1, 1));
+    let set = ["feature", "set", "dns", "replicas=3", "--wait", "--timeout"];
+    let late = workstation.run(&[&set[..], &["0s"]].concat());
+    assert!(late.code == 7 && late.err.contains("1 of 1 replicas are ready, and their number is being"), "{late:?}");
+
+    let mut waiting = workstation.spawn(&[&set[..], &["60s"]].concat());
+    let mut told = BufReader::new(waiting.stderr.take().expect("its standard error")).lines();
+    let line = told.next().expect("a reason").expect("text");
+    assert!(line.contains("dns: waiting: 1 of 1 replicas"), "{line}");
+    *fixture.kubernetes.dns.lock().expect("no panic") = Some((3, 3));
+    let mut out = String::new();
+    waiting.stdout.take().expect("its standard output").read_to_string(&mut out).expect("text");
+    assert!(waiting.wait().expect("its end").success());
+    assert_eq!(out, "dns: enabled: 3 of 3 replicas are ready\n");
+
+    *fixture.kubernetes.dns.lock().expect("no panic") = None;
+    let disabled = workstation.run(&["feature", "disable", "dns", "--wait"]).well().out;
+    assert!(disabled.starts_with("dns: disabled: "), "{disabled}");
+    assert_eq!(workstation.run(&["feature", "enable", "dns", "--timeout", "5s"]).code, 2);
 }
 
 #[test]
@@ -296,6 +367,69 @@ fn logs_are_printed_and_followed() {
     assert!(unknown.err.contains("there is no service \"kubelt\""), "{unknown:?}");
     let traversal = workstation.run(&["logs", "../../status"]);
     assert_eq!(traversal.code, 6, "{traversal:?}");
+}
+
+/// Passes connections on to a node, until they are cut.
+struct Relay {
+    address: SocketAddr,
+    connections: Arc<Mutex<Vec<TcpStream>>>,
+}
+
+impl Relay {
+    fn start(to: SocketAddr) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let address = listener.local_addr().expect("its address");
+        let connections = Arc::new(Mutex::new(Vec::new()));
+        let kept = Arc::clone(&connections);
+        std::thread::spawn(move || {
+            for inside in listener.incoming() {
+                let (inside, outside) = (inside.expect("a connection"), TcpStream::connect(to).expect("connected"));
+                for (from, into) in [(&inside, &outside), (&outside, &inside)] {
+                    let (mut from, mut into) = (from.try_clone().expect("a copy"), into.try_clone().expect("a copy"));
+                    std::thread::spawn(move || {
+                        let _ = std::io::copy(&mut from, &mut into);
+                        let _ = into.shutdown(Shutdown::Both);
+                    });
+                }
+                kept.lock().expect("no panic").push(inside);
+            }
+        });
+        Self { address, connections }
+    }
+
+    fn cut(&self) {
+        for connection in self.connections.lock().expect("no panic").drain(..) {
+            let _ = connection.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+#[test]
+fn a_followed_log_goes_on_after_its_connection_broke_and_no_line_comes_twice() {
+    let (workstation, fixture) = Workstation::with_node();
+    let relay = Relay::start(fixture.address);
+    let endpoint = format!("https://{}", relay.address);
+    workstation.run(&["config", "set-context", "home", "--endpoint", &endpoint]).well();
+    for number in 0..3 {
+        fixture.log("kubelet", &format!("line {number}"));
+    }
+    let mut following = workstation.spawn(&["logs", "kubelet", "-f", "-n", "2"]);
+    let mut lines = BufReader::new(following.stdout.take().expect("its standard output")).lines();
+    let mut next = || {
+        let line = lines.next().expect("a line").expect("text");
+        line.split_once(' ').expect("a time and a text").1.to_owned()
+    };
+    assert_eq!([next(), next()], ["line 1", "line 2"]);
+    for number in 3..6 {
+        relay.cut();
+        fixture.log("kubelet", &format!("line {number}"));
+        assert_eq!(next(), format!("line {number}"));
+    }
+    following.kill().expect("killed");
+    let mut said = String::new();
+    following.stderr.take().expect("its standard error").read_to_string(&mut said).expect("text");
+    following.wait().expect("its end");
+    assert!(said.contains("the log goes on as soon as it can"), "{said}");
 }
 
 #[test]
@@ -415,10 +549,10 @@ fn output_that_nobody_reads_is_no_error() {
 #[test]
 fn a_node_that_accepts_and_says_nothing_is_given_up() {
     let (workstation, fixture) = Workstation::with_node();
-    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
     let endpoint = format!("https://{}", silent.local_addr().expect("its address"));
     workstation.run(&["config", "set-context", "home", "--endpoint", &endpoint]).well();
-    let begin = std::time::Instant::now();
+    let begin = Instant::now();
     let outcome = workstation.run(&["status"]);
     assert_eq!(outcome.code, 4, "{outcome:?}");
     assert!(outcome.err.contains(&endpoint) && outcome.err.contains("did not accept a connection"), "{outcome:?}");
