@@ -35,7 +35,7 @@ fn kernel_keeps_every_line_of_every_fragment() {
 }
 
 /// Options that the Kernel Self Protection Project recommends and this kernel has (its list of recommended settings, by those
-/// names that Linux 6.12 knows), and those that it wants off. What is not in it yet is not claimed.
+/// names that Linux 6.12 knows), and those that it wants off. Where this kernel does otherwise, SECURITY.md says why.
 #[test]
 fn kernel_has_the_self_protection_that_is_asked_of_it() {
     let on = [
@@ -95,10 +95,32 @@ fn kernel_has_the_self_protection_that_is_asked_of_it() {
         "SLAB_MERGE_DEFAULT",
         "X86_X32_ABI",
     ];
+    let otherwise = [
+        ("BINFMT_MISC", true),
+        ("CFI_CLANG", false),
+        ("DEBUG_NOTIFIERS", false),
+        ("DEBUG_SG", false),
+        ("DEBUG_VIRTUAL", false),
+        ("EFI_DISABLE_PCI_DMA", false),
+        ("GCC_PLUGINS", false),
+        ("INET_DIAG", true),
+        ("INIT_ON_FREE_DEFAULT_ON", false),
+        ("INTEL_IOMMU_DEFAULT_ON", false),
+        ("INTEL_IOMMU_SVM", false),
+        ("MODIFY_LDT_SYSCALL", true),
+        ("PANIC_ON_OOPS", false),
+        ("RANDSTRUCT_FULL", false),
+        ("RESET_ATTACK_MITIGATION", false),
+    ];
     let built = fs::read_to_string(&image().kernel_config).unwrap();
     let is_on = |option: &&str| built.lines().any(|line| line == format!("CONFIG_{option}=y"));
     assert_eq!(on.iter().filter(|option| !is_on(option)).collect::<Vec<_>>(), Vec::<&&str>::new());
     assert_eq!(off.iter().filter(|option| is_on(option)).collect::<Vec<_>>(), Vec::<&&str>::new());
+    let reasons = fs::read_to_string(checkout().join("SECURITY.md")).unwrap();
+    for (option, expected) in otherwise {
+        assert_eq!(is_on(&option), expected, "{option}");
+        assert!(reasons.contains(&format!("`{option}`")), "SECURITY.md does not say why {option} is as it is");
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@
     reason = "a test program: serde_json answers null for what is missing, and what was measured is printed"
 )]
 
+#[path = "single_node/documents.rs"]
+mod documents;
 #[path = "single_node/hostile_pods.rs"]
 mod hostile_pods;
 #[path = "single_node/lifecycle.rs"]
@@ -33,6 +35,7 @@ fn main() {
     trials.extend(lifecycle::ends());
     if by_name {
         trials.extend(lifecycle::afterlife());
+        trials.extend(documents::trials());
     }
     shared::run(arguments, trials);
 }

@@ -80,3 +80,35 @@ fn no_module_is_called_mod_rs() {
         tracked_files().into_iter().map(|(path, _)| path).filter(|path| path.ends_with("mod.rs")).collect();
     assert!(found.is_empty(), "{found:?}");
 }
+
+/// What looks like a test's name in a document: words of a sentence, with underscores between them. Shorter ones may be an option of the
+/// kernel's.
+fn named_tests(document: &str) -> impl Iterator<Item = &str> {
+    let quoted = document.split('`').skip(1).step_by(2);
+    quoted.filter(|word| {
+        !word.ends_with("_total")
+            && word.matches('_').count() >= 4
+            && word.chars().all(|c| c.is_ascii_lowercase() || c.is_ascii_digit() || c == '_')
+    })
+}
+
+#[test]
+fn every_test_that_a_document_names_exists() {
+    let files = tracked_files();
+    let sources: Vec<&str> = files
+        .iter()
+        .filter(|(path, _)| path.extension().is_some_and(|extension| extension == "rs"))
+        .map(|(_, text)| text.as_str())
+        .collect();
+    let mut count = 0;
+    for (path, text) in files.iter().filter(|(path, _)| path.extension().is_some_and(|extension| extension == "md")) {
+        for name in named_tests(text) {
+            // A function, or a trial by its name.
+            let found = [format!("fn {name}("), format!("\"{name}\"")];
+            let exists = sources.iter().any(|source| found.iter().any(|text| source.contains(text.as_str())));
+            assert!(exists, "{}: there is no test {name}", path.display());
+            count += 1;
+        }
+    }
+    assert!(count > 50, "only {count} tests are named");
+}

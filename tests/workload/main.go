@@ -15,6 +15,11 @@
 //	workload fill PATH    takes all room where the file is, holds it for a minute or until SIGTERM, and gives it back
 //	workload write PATH TEXT   writes a file
 //	workload processes    prints the arguments of all processes it can see, one process a line
+//
+// and, on the host, where they get images from:
+//
+//	workload registry ARCHIVE CERTIFICATE KEY USER:PASSWORD   a registry with the image of an OCI archive, over HTTPS on a port of
+//	                      127.0.0.1, which it prints first, and then each request and the status of its answer
 package main
 
 import (
@@ -65,6 +70,17 @@ func run(command string, arguments []string) error {
 			fmt.Println(strings.Join(process.arguments, " "))
 		}
 		return nil
+	case "freeze":
+		for _, name := range arguments {
+			if err := send(syscall.SIGSTOP, name); err != nil {
+				return err
+			}
+		}
+		return nil
+	case "registry":
+		if len(arguments) == 4 {
+			return registry(arguments[0], arguments[1], arguments[2], arguments[3])
+		}
 	case "echo":
 		fmt.Println(strings.Join(arguments, " "))
 		return nil
@@ -86,7 +102,7 @@ func run(command string, arguments []string) error {
 		os.Stdout.Write(content)
 		return err
 	case "kill":
-		return kill(arguments[0])
+		return send(syscall.SIGKILL, arguments[0])
 	case "exit":
 		code, err := strconv.Atoi(arguments[0])
 		if err == nil {
@@ -175,21 +191,21 @@ func processes() []process {
 	return found
 }
 
-func kill(name string) error {
-	killed := 0
+func send(signal syscall.Signal, name string) error {
+	sent := 0
 	for _, process := range processes() {
 		if filepath.Base(process.arguments[0]) != name {
 			continue
 		}
-		if err := syscall.Kill(process.id, syscall.SIGKILL); err != nil {
+		if err := syscall.Kill(process.id, signal); err != nil {
 			return err
 		}
-		killed++
+		sent++
 	}
-	if killed == 0 {
+	if sent == 0 {
 		return fmt.Errorf("no process is called %s", name)
 	}
-	fmt.Println("killed", killed)
+	fmt.Println(signal, "sent to", sent)
 	return nil
 }
 

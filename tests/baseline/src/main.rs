@@ -18,7 +18,6 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use ipnet::IpNet;
 use keelson_cluster::credentials::Circumstances;
 use keelson_cluster::membership::{self, Decision};
 use keelson_cluster::{Paths, container_runtime, features, kubernetes, store};
@@ -100,8 +99,8 @@ fn write_all(folder: &Path, config: &NodeConfig, address: IpAddr, name: &str) ->
         removed: &[],
     };
     let services = kubernetes::configure(&files, settings, clock)?;
-    let range: IpNet = features::pod_network::first_range(config.cluster.pod_cidr).ok_or(BaselineError::PodRange)?;
-    features::pod_network::configure(&files, &paths, &[range], None)?;
+    let ranges = features::pod_network::first_ranges(config.cluster.pod_cidr).ok_or(BaselineError::PodRange)?;
+    features::pod_network::configure(&files, &paths, &ranges, None)?;
 
     let token_key = held.authorities.get(AuthorityKind::KubernetesClient);
     let profile = Profile::client(Subject::named("baseline").organization("system:masters"));

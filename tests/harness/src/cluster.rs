@@ -89,6 +89,20 @@ pub fn control_planes_carried(speed: Speed) -> u8 {
     if speed.accelerator == Accelerator::Kvm || processors > 3 { 3 } else { 2 }
 }
 
+/// What is wrong with so many control planes on this host, if something is.
+pub fn crowding(control_planes: u8, speed: Speed) -> Option<String> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let crowded = speed.accelerator == Accelerator::Tcg && control_planes > 2;
+    (crowded && processors <= usize::from(control_planes)).then(|| {
+        format!(
+            "warning: {control_planes} emulated control planes want {} processors, and this host has {processors}: they starve \
+             each other, and may never be Ready; {} of them are carried",
+            control_planes + 1,
+            control_planes_carried(speed)
+        )
+    })
+}
+
 /// Puts a machine that has not run yet on a new segment, as its first. `folder` is the machine's.
 pub fn found(hardware: &mut Hardware, folder: &Path, pace: Pace) -> Result<(), ClusterError> {
     let Network::User(ports) = hardware.network else { return Ok(()) };

@@ -10,6 +10,8 @@ use crate::wait::{self, Timeout};
 
 /// For things that take seconds on an idle emulated node.
 const DEADLINE: Duration = Duration::from_mins(4);
+/// A minute of silence, or eight questions without an answer, 25 s each.
+const HANG_DEADLINE: Duration = Duration::from_mins(8);
 
 /// It sees the processes of the node and may end them; its image is the tests' workload.
 const POD: &str = r"
@@ -72,10 +74,7 @@ impl<'a> Killer<'a> {
     /// Kills `service` with SIGKILL and waits until PID 1 calls it ready again and the API server answers. Returns how
     /// long that took.
     pub fn kill(&self, service: &str) -> Result<Duration, KillError> {
-        let program = match service {
-            "network" | "log" | "store" | "cluster" | "proxy" => format!("keelson-{service}"),
-            other => other.to_owned(),
-        };
+        let program = program(service);
         let before = restarts(&find(&services(self.node)?, service));
         let kubectl = self.through.kubectl();
         let kill = || kubectl.run(&["exec", "killer", "--", "/workload", "kill", &program]);
@@ -98,6 +97,44 @@ impl<'a> Killer<'a> {
             kubectl.run(&["get", "--raw", "/readyz"]).map_err(|error| error.to_string())
         })?;
         Ok(killed.elapsed())
+    }
+
+    /// Stops all processes of `services` in the same moment, as a hang does, and waits until each is another one that PID 1 calls ready.
+    /// Returns how long each took, in the order in which they were back.
+    pub fn freeze(&self, services: &[&str]) -> Result<Vec<(String, Duration)>, KillError> {
+        let list = self::services(self.node)?;
+        let mut waiting: Vec<_> = services.iter().map(|service| (*service, restarts(&find(&list, service)))).collect();
+        let mut back = Vec::new();
+        let programs: Vec<_> = services.iter().map(|service| program(service)).collect();
+        let mut arguments = vec!["exec", "killer", "--", "/workload", "freeze"];
+        arguments.extend(programs.iter().map(String::as_str));
+        let kubectl = self.through.kubectl();
+        let begun = Instant::now();
+        std::thread::scope(|scope| {
+            // Who would bring the answer is among the frozen ones.
+            scope.spawn(|| drop(kubectl.run(&arguments)));
+            wait::until("the hung services to be back", HANG_DEADLINE, || {
+                let list = self::services(self.node).map_err(|error| error.to_string())?;
+                waiting.retain(|(service, before)| {
+                    let record = find(&list, service);
+                    let is_back = restarts(&record) > *before && text_at(&record, "/state") == "ready";
+                    if is_back {
+                        back.push(((*service).to_owned(), begun.elapsed()));
+                    }
+                    !is_back
+                });
+                if waiting.is_empty() { Ok(()) } else { Err(format!("{waiting:?} are not")) }
+            })
+        })?;
+        Ok(back)
+    }
+}
+
+/// What the process of a service is called.
+fn program(service: &str) -> String {
+    match service {
+        "network" | "log" | "store" | "cluster" | "proxy" => format!("keelson-{service}"),
+        other => other.to_owned(),
     }
 }
 

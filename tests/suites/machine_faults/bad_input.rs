@@ -14,6 +14,9 @@ use crate::shared::{Outcome, build, ensure, trial};
 /// From power-on to a message about the configuration. Emulated and idle it takes 6 s.
 const MESSAGE_DEADLINE: Duration = Duration::from_secs(90);
 
+/// From the power button to off, of a machine that holds.
+const OFF_DEADLINE: Duration = Duration::from_secs(20);
+
 pub(crate) fn trials() -> Vec<Trial> {
     vec![
         trial("unknown_role_is_refused_with_its_source", unknown_role),
@@ -33,8 +36,19 @@ const GOOD: &str = "keelson.role=control-plane keelson.bootstrap keelson.peers=n
 /// In base64, a document that gives the node a label.
 const DOCUMENT: &str = "YXBpVmVyc2lvbjoga2VlbHNvbi5kZXYvdjFhbHBoYTEKa2luZDogTm9kZUNvbmZpZ3VyYXRpb24Kc3BlYzoKICBub2RlOgogICAgbGFiZWxzOiB7cmFjazogcjd9Cg==";
 
-/// Starts a machine of its own and waits until the console has a line with each of `patterns`.
+/// Starts a machine of its own, waits until the console has a line with each of `patterns`, and ends it.
 fn expect_on_console(
+    name: &str,
+    change: impl FnOnce(&mut Hardware, &Path) -> Outcome,
+    patterns: &[&str],
+) -> Result<Machine, Failed> {
+    let mut machine = start_until(name, change, patterns)?;
+    machine.cut_power()?;
+    Ok(machine)
+}
+
+/// The same, and the machine goes on.
+fn start_until(
     name: &str,
     change: impl FnOnce(&mut Hardware, &Path) -> Outcome,
     patterns: &[&str],
@@ -64,7 +78,9 @@ fn expect_on_console(
         .iter()
         .try_for_each(|pattern| machine.console().wait_for(pattern, 0, build.speed.scale(MESSAGE_DEADLINE)).map(drop));
     let running = machine.is_running();
-    machine.cut_power()?;
+    if found.is_err() || !running {
+        machine.cut_power()?;
+    }
     found?;
     ensure(running, || "the machine did not hold; it ended".to_owned())?;
     Ok(machine)
@@ -75,7 +91,13 @@ fn unknown_role() -> Outcome {
         "keelson.role=captain keelson.bootstrap keelson.peers=none".clone_into(&mut hardware.command_line);
         Ok(())
     };
-    expect_on_console("unknown-role", change, &["keelson.role", "captain", "kernel command line"]).map(drop)
+    let patterns = ["keelson.role", "captain", "kernel command line", "this machine holds"];
+    let mut machine = start_until("unknown-role", change, &patterns)?;
+    // It still does what is asked of it at the machine.
+    machine.press_power_button()?;
+    let off = machine.wait_until_off(machine.speed().scale(OFF_DEADLINE));
+    machine.cut_power()?;
+    Ok(off?)
 }
 
 fn malformed_ip() -> Outcome {

@@ -34,6 +34,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_removed_worker_joins_again_under_its_name", again),
         trial("the_first_node_is_reinstalled_founds_no_second_cluster_and_joins", reinstalled),
         trial("all_off_and_all_on_again_keeps_every_acknowledged_write", all_off),
+        trial("a_month_switched_off_needs_nobody", month_off),
     ]
 }
 
@@ -267,5 +268,37 @@ fn all_off() -> Outcome {
         println!("all are Ready {:.1} s after the power came back", seconds(started));
         let lost = written.lost(&second.kubectl())?;
         ensure(lost.is_empty(), || format!("lost: {lost:?}"))
+    })
+}
+
+/// Beyond every leaf's life, which is a week.
+const DAYS_OFF: u32 = 35;
+
+/// Of all nodes every certificate but the authorities' has run out, and so has the operator's. From here on the disks know the later date:
+/// the machines are not started again.
+fn month_off() -> Outcome {
+    with_nodes(|nodes| {
+        let writer = Writer::start(&node(nodes, "second")?.kubectl(), "before-a-month-off", PAUSE)?;
+        wait_for_writes(&writer, 20)?;
+        let written = writer.stop();
+        for node in nodes.values_mut() {
+            node.machine.cut_power()?;
+            node.machine.change_hardware(|hardware| hardware.days_ahead = Some(DAYS_OFF))?;
+        }
+        let started = Instant::now();
+        for node in nodes.values_mut() {
+            node.machine.start()?;
+        }
+        let second = node(nodes, "second")?;
+        second.pin_api()?;
+        wait::until("keelctl to be let in and to get a kubeconfig", MINUTES, || {
+            second.keelctl(&["status"]).and_then(|_| second.fetch_kubeconfig()).map_err(|error| error.to_string())
+        })?;
+        wait_members(second)?;
+        wait_all_ready(second, &everybody()?)?;
+        println!("a month later all are Ready after {:.1} s", seconds(started));
+        let lost = written.lost(&second.kubectl())?;
+        ensure(lost.is_empty(), || format!("lost: {lost:?}"))?;
+        reaches_web(second, "worker", "web-a-month-later")
     })
 }

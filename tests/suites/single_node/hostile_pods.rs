@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use keelson_vm::killer;
+use keelson_vm::killer::{self, Killer};
 use keelson_vm::kubectl::condition_holds;
 use keelson_vm::node::Node;
 use keelson_vm::wait;
@@ -13,6 +13,8 @@ use crate::shared::{Outcome, ensure, trial, with_node};
 
 /// For things that take seconds on an idle emulated node.
 const MINUTES: Duration = Duration::from_mins(6);
+/// From the end of pressure on a node to the end of its being told of: five minutes, and kubelet's own pace.
+const PRESSURE: Duration = Duration::from_mins(9);
 /// How long a fork bomb goes on while the others are looked at.
 const BOMB: Duration = Duration::from_secs(40);
 
@@ -21,6 +23,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_fork_bomb_stays_in_its_pod", fork_bomb),
         trial("a_memory_hog_is_taken_and_no_service_of_ours", memory_hog),
         trial("full_data_fails_cleanly_and_the_node_comes_back", full_data),
+        trial("hung_services_are_killed_and_no_pod_restarts", hangs),
         // The last: it resets the machine.
         trial("a_frozen_pid_1_is_reset_by_the_watchdog_and_the_next_boot_says_so", frozen_init),
     ]
@@ -112,6 +115,28 @@ fn fork_bomb() -> Outcome {
     })
 }
 
+/// Those that say by themselves that they live, and those that are asked.
+fn hangs() -> Outcome {
+    with_node(|node| {
+        let killer = Killer::start(node)?;
+        let pods = killer::running_pods(node)?;
+        for services in [&["network", "log", "proxy", "cluster", "store"][..], &["kube-proxy", "kubelet", "containerd"]]
+        {
+            for (service, after) in killer.freeze(services)? {
+                println!("{service}: hung, and another one ready after {:.0} s", after.as_secs_f64());
+            }
+            node.wait_ready(|_| ())?;
+        }
+        let console = node.machine.console();
+        for line in ["did not say for 60 s that it lives", "was unhealthy: 8 probes in a row failed"] {
+            console.wait_for(line, 0, MINUTES)?;
+        }
+        let after = killer::running_pods(node)?;
+        ensure(pods == after, || format!("pods restarted: before {pods:?}, after {after:?}"))?;
+        Ok(killer.end()?)
+    })
+}
+
 fn memory_hog() -> Outcome {
     with_node(|node| {
         let (services, pods) = (restarts(node)?, killer::running_pods(node)?);
@@ -121,7 +146,13 @@ fn memory_hog() -> Outcome {
         delete(node, "hog")?;
         node.wait_ready(|_| ())?;
         unharmed(node, &services, &pods)?;
-        wait::until("the node without pressure", MINUTES, || {
+        if status["reason"] == "Evicted" {
+            // kubelet tells of it after it has acted.
+            wait::until("the node to tell of its pressure", MINUTES, || {
+                if has_pressure(node)? { Ok(()) } else { Err("the node tells of none".to_owned()) }
+            })?;
+        }
+        wait::until("the node without pressure", PRESSURE, || {
             if has_pressure(node)? { Err("the node has pressure".to_owned()) } else { Ok(()) }
         })?;
         Ok(())

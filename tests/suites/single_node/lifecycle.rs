@@ -145,7 +145,7 @@ fn answers_by_node_port(node: &Node) -> Outcome {
     ensure(answer.trim() == "from a config map", || format!("by node port it answered {answer:?}"))
 }
 
-fn wait_for_web(node: &Node) -> Outcome {
+pub(crate) fn wait_for_web(node: &Node) -> Outcome {
     wait::until("the web Deployment to be available", MINUTES, || {
         let deployment = node.kubectl().json(&["get", "deployment", "web"]).map_err(|error| error.to_string())?;
         if condition_holds(&deployment, "Available") {
@@ -158,7 +158,7 @@ fn wait_for_web(node: &Node) -> Outcome {
 }
 
 /// Runs the workload to its end in a pod and returns what it printed.
-fn run_job(node: &Node, name: &str, arguments: &[&str]) -> Result<String, Failed> {
+pub(crate) fn run_job(node: &Node, name: &str, arguments: &[&str]) -> Result<String, Failed> {
     run_manifest(node, name, &job(name, arguments, false))
 }
 

@@ -70,6 +70,9 @@ pub(super) fn up(options: &Up) -> Result<(), UpError> {
         }
         Err(error) => return Err(error.into()),
     };
+    if let Some(warning) = crate::cluster::crowding(options.control_planes, machine.speed()) {
+        report.line(&warning);
+    }
     let images = image_disk(&folder, &options.images)?;
     turn_on(&mut machine, &image, images, &report)?;
     if machine.segment().is_some_and(|place| place.number == FIRST) {
