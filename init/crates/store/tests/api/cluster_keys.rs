@@ -19,6 +19,7 @@ use crate::servers::{Server, wait_until};
 const OWN: &str = "/keelson/v1/nodes/a";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_keelson-store");
 const DENIED: &str = "etcdserver: permission denied";
+const FULL: &str = "etcdserver: mvcc: database space exceeded";
 
 fn put(key: &str, bytes: usize) -> pb::PutRequest {
     pb::PutRequest { key: key.to_owned().into(), value: vec![b'x'; bytes].into(), ..Default::default() }
@@ -279,7 +280,6 @@ async fn they_take_nothing_of_everybodys_quota() {
 async fn the_cluster_writes_its_keys_when_there_is_no_space_for_others() {
     let store = Store::new(&["--quota-backend-bytes=6000000"]).await;
     let (mut own_kv, mut kv) = (store.own_kv(), store.kv());
-    let full = "etcdserver: mvcc: database space exceeded";
     let mut refused = None;
     for number in 0..1000 {
         if let Err(status) = kv.put(put(&format!("/registry/{number}"), 100_000)).await {
@@ -287,13 +287,13 @@ async fn the_cluster_writes_its_keys_when_there_is_no_space_for_others() {
             break;
         }
     }
-    assert_eq!(refused.expect("the quota is smaller").message(), full);
+    assert_eq!(refused.expect("the quota is smaller").message(), FULL);
     let alarms = MaintenanceClient::new(store.cluster.clone()).alarm(pb::AlarmRequest::default()).await.unwrap();
     assert_eq!(alarms.into_inner().alarms.len(), 1);
 
     assert!(own_kv.txn(own(txn(OWN, 1000))).await.unwrap().into_inner().succeeded);
     LeaseClient::new(store.cluster.clone()).lease_grant(own(pb::LeaseGrantRequest { ttl: 600, id: 0 })).await.unwrap();
-    assert_eq!(own_kv.put(put("/registry/more", 1)).await.unwrap_err().message(), full, "it is no reserve for others");
+    assert_eq!(own_kv.put(put("/registry/more", 1)).await.unwrap_err().message(), FULL, "it is no reserve for others");
 
     // It ends as well: a cluster that writes without end must not fill the disk.
     let mut written = 0;
@@ -304,6 +304,29 @@ async fn the_cluster_writes_its_keys_when_there_is_no_space_for_others() {
         }
         assert!(written < 100, "there is no end to it");
     };
-    assert_eq!(refused.message(), full);
+    assert_eq!(refused.message(), FULL);
     assert!(written > 20, "{written} of the cluster's writes fitted");
+}
+
+/// A cluster that keeps more than it ever could is told so, and can still delete.
+#[tokio::test(flavor = "multi_thread")]
+async fn they_have_a_bound_of_their_own() {
+    const PART: usize = 1 << 20;
+    const BOUND: usize = 256 << 20;
+    let store = Store::new(&[]).await;
+    let mut own_kv = store.own_kv();
+    let mut written = 0;
+    let refused = loop {
+        match own_kv.put(own(put(&format!("/keelson/{written}"), PART))).await {
+            Ok(_) => written += PART,
+            Err(status) => break status,
+        }
+        assert!(written <= BOUND, "there is no end to it");
+    };
+    assert_eq!(refused.message(), FULL);
+    assert!(written > BOUND - 2 * PART, "{written} bytes of values fitted");
+    store.kv().put(put("/registry/a", PART)).await.unwrap();
+    let all = pb::DeleteRangeRequest { key: "\0".into(), range_end: "\0".into(), ..Default::default() };
+    let deleted = own_kv.delete_range(own(all)).await.unwrap().into_inner().deleted;
+    assert_eq!(deleted, i64::try_from(written / PART).unwrap());
 }
