@@ -7,6 +7,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use keelson_config::KeptError;
 use keelson_pki::{
     Authority, AuthorityError, AuthorityKind, Clock, Files, FilesError, Mode, Owner, Pair, PairError, TrustAnchors,
 };
@@ -28,12 +29,8 @@ pub enum AuthoritiesError {
     Missing { kind: &'static str },
     #[error("the cluster has not given the authority {kind}")]
     NotGiven { kind: &'static str },
-    #[error("which authorities certify, on STATE, cannot be read")]
-    Generations(#[source] serde_json::Error),
-    #[error("which authorities certify, on STATE, is not said by a file whose format says {found:?}")]
-    Format { found: String },
-    #[error("which authorities certify, on STATE, needs version {oldest_reader} or later")]
-    TooNew { oldest_reader: u32 },
+    #[error("which authorities certify, on STATE")]
+    Generations(#[from] KeptError),
     #[error(transparent)]
     Files(#[from] FilesError),
 }

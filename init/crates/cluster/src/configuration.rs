@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use keelson_api::{NodeScopes, NodeSettings};
-use keelson_config::{NodeConfig, Origin, Scopes, ScopesError, Source};
+use keelson_config::{Kept as _, KeptError, NodeConfig, Origin, Scopes, Source};
 use keelson_pki::{Files, FilesError, Mode, Owner};
 
 use crate::paths::Paths;
@@ -26,8 +26,8 @@ const LIVE: [&str; 4] = ["spec.node.labels", "spec.node.taints", "spec.cluster.e
 pub enum ConfigurationError {
     #[error(transparent)]
     Files(#[from] FilesError),
-    #[error(transparent)]
-    Form(#[from] ScopesError),
+    #[error("operators' settings on STATE")]
+    Form(#[from] KeptError),
     #[error("the work was interrupted")]
     Interrupted,
 }

@@ -22,11 +22,11 @@ use hyper::Method;
 use keelson_api::join::control_plane_message;
 use keelson_api::token::TokenError;
 use keelson_api::{ControlPlaneRequest, ErrorBody, ErrorCode, JoinRequest, Joined, Token, paths};
-use keelson_config::{NodeConfig, Role};
+use keelson_config::{Kept as _, KeptError, NodeConfig, Role};
 use keelson_pki::{Files, FilesError, Fingerprint, Key, Mode, Owner};
 
 use crate::admission::{role_of, token_role};
-use crate::identity::{ClusterId, Identity, IdentityError, NodeUid};
+use crate::identity::{ClusterId, Identity, NodeUid};
 use crate::membership::{self, Membership, MembershipError};
 use crate::paths::Paths;
 use crate::secrets::{SecretsError, SigningKey};
@@ -69,8 +69,8 @@ pub enum JoinError {
     Worker(#[from] WorkerError),
     #[error(transparent)]
     Trust(#[from] TrustError),
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
+    #[error("the identity on STATE")]
+    Identity(#[from] KeptError),
     #[error(transparent)]
     Files(#[from] FilesError),
     #[error(transparent)]

@@ -14,11 +14,11 @@
 use std::sync::Arc;
 
 use keelson_api::NodeSettings;
-use keelson_config::{NodeConfig, Peers, Role};
+use keelson_config::{Kept as _, KeptError, NodeConfig, Peers, Role};
 use keelson_pki::{Clock, Files, FilesError, Mode, Owner};
 
 use crate::authorities::{Authorities, AuthoritiesError};
-use crate::identity::{ClusterId, Identity, IdentityError, NodeUid};
+use crate::identity::{ClusterId, Identity, NodeUid};
 use crate::paths::Paths;
 use crate::secrets::{Secrets, SecretsError};
 use crate::trust::Trust;
@@ -26,8 +26,8 @@ use crate::worker::{self, Holding, WorkerError};
 
 #[derive(Debug, thiserror::Error)]
 pub enum MembershipError {
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
+    #[error("the identity on STATE")]
+    Identity(#[from] KeptError),
     #[error(transparent)]
     Authorities(#[from] AuthoritiesError),
     #[error(transparent)]

@@ -5,8 +5,7 @@
 //! one that an operator has removed, the record stays.
 //!
 //! An operator's first question is why the store does not answer. So each control plane keeps the records on STATE as they were
-//! last (`operators.json`: `format`, `version`, `oldestReader`, as in [`crate::identity`]), and asks those while the store is
-//! away, and its own configuration as long as it has never heard of a key.
+//! last (`operators.json`, as [`keelson_config::kept`] has it), and asks those while the store is away, and its own configuration as long as it has never heard of a key.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +15,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::EventKind;
 use keelson_config::OperatorKey;
+use keelson_config::kept::{Form, Kept, KeptError};
 use keelson_pki::{Files, FilesError, Mode, Owner, StandardFiles};
 use serde::{Deserialize, Serialize};
 use tokio::time::timeout;
@@ -24,8 +24,6 @@ use crate::node::Node;
 use crate::registry::{Change, EventRecord, OperatorRecord, Registry, RegistryError, View};
 use crate::report;
 
-const FORMAT: &str = "keelson operators";
-const VERSION: u32 = 1;
 /// The operator who waits is to be told something within the deadlines of an answer.
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
 /// After a failure that may pass.
@@ -36,9 +34,7 @@ pub enum OperatorsError {
     #[error(transparent)]
     Files(#[from] FilesError),
     #[error("the operators on STATE")]
-    Form(#[from] serde_json::Error),
-    #[error("the operators on STATE need version {oldest_reader} or later; this release reads up to {VERSION}")]
-    TooNew { oldest_reader: u32 },
+    Form(#[from] KeptError),
     #[error(transparent)]
     Registry(#[from] RegistryError),
     #[error("the work was interrupted")]
@@ -46,12 +42,12 @@ pub enum OperatorsError {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct File {
-    format: String,
-    version: u32,
-    oldest_reader: u32,
+struct KeptOperators {
     operators: Vec<OperatorRecord>,
+}
+
+impl Kept for KeptOperators {
+    const FORM: Form = Form { format: "keelson operators", version: 1 };
 }
 
 /// What a key is called: the first 64 bits of its SHA-256, in hexadecimal. None if it is no operator's key.
@@ -95,22 +91,17 @@ async fn kept(node: &Node) -> Vec<OperatorRecord> {
     let read = tokio::task::spawn_blocking(move || StandardFiles.read(&path)).await;
     let parsed = match read {
         Ok(Ok(None)) => return Vec::new(),
-        Ok(Ok(Some(content))) => parse(&content),
+        Ok(Ok(Some(content))) => KeptOperators::from_file(&content).map_err(OperatorsError::from),
         Ok(Err(error)) => Err(error.into()),
         Err(_) => Err(OperatorsError::Interrupted),
     };
-    parsed.unwrap_or_else(|error| {
-        report::error(&error);
-        Vec::new()
-    })
-}
-
-fn parse(content: &[u8]) -> Result<Vec<OperatorRecord>, OperatorsError> {
-    let file: File = serde_json::from_slice(content)?;
-    if file.oldest_reader > VERSION {
-        return Err(OperatorsError::TooNew { oldest_reader: file.oldest_reader });
+    match parsed {
+        Ok(kept) => kept.operators,
+        Err(error) => {
+            report::error(&error);
+            Vec::new()
+        }
     }
-    Ok(file.operators)
 }
 
 /// The records' keys, and of the configured ones those of which no record says anything.
@@ -179,13 +170,7 @@ async fn record_configured(
 }
 
 async fn save(node: &Node, files: &Arc<dyn Files>, view: &View) -> Result<(), OperatorsError> {
-    let file = File {
-        format: FORMAT.to_owned(),
-        version: VERSION,
-        oldest_reader: VERSION,
-        operators: view.operators.values().cloned().collect(),
-    };
-    let content = serde_json::to_vec_pretty(&file)?;
+    let content = KeptOperators { operators: view.operators.values().cloned().collect() }.to_file()?;
     let (files, paths) = (Arc::clone(files), node.paths.clone());
     let write = move || {
         files.directory(&paths.cluster_state(), Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;

@@ -1,8 +1,7 @@
 //! Secrets of a control plane that are not certificates: the key that encrypts Secrets at rest, and the key that signs
 //! `ServiceAccount` tokens.
 //!
-//! Both are files on STATE. `/state/cluster/encryption.json` is a JSON object with `format`, `version`, `oldestReader`
-//! and a list of keys, the first of which writes and all of which read; `/state/cluster/service-account.key` is a line
+//! Both are files on STATE. `/state/cluster/encryption.json` is as [`keelson_config::kept`] has it, with a list of keys, the first of which writes and all of which read; `/state/cluster/service-account.key` is a line
 //! `keelson key 1 1` and a PKCS#8 key in PEM. Neither is ever logged, and neither leaves the node in plain text.
 
 use std::fmt;
@@ -13,15 +12,14 @@ use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair, KeyPai
 use aws_lc_rs::{digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use keelson_config::kept::{Form, Kept, KeptError};
 use keelson_pki::{Files, FilesError, Mode, Owner};
 use rustls_pki_types::PrivatePkcs8KeyDer;
 use rustls_pki_types::pem::PemObject;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-const ENCRYPTION_FORMAT: &str = "keelson encryption keys";
 const KEY_HEADER: &str = "keelson key 1 1";
-const VERSION: u32 = 1;
 const ENCRYPTION_FILE: &str = "encryption.json";
 const SIGNING_FILE: &str = "service-account.key";
 /// What `XSalsa20` and Poly1305 (`secretbox`) take.
@@ -31,10 +29,10 @@ const ENCRYPTION_KEY_BYTES: usize = 32;
 pub enum SecretsError {
     #[error("the system's random numbers are not available")]
     Random,
-    #[error("the encryption keys on STATE cannot be read")]
-    Encryption,
-    #[error("{file} on STATE was written by a later release, which version {oldest_reader} or later can read")]
-    TooNew { file: &'static str, oldest_reader: u32 },
+    #[error("the encryption keys on STATE")]
+    Encryption(#[from] KeptError),
+    #[error("there are no encryption keys on STATE")]
+    NoEncryption,
     #[error("the ServiceAccount signing key on STATE cannot be read")]
     SigningKey,
     #[error(transparent)]
@@ -66,7 +64,7 @@ impl Secrets {
     /// Reads both: new ones would make what is stored unreadable.
     pub fn read(files: &dyn Files, directory: &Path) -> Result<Self, SecretsError> {
         Ok(Self {
-            encryption: EncryptionKeys::read(files, directory)?.ok_or(SecretsError::Encryption)?,
+            encryption: EncryptionKeys::read(files, directory)?.ok_or(SecretsError::NoEncryption)?,
             signing: SigningKey::read(files, directory)?.ok_or(SecretsError::SigningKey)?,
         })
     }
@@ -74,12 +72,12 @@ impl Secrets {
 
 /// The first key writes, all of them read: that is how one is exchanged for another.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
 pub struct EncryptionKeys {
-    format: String,
-    version: u32,
-    oldest_reader: u32,
     keys: Vec<EncryptionKey>,
+}
+
+impl Kept for EncryptionKeys {
+    const FORM: Form = Form { format: "keelson encryption keys", version: 1 };
 }
 
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -112,22 +110,16 @@ impl EncryptionKeys {
         rand::fill(&mut secret).map_err(|_| SecretsError::Random)?;
         let mut name = [0_u8; 4];
         rand::fill(&mut name).map_err(|_| SecretsError::Random)?;
-        Ok(Self {
-            format: ENCRYPTION_FORMAT.to_owned(),
-            version: VERSION,
-            oldest_reader: VERSION,
-            keys: vec![EncryptionKey {
-                name: format!("key-{:08x}", u32::from_be_bytes(name)),
-                secret: STANDARD.encode(secret),
-            }],
-        })
+        let key =
+            EncryptionKey { name: format!("key-{:08x}", u32::from_be_bytes(name)), secret: STANDARD.encode(secret) };
+        Ok(Self { keys: vec![key] })
     }
 
     /// These, and the others behind them: what was encrypted with those is still read.
     #[must_use]
     pub fn before(&self, others: &Self) -> Self {
         let behind = others.keys.iter().filter(|other| !self.keys.contains(other));
-        Self { keys: self.keys.iter().chain(behind).cloned().collect(), ..self.clone() }
+        Self { keys: self.keys.iter().chain(behind).cloned().collect() }
     }
 
     /// The name of the key that writes.
@@ -142,8 +134,7 @@ impl EncryptionKeys {
     /// Writes them in the place of those that were there.
     pub fn save(&self, files: &dyn Files, directory: &Path) -> Result<(), SecretsError> {
         files.directory(directory, Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
-        let content = serde_json::to_vec_pretty(self).map_err(|_| SecretsError::Encryption)?;
-        files.update(&directory.join(ENCRYPTION_FILE), &content, Mode::SECRET, Owner::ROOT)?;
+        files.update(&directory.join(ENCRYPTION_FILE), &self.to_file()?, Mode::SECRET, Owner::ROOT)?;
         Ok(())
     }
 
@@ -152,14 +143,8 @@ impl EncryptionKeys {
         let Some(content) = files.read(&directory.join(ENCRYPTION_FILE))? else {
             return Ok(None);
         };
-        let keys: Self = serde_json::from_slice(&content).map_err(|_| SecretsError::Encryption)?;
-        if keys.format != ENCRYPTION_FORMAT || keys.keys.is_empty() {
-            return Err(SecretsError::Encryption);
-        }
-        if keys.oldest_reader > VERSION {
-            return Err(SecretsError::TooNew { file: "encryption.json", oldest_reader: keys.oldest_reader });
-        }
-        Ok(Some(keys))
+        let keys = Self::from_file(&content)?;
+        if keys.keys.is_empty() { Err(SecretsError::NoEncryption) } else { Ok(Some(keys)) }
     }
 
     /// What kube-apiserver reads. There is no `identity` provider: a Secret in plain text in the store is not accepted.

@@ -2,7 +2,7 @@
 //!
 //! All of it is on STATE, so that a worker comes up while no control plane answers. `/state/pki/node/node.key` is made
 //! before the first request and is what the node's record names; the other keys are made anew with each renewal. The
-//! settings are one JSON object with `format`, `version` and `oldestReader`, as in [`crate::identity`].
+//! settings are kept as [`keelson_config::kept`] has it.
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
 use keelson_api::{Identities, MemberAddresses, NodeSettings};
+use keelson_config::kept::{self, Form, Kept, KeptError};
 use keelson_config::{NodeConfig, Ranges};
 use keelson_pki::{Clock, Files, FilesError, Key, KeyError, Mode, Owner, Pair, PairError, validity::LEAF_LIFE};
 use serde::{Deserialize, Serialize};
@@ -20,8 +21,6 @@ use crate::configuration;
 use crate::paths::Paths;
 use crate::trust::{Trust, TrustError};
 
-const FORMAT: &str = "keelson node settings";
-const VERSION: u32 = 1;
 const KEY_FILE: &str = "node.key";
 /// Routers and servers of both families have answered by then.
 const GIVEN_UP_AFTER: Duration = Duration::from_mins(2);
@@ -34,14 +33,10 @@ pub enum WorkerError {
     Key(#[from] KeyError),
     #[error("the node's key is missing from STATE")]
     NoKey,
-    #[error("the cluster's settings on STATE cannot be read")]
-    Settings(#[source] serde_json::Error),
+    #[error("the cluster's settings on STATE")]
+    Settings(#[from] KeptError),
     #[error("the cluster's settings are missing from STATE")]
     NoSettings,
-    #[error(
-        "the cluster's settings on STATE need version {oldest_reader} or later; this release reads up to {VERSION}"
-    )]
-    TooNew { oldest_reader: u32 },
     #[error(transparent)]
     Trust(#[from] TrustError),
     #[error("a certificate that was given to this node")]
@@ -75,12 +70,12 @@ pub struct Worker {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SettingsFile {
-    format: String,
-    version: u32,
-    oldest_reader: u32,
+struct KeptSettings {
     settings: NodeSettings,
+}
+
+impl Kept for KeptSettings {
+    const FORM: Form = kept::NODE_SETTINGS;
 }
 
 /// The names of the certificates' files, in the order of [`Identities`].
@@ -159,13 +154,7 @@ pub fn save_pairs(files: &dyn Files, paths: &Paths, pairs: &Identities<Arc<Pair>
 
 pub fn save_settings(files: &dyn Files, paths: &Paths, settings: &NodeSettings) -> Result<(), WorkerError> {
     files.directory(&paths.cluster_state(), Mode::PRIVATE_DIRECTORY, Owner::ROOT)?;
-    let file = SettingsFile {
-        format: FORMAT.to_owned(),
-        version: VERSION,
-        oldest_reader: VERSION,
-        settings: settings.clone(),
-    };
-    let content = serde_json::to_vec_pretty(&file).map_err(WorkerError::Settings)?;
+    let content = KeptSettings { settings: settings.clone() }.to_file()?;
     files.update(&paths.node_settings(), &content, Mode::PRIVATE, Owner::ROOT)?;
     Ok(())
 }
@@ -182,11 +171,7 @@ pub fn forget(files: &dyn Files, paths: &Paths) -> Result<(), FilesError> {
 /// What the node was told last; none if it never was.
 pub fn read_settings(files: &dyn Files, paths: &Paths) -> Result<Option<NodeSettings>, WorkerError> {
     let Some(content) = files.read(&paths.node_settings())? else { return Ok(None) };
-    let file: SettingsFile = serde_json::from_slice(&content).map_err(WorkerError::Settings)?;
-    if file.oldest_reader > VERSION {
-        return Err(WorkerError::TooNew { oldest_reader: file.oldest_reader });
-    }
-    Ok(Some(file.settings))
+    Ok(Some(KeptSettings::from_file(&content)?.settings))
 }
 
 impl Holding {

@@ -18,6 +18,7 @@ pub mod document;
 mod error;
 #[cfg(feature = "sources")]
 mod ip_argument;
+pub mod kept;
 #[cfg(feature = "sources")]
 mod merge;
 pub mod network_state;
@@ -39,6 +40,7 @@ pub mod words;
 
 pub use command_line::redact;
 pub use error::{ConfigError, ConfigErrors};
+pub use kept::{Kept, KeptError};
 #[cfg(feature = "sources")]
 pub use merge::merge;
 pub use node::{
@@ -50,7 +52,7 @@ pub use raw::{RawAddressing, RawBond, RawConfig, RawLink, RawOperatorKey, RawRou
 #[cfg(feature = "sources")]
 pub use resolve::{Inputs, read, resolve, state_selection, validate};
 pub use resolved::{Remembered, Resolved};
-pub use scopes::{Scopes, ScopesError};
+pub use scopes::Scopes;
 pub use secret::{RegistryCredential, Secret, Secrets};
 pub use source::{Origin, Scope, Source};
 

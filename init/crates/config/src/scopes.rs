@@ -7,11 +7,12 @@
 //! the reason.
 //!
 //! A node has its part on STATE ([`crate::SCOPES_PATH`]), written by keelson-cluster and read by keelson-exec at the next
-//! boot: a JSON object with `format`, `version`, `oldestReader` (the oldest version that can read it), and the specs as
-//! `node` and `cluster`.
+//! boot: as [`crate::kept`] has it, with the specs as `node` and `cluster`.
 
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+use crate::kept::{Form, Kept};
 
 #[cfg(feature = "sources")]
 mod check;
@@ -22,9 +23,6 @@ mod overlay;
 pub use check::check;
 #[cfg(feature = "sources")]
 pub use overlay::overlay;
-
-const FORMAT: &str = "keelson configuration";
-const VERSION: u32 = 1;
 
 /// All that a scope may say, by its path in the document.
 pub const FIELDS: [&str; 11] = [
@@ -41,16 +39,6 @@ pub const FIELDS: [&str; 11] = [
     "spec.httpProxy",
 ];
 
-#[derive(Debug, thiserror::Error)]
-pub enum ScopesError {
-    #[error("the cluster's settings on STATE cannot be read")]
-    Form(#[from] serde_json::Error),
-    #[error(
-        "the cluster's settings on STATE need version {oldest_reader} or later; this release reads up to {VERSION}"
-    )]
-    TooNew { oldest_reader: u32 },
-}
-
 /// Of one node: the specs that concern it.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Scopes {
@@ -60,32 +48,13 @@ pub struct Scopes {
     pub cluster: Option<Value>,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct File {
-    format: String,
-    version: u32,
-    oldest_reader: u32,
-    #[serde(flatten)]
-    scopes: Scopes,
+impl Kept for Scopes {
+    const FORM: Form = Form { format: "keelson configuration", version: 1 };
 }
 
 impl Scopes {
     pub fn is_empty(&self) -> bool {
         self.node.is_none() && self.cluster.is_none()
-    }
-
-    pub fn to_file(&self) -> Result<Vec<u8>, ScopesError> {
-        let file = File { format: FORMAT.to_owned(), version: VERSION, oldest_reader: VERSION, scopes: self.clone() };
-        Ok(serde_json::to_vec_pretty(&file)?)
-    }
-
-    pub fn from_file(content: &[u8]) -> Result<Self, ScopesError> {
-        let file: File = serde_json::from_slice(content)?;
-        if file.oldest_reader > VERSION {
-            return Err(ScopesError::TooNew { oldest_reader: file.oldest_reader });
-        }
-        Ok(file.scopes)
     }
 
     /// What is said of a field, by the scope that decides it.

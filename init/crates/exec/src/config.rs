@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use keelson_config::scopes::overlay;
 use keelson_config::{
-    ConfigErrors, Inputs, NodeConfig, Remembered, SCOPES_PATH, Scopes, ScopesError, resolve, state_selection,
+    ConfigErrors, Inputs, Kept as _, KeptError, NodeConfig, Remembered, SCOPES_PATH, Scopes, resolve, state_selection,
 };
 use keelson_job::{Configuration, Selection};
 use thiserror::Error;
@@ -36,8 +36,8 @@ pub(crate) enum ConfigurationError {
     TooLarge { path: PathBuf },
     #[error(transparent)]
     Faults(#[from] ConfigErrors),
-    #[error(transparent)]
-    Scopes(#[from] ScopesError),
+    #[error("the cluster's settings on STATE")]
+    Scopes(#[from] KeptError),
     #[error("the parser's rights cannot be given up")]
     Confine(#[from] SetUpError),
 }
@@ -188,7 +188,7 @@ mod tests {
     #[test]
     fn what_is_wrong_with_it_is_told_and_is_no_fault_of_the_machine() {
         let told = |content: &[u8]| chain(&with_scopes(&member(), Some(content)).unwrap_err());
-        assert!(told(b"{").contains("on STATE cannot be read"));
+        assert!(told(b"{").contains("on STATE: it cannot be read"));
         let later = Scopes { node: Some(serde_json::json!({ "later": 1 })), cluster: None };
         let said = told(&later.to_file().unwrap());
         assert!(said.contains("the settings of this node, field spec.later: there is no such field"), "{said}");

@@ -12,6 +12,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use keelson_config::kept::{self, Form, Kept, KeptError};
 use keelson_config::{LEAVING_PATH, Remembered, Role};
 use keelson_job::{BootEnd, BootRecord, Progress, STATE, State};
 use keelson_sys::{clock, entropy};
@@ -34,10 +35,6 @@ const PSTORE: &str = "/sys/fs/pstore";
 const KERNEL_LOG: &str = "/dev/kmsg";
 /// The body of `format` on the STATE of a member.
 const MEMBER: &[u8] = b"member\n";
-/// The version of keelson-cluster's identity file that is understood here.
-const IDENTITY_VERSION: u32 = 1;
-/// The same of its settings file.
-const SETTINGS_VERSION: u32 = 1;
 
 #[derive(Debug, Error)]
 pub(crate) enum StateError {
@@ -48,9 +45,9 @@ pub(crate) enum StateError {
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} cannot be understood", path.display())]
-    Identity { path: PathBuf, source: serde_json::Error },
-    #[error("{} was written by a later release: it needs version {oldest_reader}", path.display())]
-    IdentityTooNew { path: PathBuf, oldest_reader: u32 },
+    Identity { path: PathBuf, source: KeptError },
+    #[error("{} cannot be understood", path.display())]
+    Boot { path: PathBuf, source: serde_json::Error },
     #[error("cannot draw random bytes")]
     Random(#[source] io::Error),
     #[error("{} does not hold a machine-id", path.display())]
@@ -172,11 +169,14 @@ fn machine_id(state: &Path, in_use: bool) -> Result<String, StateError> {
 /// Those fields of keelson-cluster's `identity.json` that overrule the sources.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
-struct IdentityFile {
-    oldest_reader: u32,
+struct Identity {
     cluster_id: Option<String>,
     role: Option<Role>,
     name: Option<String>,
+}
+
+impl Kept for Identity {
+    const FORM: Form = kept::IDENTITY;
 }
 
 fn identity(state: &Path) -> PathBuf {
@@ -198,23 +198,19 @@ fn remembered(state: &Path, of_member: bool) -> Result<Remembered, StateError> {
         Err(source) => return Err(StateError::Read { path, source }),
         Ok(text) => text,
     };
-    let file: IdentityFile = match serde_json::from_slice(&text) {
-        Ok(file) => file,
-        Err(source) => return Err(StateError::Identity { path, source }),
-    };
-    if file.oldest_reader > IDENTITY_VERSION {
-        return Err(StateError::IdentityTooNew { path, oldest_reader: file.oldest_reader });
-    }
+    let file = Identity::from_file(&text).map_err(|source| StateError::Identity { path, source })?;
     let cluster_networks = cluster_networks(state).unwrap_or_default();
     Ok(Remembered { role: file.role, name: file.name, cluster_id: file.cluster_id, cluster_networks })
 }
 
 /// Those fields of keelson-cluster's `cluster/settings.json` that say what of the cluster is reached without a proxy.
 #[derive(Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct SettingsFile {
-    oldest_reader: u32,
+struct Settings {
     settings: ClusterNetworks,
+}
+
+impl Kept for Settings {
+    const FORM: Form = kept::NODE_SETTINGS;
 }
 
 #[derive(Deserialize)]
@@ -233,13 +229,12 @@ struct ClusterNetworks {
 
 /// None where they cannot be read. A node comes up without them, and keelson-cluster, which cannot, says what is wrong.
 fn cluster_networks(state: &Path) -> Option<Vec<String>> {
-    let file: SettingsFile = serde_json::from_slice(&fs::read(state.join("cluster/settings.json")).ok()?).ok()?;
-    let told = file.settings;
+    let told = Settings::from_file(&fs::read(state.join("cluster/settings.json")).ok()?).ok()?.settings;
     let pods = std::iter::once(told.pod_cidr).chain(told.secondary_pod_cidr);
     let services = std::iter::once(told.service_cidr).chain(told.secondary_service_cidr);
     let networks: Vec<_> = pods.chain(services).chain([format!(".{}", told.cluster_domain)]).collect();
     let is_one = |text: &String| text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b".:/-".contains(&byte));
-    (file.oldest_reader <= SETTINGS_VERSION && networks.iter().all(is_one)).then_some(networks)
+    networks.iter().all(is_one).then_some(networks)
 }
 
 /// Says in `format` whether the node is a member: keelson-cluster writes and removes the identity while the machine runs. An identity that

@@ -1,55 +1,46 @@
 //! The last set on DATA, for a start while nobody can tell.
 //!
-//! One JSON object: `format` (always `keelson proxy endpoints`), `version`, `oldestReader`, `set`. A release that does not
-//! reach `oldestReader`, or finds something else, goes on without it.
+//! As [`keelson_config::kept`] has it, with the set as `set`. Who cannot read it goes on without it.
 
 use std::path::{Path, PathBuf};
 
+use keelson_config::kept::{Form, Kept, KeptError};
 use keelson_pki::{Files as _, FilesError, Mode, Owner, StandardFiles};
 use serde::{Deserialize, Serialize};
 
 use crate::feed::Set;
 
-const FORMAT: &str = "keelson proxy endpoints";
-const VERSION: u32 = 1;
 /// The account that owns it; a process that is not root writes everything as itself.
 const ACCOUNT: u32 = 64002;
 
 #[derive(Debug, thiserror::Error)]
-pub enum KeptError {
+pub enum KeptSetError {
     #[error(transparent)]
     Files(#[from] FilesError),
-    #[error("the kept set of API servers {path} cannot be read; going on without it")]
-    Malformed { path: PathBuf, source: serde_json::Error },
-    #[error("the kept set of API servers {path} is of another form; going on without it")]
-    Foreign { path: PathBuf },
+    #[error("going on without the kept set of API servers {path}")]
+    Form { path: PathBuf, source: KeptError },
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct KeptFile {
-    format: String,
-    version: u32,
-    oldest_reader: u32,
+struct KeptSet {
     set: Set,
 }
 
-pub fn read(path: &Path) -> Result<Option<Set>, KeptError> {
+impl Kept for KeptSet {
+    const FORM: Form = Form { format: "keelson proxy endpoints", version: 1 };
+}
+
+pub fn read(path: &Path) -> Result<Option<Set>, KeptSetError> {
     let Some(content) = StandardFiles.read(path)? else {
         return Ok(None);
     };
-    let malformed = |source| KeptError::Malformed { path: path.to_owned(), source };
-    let file: KeptFile = serde_json::from_slice(&content).map_err(malformed)?;
-    if file.format != FORMAT || file.oldest_reader > VERSION {
-        return Err(KeptError::Foreign { path: path.to_owned() });
-    }
-    Ok(Some(file.set))
+    let form = |source| KeptSetError::Form { path: path.to_owned(), source };
+    Ok(Some(KeptSet::from_file(&content).map_err(form)?.set))
 }
 
-pub fn write(path: &Path, set: &Set) -> Result<(), KeptError> {
-    let file = KeptFile { format: FORMAT.to_owned(), version: VERSION, oldest_reader: VERSION, set: set.clone() };
-    let malformed = |source| KeptError::Malformed { path: path.to_owned(), source };
-    let content = serde_json::to_vec(&file).map_err(malformed)?;
+pub fn write(path: &Path, set: &Set) -> Result<(), KeptSetError> {
+    let form = |source| KeptSetError::Form { path: path.to_owned(), source };
+    let content = KeptSet { set: set.clone() }.to_file().map_err(form)?;
     Ok(StandardFiles.write(path, &content, Mode::PRIVATE, Owner::account(ACCOUNT))?)
 }
 
@@ -68,7 +59,7 @@ mod tests {
         write(&path, &set).unwrap();
         assert_eq!(read(&path).unwrap(), Some(set));
         let text = std::fs::read_to_string(&path).unwrap();
-        for other in [&text[..text.len() / 2], "", "{}", &text.replace("\"oldestReader\":1", "\"oldestReader\":2")] {
+        for other in [&text[..text.len() / 2], "", "{}", &text.replace("\"oldestReader\": 1", "\"oldestReader\": 2")] {
             std::fs::write(&path, other).unwrap();
             assert!(read(&path).is_err(), "{other}");
         }

@@ -1,19 +1,17 @@
 //! Which generation of authorities certifies, and whether the other one is believed.
 //!
-//! `/state/pki/authorities/generations.json` is one JSON object with `format`, `version` and `oldestReader`, as in
-//! [`crate::identity`], and the fields of [`Believed`]. It is one file, so that a power cut leaves a control plane in one phase of an
+//! `/state/pki/authorities/generations.json` is as [`keelson_config::kept`] has it, with the fields of [`Believed`]. It is one file, so that a power cut leaves a control plane in one phase of an
 //! exchange or in the next. Where it is missing, the first place certifies and the other is not believed.
 
 use std::path::{Path, PathBuf};
 
+use keelson_config::kept::{Form, Kept};
 use keelson_pki::{Files, FilesError, Mode, Owner};
 use serde::{Deserialize, Serialize};
 
 use super::AuthoritiesError;
 
 const FILE: &str = "generations.json";
-const FORMAT: &str = "keelson authorities";
-const VERSION: u32 = 1;
 
 /// Where a generation lies.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -53,33 +51,18 @@ pub struct Believed {
     pub other: bool,
 }
 
-#[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct BelievedFile {
-    format: String,
-    version: u32,
-    oldest_reader: u32,
-    #[serde(flatten)]
-    believed: Believed,
+impl Kept for Believed {
+    const FORM: Form = Form { format: "keelson authorities", version: 1 };
 }
 
 impl Believed {
     pub fn read(files: &dyn Files, authorities: &Path) -> Result<Self, AuthoritiesError> {
         let Some(content) = files.read(&authorities.join(FILE))? else { return Ok(Self::default()) };
-        let file: BelievedFile = serde_json::from_slice(&content).map_err(AuthoritiesError::Generations)?;
-        if file.format != FORMAT {
-            return Err(AuthoritiesError::Format { found: file.format });
-        }
-        if file.oldest_reader > VERSION {
-            return Err(AuthoritiesError::TooNew { oldest_reader: file.oldest_reader });
-        }
-        Ok(file.believed)
+        Ok(Self::from_file(&content)?)
     }
 
     pub fn save(self, files: &dyn Files, authorities: &Path) -> Result<(), AuthoritiesError> {
-        let file = BelievedFile { format: FORMAT.to_owned(), version: VERSION, oldest_reader: VERSION, believed: self };
-        let content = serde_json::to_vec_pretty(&file).map_err(AuthoritiesError::Generations)?;
-        files.update(&authorities.join(FILE), &content, Mode::PRIVATE, Owner::ROOT)?;
+        files.update(&authorities.join(FILE), &self.to_file()?, Mode::PRIVATE, Owner::ROOT)?;
         Ok(())
     }
 
@@ -94,6 +77,7 @@ mod tests {
     use crate::authorities::{Authorities, Generation};
     use crate::identity::ClusterId;
     use crate::membership::tests::{MemoryFiles, clock};
+    use keelson_config::KeptError;
     use keelson_pki::AuthorityKind;
 
     #[test]
@@ -130,10 +114,12 @@ mod tests {
         let write =
             |text: &str| files.write(&directory.join(FILE), text.as_bytes(), Mode::PRIVATE, Owner::ROOT).unwrap();
         write(r#"{"format":"keelson authorities","version":2,"oldestReader":2,"certifies":"third","other":false}"#);
-        assert!(Believed::read(&files, directory).is_err());
-        write(r#"{"format":"keelson authorities","version":2,"oldestReader":2,"certifies":"first","other":false}"#);
-        assert!(matches!(Believed::read(&files, directory), Err(AuthoritiesError::TooNew { oldest_reader: 2 })));
+        let form = || match Believed::read(&files, directory) {
+            Err(AuthoritiesError::Generations(error)) => error,
+            other => panic!("{other:?}"),
+        };
+        assert!(matches!(form(), KeptError::TooNew { oldest_reader: 2, .. }));
         write(r#"{"format":"other","version":1,"oldestReader":1,"certifies":"first","other":false}"#);
-        assert!(matches!(Believed::read(&files, directory), Err(AuthoritiesError::Format { .. })));
+        assert!(matches!(form(), KeptError::Other { .. }));
     }
 }

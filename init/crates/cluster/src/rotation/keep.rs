@@ -210,7 +210,7 @@ impl State {
         record: Option<&RotationRecord>,
     ) -> Result<Option<EncryptionKeys>, KeepError> {
         let Some(record) = record.filter(|record| record.generation.is_some()) else { return Ok(None) };
-        let read = |slot| EncryptionKeys::read(&*self.files, &self.directory(slot))?.ok_or(SecretsError::Encryption);
+        let read = |slot| EncryptionKeys::read(&*self.files, &self.directory(slot))?.ok_or(SecretsError::NoEncryption);
         let present = &self.held.secrets.encryption;
         Ok(Some(match record.phase {
             RotationPhase::Sharing => present.before(&read(wanted.certifies.other())?),

@@ -1,31 +1,24 @@
 //! With whom this control plane's store makes up the cluster's: what the store must be told when it starts, as it was last.
 //!
-//! `/state/cluster/store-members.json` is one JSON object with `format`, `version` and `oldestReader`, as in
-//! [`crate::identity`]. Raft's own record decides; this one is for a store that has no record yet, and for finding the other
+//! `/state/cluster/store-members.json` is as [`keelson_config::kept`] has it. Raft's own record decides; this one is for a store that has no record yet, and for finding the other
 //! control planes while the store does not answer. Once it names others, an empty data directory never founds a cluster again:
 //! the store is told to join, and a cluster that knows it by another directory refuses it.
 
 use std::net::{IpAddr, SocketAddr};
 
+use keelson_config::kept::{Form, Kept, KeptError};
 use keelson_pki::{Files, FilesError, Mode, Owner};
 use serde::{Deserialize, Serialize};
 
 use crate::paths::Paths;
 use crate::registry::StoreMember;
 
-const FORMAT: &str = "keelson store members";
-const VERSION: u32 = 1;
-
 #[derive(Debug, thiserror::Error)]
 pub enum PeersError {
     #[error(transparent)]
     Files(#[from] FilesError),
-    #[error("the list of the store's members on STATE cannot be read")]
-    Malformed(#[source] serde_json::Error),
-    #[error(
-        "the list of the store's members on STATE needs version {oldest_reader} or later; this release reads up to {VERSION}"
-    )]
-    TooNew { oldest_reader: u32 },
+    #[error("the list of the store's members on STATE")]
+    Form(#[from] KeptError),
 }
 
 /// In the order of their names, so that the file changes with them only.
@@ -41,12 +34,12 @@ pub struct Peer {
 }
 
 #[derive(Serialize, Deserialize)]
-#[serde(rename_all = "camelCase")]
-struct PeersFile {
-    format: String,
-    version: u32,
-    oldest_reader: u32,
+struct KeptPeers {
     members: Vec<Peer>,
+}
+
+impl Kept for KeptPeers {
+    const FORM: Form = Form { format: "keelson store members", version: 1 };
 }
 
 impl Peers {
@@ -101,18 +94,12 @@ impl Peers {
 
     pub fn read(files: &dyn Files, paths: &Paths) -> Result<Self, PeersError> {
         let Some(content) = files.read(&paths.store_members())? else { return Ok(Self::default()) };
-        let file: PeersFile = serde_json::from_slice(&content).map_err(PeersError::Malformed)?;
-        if file.oldest_reader > VERSION {
-            return Err(PeersError::TooNew { oldest_reader: file.oldest_reader });
-        }
-        Ok(Self::new(file.members))
+        Ok(Self::new(KeptPeers::from_file(&content)?.members))
     }
 
     /// Says whether they are news.
     pub fn save(&self, files: &dyn Files, paths: &Paths) -> Result<bool, PeersError> {
-        let file =
-            PeersFile { format: FORMAT.to_owned(), version: VERSION, oldest_reader: VERSION, members: self.0.clone() };
-        let content = serde_json::to_vec_pretty(&file).map_err(PeersError::Malformed)?;
+        let content = KeptPeers { members: self.0.clone() }.to_file()?;
         Ok(files.update(&paths.store_members(), &content, Mode::PRIVATE, Owner::ROOT)?)
     }
 }

@@ -2,7 +2,7 @@
 
 use hyper::Method;
 use keelson_api::paths;
-use keelson_config::Scopes;
+use keelson_config::{Kept as _, Scopes};
 use keelson_pki::Pair;
 use serde_json::{Value, json};
 

@@ -10,7 +10,7 @@ use keelson_cluster::authorities::Authorities;
 use keelson_cluster::credentials::Circumstances;
 use keelson_cluster::identity::Identity;
 use keelson_cluster::{Paths, worker};
-use keelson_config::{ClusterConfig, Role};
+use keelson_config::{ClusterConfig, Kept as _, Role};
 use keelson_pki::{AuthorityKind, Clock, Files as _, Mode, Owner, Pair, Profile, StandardFiles};
 use serde_json::{Value, json};
 use time::{Duration, OffsetDateTime, format_description::well_known::Rfc3339};

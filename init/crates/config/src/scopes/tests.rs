@@ -1,6 +1,7 @@
 use serde_json::json;
 
 use super::*;
+use crate::kept::KeptError;
 use crate::node::{ClusterConfig, NodeConfig};
 use crate::resolve::{Inputs, resolve};
 use crate::resolved::Remembered;
@@ -255,6 +256,6 @@ fn the_file_says_which_reader_can_read_it() {
     let scopes = time_servers(Some("node"), None);
     assert_eq!(Scopes::from_file(&scopes.to_file().unwrap()).unwrap(), scopes);
     let later = br#"{"format":"keelson configuration","version":3,"oldestReader":2}"#;
-    assert!(matches!(Scopes::from_file(later), Err(ScopesError::TooNew { oldest_reader: 2 })));
-    assert!(matches!(Scopes::from_file(b"{"), Err(ScopesError::Form(_))));
+    assert!(matches!(Scopes::from_file(later), Err(KeptError::TooNew { oldest_reader: 2, .. })));
+    assert!(matches!(Scopes::from_file(b"{"), Err(KeptError::Malformed(_))));
 }

@@ -47,7 +47,7 @@ fn read_or_blank(state: &Path, number: u64, notes: &mut Vec<String>) -> BootReco
 
 fn read(state: &Path, number: u64) -> Result<Option<BootRecord>, StateError> {
     let Some(body) = durable::read(&file(state, number), KIND)? else { return Ok(None) };
-    serde_json::from_slice(&body).map_err(|source| StateError::Identity { path: file(state, number), source })
+    serde_json::from_slice(&body).map_err(|source| StateError::Boot { path: file(state, number), source })
 }
 
 /// Writes the record of a boot that begins, and lets the oldest go.
