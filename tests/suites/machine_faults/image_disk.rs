@@ -8,14 +8,13 @@ use std::time::Instant;
 use keelson_vm::build::disk_image::{self, DiskImage};
 use keelson_vm::build::secure_boot::Keys;
 use keelson_vm::firmware::Firmware;
-use keelson_vm::machine::Machine;
 use keelson_vm::node::Node;
 use keelson_vm::project::Project;
 use keelson_vm::report::Report;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
-use crate::shared::{Outcome, build, ensure, trial};
+use crate::shared::{Outcome, build, ensure, trial, with_own};
 use crate::support::{self, boots, console, ensure_up, flip};
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -47,11 +46,7 @@ fn life() -> Outcome {
     disk_image::enlarge(&image, &disk, 8)?;
     let mut hardware = support::hardware(build, &folder, &disk)?;
     hardware.firmware = Some(Firmware::plain(&folder)?);
-    let mut node = Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone());
-    let outcome = live(&mut node, &disk);
-    let tail = node.machine.console().tail();
-    node.machine.cut_power()?;
-    outcome.map_err(|failed| format!("{}\n{tail}", failed.message().unwrap_or_default()).into())
+    with_own(build.node(&folder, hardware)?, |node| live(node, &disk))
 }
 
 fn live(node: &mut Node, disk: &Path) -> Outcome {
@@ -109,15 +104,12 @@ fn told_by_the_esp() -> Outcome {
     ] {
         put_on_esp(&folder, &disk, name, content)?;
     }
-    let mut node = Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone());
-    let outcome = ensure_up(&mut node).and_then(|()| {
+    with_own(build.node(&folder, hardware)?, |node| {
+        ensure_up(node)?;
         let status: Value = serde_json::from_str(&node.keelctl(&["status", "-o", "json"])?)?;
         let said = (status["name"].as_str(), status["role"].as_str());
         ensure(said == (Some("from-the-esp"), Some("control-plane")), || format!("status says {status}"))
-    });
-    let tail = node.machine.console().tail();
-    node.machine.cut_power()?;
-    outcome.map_err(|failed| format!("{}\n{tail}", failed.message().unwrap_or_default()).into())
+    })
 }
 
 /// Puts a file on the image's EFI system partition, as an operator does.
@@ -146,11 +138,7 @@ fn secure_boot() -> Outcome {
     disk_image::enlarge(&image, &disk, 8)?;
     let mut hardware = support::hardware(build, &folder, &disk)?;
     hardware.firmware = Some(Firmware::secure(&folder)?);
-    let mut node = Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone());
-    let outcome = signed_and_changed(&mut node, &image, &disk);
-    let tail = node.machine.console().tail();
-    node.machine.cut_power()?;
-    outcome.map_err(|failed| format!("{}\n{tail}", failed.message().unwrap_or_default()).into())
+    with_own(build.node(&folder, hardware)?, |node| signed_and_changed(node, &image, &disk))
 }
 
 fn signed_and_changed(node: &mut Node, image: &DiskImage, disk: &Path) -> Outcome {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use keelson_vm::cluster::{self, CONTROL_PLANE, Pace};
 use keelson_vm::commands::image_disk;
 use keelson_vm::kubectl::{self, condition_holds};
-use keelson_vm::machine::{Machine, create_disk};
+use keelson_vm::machine::create_disk;
 use keelson_vm::node::Node;
 use keelson_vm::qemu::{Card, Disk, Hardware, Network, Ports};
 use keelson_vm::wait;
@@ -86,7 +86,7 @@ pub(crate) fn founder(name: &'static str) -> Result<Node, Failed> {
         days_ahead: None,
     };
     cluster::found(&mut hardware, &folder, pace)?;
-    Ok(Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone()))
+    build.node(&folder, hardware)
 }
 
 /// A machine that joins, with the tests' images on a second disk.

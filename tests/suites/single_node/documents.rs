@@ -8,18 +8,18 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use keelson_vm::commands::image_disk;
-use keelson_vm::machine::{Machine, create_disk};
+use keelson_vm::machine::create_disk;
 use keelson_vm::node::Node;
 use keelson_vm::qemu::{Card, Disk, Hardware, Network, Ports};
 use keelson_vm::wait;
 use libtest_mimic::{Failed, Trial};
 use serde_json::{Value, json};
 
+use crate::hostile_pods::wait_phase;
 use crate::lifecycle::{run_job, wait_for_web};
-use crate::shared::{Build, Outcome, build, ensure, trial};
+use crate::shared::{Build, Outcome, build, ensure, trial, with_own};
 use crate::workload::WEB;
 
-const MINUTES: Duration = Duration::from_mins(6);
 const USER: &str = "puller";
 const PASSWORD: &str = "only-for-the-mirror";
 /// Where QEMU's user network has the host.
@@ -61,16 +61,13 @@ fn with_own_node(folder: &Path, spec: &Value, images: bool, test: impl FnOnce(&m
         firmware: None,
         days_ahead: None,
     };
-    let mut node = Node::new(Machine::create(folder, hardware, build.speed)?, build.tools.clone());
-    node.machine.start()?;
-    let outcome = node.pin_api().map_err(Failed::from).and_then(|()| {
+    with_own(build.node(folder, hardware)?, |node| {
+        node.machine.start()?;
+        node.pin_api()?;
         node.wait_ready(|_| ())?;
         node.wait_dns()?;
-        test(&mut node)
-    });
-    let tail = node.machine.console().tail();
-    node.machine.cut_power()?;
-    outcome.map_err(|failed| format!("{}\n{tail}", failed.message().unwrap_or_default()).into())
+        test(node)
+    })
 }
 
 fn dual_stack() -> Outcome {
@@ -182,10 +179,7 @@ spec:
     args: [echo, from the mirror]
 ",
     )?;
-    wait::until("the pod to have run", MINUTES, || {
-        let pod = node.kubectl().json(&["get", "pod", "pulled"]).map_err(|error| error.to_string())?;
-        if pod["status"]["phase"] == "Succeeded" { Ok(()) } else { Err(pod["status"].to_string()) }
-    })?;
+    wait_phase(node, "pulled", &["Succeeded"])?;
     let said = node.kubectl().run(&["logs", "pulled"])?;
     ensure(said.trim() == "from the mirror", || format!("the pod said {said:?}"))?;
     let asked = fs::read_to_string(folder.join("mirror.log"))?;

@@ -57,7 +57,7 @@ fn phase(node: &Node, name: &str) -> Result<Value, String> {
     node.kubectl().json(&["get", "pod", name]).map(|pod| pod["status"].clone()).map_err(|error| error.to_string())
 }
 
-fn wait_phase(node: &Node, name: &str, wanted: &[&str]) -> Result<Value, Failed> {
+pub(crate) fn wait_phase(node: &Node, name: &str, wanted: &[&str]) -> Result<Value, Failed> {
     Ok(wait::until(&format!("pod {name} to be {wanted:?}"), MINUTES, || {
         let status = phase(node, name)?;
         if wanted.contains(&status["phase"].as_str().unwrap_or_default()) {

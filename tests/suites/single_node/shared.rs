@@ -1,12 +1,13 @@
 //! What the tests of this suite share: the built image, and the machine that is up.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, MutexGuard, PoisonError};
 
 use keelson_vm::build::Image;
+use keelson_vm::machine::Machine;
 use keelson_vm::node::{Node, Tools};
 use keelson_vm::project::{self, Project};
-use keelson_vm::qemu::Speed;
+use keelson_vm::qemu::{Hardware, Speed};
 use keelson_vm::report::Report;
 use libtest_mimic::{Arguments, Conclusion, Failed, Trial};
 
@@ -47,6 +48,11 @@ impl Build {
         project::create_folder(&folder)?;
         Ok(folder)
     }
+
+    /// A machine in its folder. It has not run yet.
+    pub(crate) fn node(&self, folder: &Path, hardware: Hardware) -> Result<Node, Failed> {
+        Ok(Node::new(Machine::create(folder, hardware, self.speed)?, self.tools.clone()))
+    }
 }
 
 static NODE: Mutex<Option<Node>> = Mutex::new(None);
@@ -60,6 +66,18 @@ pub(crate) fn shared_node() -> MutexGuard<'static, Option<Node>> {
 pub(crate) fn with_node(test: impl FnOnce(&mut Node) -> Outcome) -> Outcome {
     let mut shared = shared_node();
     let node = shared.as_mut().ok_or_else(|| Failed::from("the shared machine is not up"))?;
+    with_console(node, test)
+}
+
+/// Runs `test` with a machine of its own, whose power is cut after it.
+pub(crate) fn with_own(mut node: Node, test: impl FnOnce(&mut Node) -> Outcome) -> Outcome {
+    let outcome = with_console(&mut node, test);
+    node.machine.cut_power()?;
+    outcome
+}
+
+/// A failure has the console's last lines with it.
+fn with_console(node: &mut Node, test: impl FnOnce(&mut Node) -> Outcome) -> Outcome {
     test(node).map_err(|failed| {
         let message = failed.message().unwrap_or_default();
         Failed::from(format!("{message}\nthe console's last lines:\n{}", node.machine.console().tail()))
