@@ -21,6 +21,8 @@ mod image_disk;
 mod ladder;
 #[path = "machine_faults/one_machine.rs"]
 mod one_machine;
+#[path = "machine_faults/power_cuts.rs"]
+mod power_cuts;
 #[path = "machine_faults/root.rs"]
 mod root;
 #[path = "single_node/shared.rs"]
@@ -40,6 +42,7 @@ fn main() {
     if is_named || arguments.list {
         trials.extend(image_disk::trials());
         trials.extend(ladder::trials());
+        trials.extend(power_cuts::trials());
     }
     let trials = trials.into_iter().map(|trial| trial.with_ignored_flag(!is_named)).collect();
     shared::run(arguments, trials);

@@ -37,17 +37,40 @@ const COMMAND_FLAG_FUA: u16 = 1;
 #[derive(Debug)]
 struct Disk {
     file: File,
-    size: u64,
     unflushed: BTreeMap<u64, Box<[u8]>>,
     cut: Option<Cut>,
-    /// The seed of a cut that is to come amid writes.
-    armed: Option<u64>,
+    armed: Option<Armed>,
+    /// To write or to flush, since a cut was asked for.
+    requests: u64,
+}
+
+/// A cut that is to come.
+#[derive(Debug, Clone, Copy)]
+struct Armed {
+    moment: Moment,
+    seed: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Moment {
+    AmidWrites,
+    /// With this one of the requests.
+    Request(u64),
 }
 
 /// A page of the guest's, not yet flushed: enough for a cut to lose something.
 const ARMED_SECTORS: usize = 8;
 
 impl Disk {
+    fn new(file: File) -> Self {
+        Self { file, unflushed: BTreeMap::new(), cut: None, armed: None, requests: 0 }
+    }
+
+    /// A disk may be exchanged for a larger one while the machine is off.
+    fn size(&self) -> io::Result<u64> {
+        Ok(self.file.metadata()?.len() / SECTOR * SECTOR)
+    }
+
     fn read(&self, offset: u64, buffer: &mut [u8]) -> io::Result<()> {
         self.file.read_exact_at(buffer, offset)?;
         let end = offset + buffer.len() as u64;
@@ -70,10 +93,26 @@ impl Disk {
         for (sector, bytes) in (offset / SECTOR..).zip(sectors) {
             self.unflushed.insert(sector, bytes.into());
         }
-        match self.armed {
-            Some(seed) if self.unflushed.len() >= ARMED_SECTORS => self.cut(seed).map(drop),
-            _ => Ok(()),
+        self.requests += 1;
+        self.cut_if_due().map(drop)
+    }
+
+    /// The guest asks for what it has written to be kept.
+    fn flush_asked(&mut self) -> io::Result<()> {
+        self.requests += 1;
+        if self.cut_if_due()? { Ok(()) } else { self.flush() }
+    }
+
+    fn cut_if_due(&mut self) -> io::Result<bool> {
+        let Some(Armed { moment, seed }) = self.armed else { return Ok(false) };
+        let due = match moment {
+            Moment::AmidWrites => self.unflushed.len() >= ARMED_SECTORS,
+            Moment::Request(number) => self.requests >= number,
+        };
+        if due {
+            self.cut(seed)?;
         }
+        Ok(due)
     }
 
     fn cut(&mut self, seed: u64) -> io::Result<Cut> {
@@ -122,8 +161,7 @@ impl PowerCutDisk {
     /// Serves `file` on the unix socket `socket`, as NBD's default export.
     pub fn serve(file: &Path, socket: &Path) -> io::Result<Self> {
         let file = File::options().read(true).write(true).open(file)?;
-        let size = file.metadata()?.len() / SECTOR * SECTOR;
-        let disk = Arc::new(Mutex::new(Disk { file, size, unflushed: BTreeMap::new(), cut: None, armed: None }));
+        let disk = Arc::new(Mutex::new(Disk::new(file)));
         if socket.exists() {
             std::fs::remove_file(socket)?;
         }
@@ -146,7 +184,25 @@ impl PowerCutDisk {
     /// Cuts the power at the next moment at which something is written and not flushed: from then on nothing is written or
     /// answered, and of what was not flushed a part chosen by `seed` survives.
     pub fn cut_amid_writes(&self, seed: u64) {
-        self.locked().armed = Some(seed);
+        self.locked().armed = Some(Armed { moment: Moment::AmidWrites, seed });
+    }
+
+    /// The same with the request `number`, from 1, of those that write or flush from now on: it is not answered, and what it is about
+    /// is among what was not flushed.
+    pub fn cut_at_request(&self, number: u64, seed: u64) {
+        let mut disk = self.locked();
+        disk.requests = 0;
+        disk.armed = Some(Armed { moment: Moment::Request(number), seed });
+    }
+
+    /// How many requests wrote or flushed since [`Self::cut_at_request`].
+    pub fn requests(&self) -> u64 {
+        self.locked().requests
+    }
+
+    /// Puts all into the file, where others may look at it while no machine does.
+    pub fn flush(&self) -> io::Result<()> {
+        self.locked().flush()
     }
 
     /// From now on nothing is answered: a disk, or the way to it, that hangs. Nothing is lost.
@@ -173,7 +229,7 @@ impl PowerCutDisk {
 }
 
 fn serve_client(mut stream: UnixStream, disk: &Mutex<Disk>) -> io::Result<()> {
-    let size = disk.lock().unwrap_or_else(PoisonError::into_inner).size;
+    let size = disk.lock().unwrap_or_else(PoisonError::into_inner).size()?;
     if !handshake(&mut stream, size)? {
         return Ok(());
     }
@@ -272,7 +328,7 @@ fn transmit(stream: &mut UnixStream, disk: &Mutex<Disk>, size: u64) -> io::Resul
             data.clear();
         }
         2 => return Ok(false),
-        3 => locked().flush()?,
+        3 => locked().flush_asked()?,
         _ => return Err(io::ErrorKind::Unsupported.into()),
     }
     if locked().cut.is_some() {
@@ -307,7 +363,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = File::options().read(true).write(true).create_new(true).open(folder.path().join("disk")).unwrap();
         file.set_len(sectors * SECTOR).unwrap();
-        (folder, Disk { file, size: sectors * SECTOR, unflushed: BTreeMap::new(), cut: None, armed: None })
+        (folder, Disk::new(file))
     }
 
     #[test]
@@ -337,6 +393,21 @@ mod tests {
         assert!(buffer[..512 * 128].iter().all(|&byte| byte == 1));
         let kept = buffer[512 * 128..].chunks(512).filter(|sector| sector.iter().all(|&byte| byte == 2)).count();
         assert_eq!(kept, cut.sectors_kept);
+    }
+
+    #[test]
+    fn a_cut_comes_with_the_request_that_was_asked_for_and_takes_no_flush_for_one() {
+        let (_folder, disk) = disk(256);
+        let served = PowerCutDisk { disk: Arc::new(Mutex::new(disk)), socket: PathBuf::new() };
+        served.cut_at_request(4, 42);
+        served.locked().write(0, &[1; 512 * 32]).unwrap();
+        served.locked().flush_asked().unwrap();
+        served.locked().write(512 * 32, &[2; 512 * 32]).unwrap();
+        assert_eq!((served.requests(), served.cut()), (3, None));
+        served.locked().flush_asked().unwrap();
+        let cut = served.cut().unwrap();
+        assert_eq!(cut.sectors_kept + cut.sectors_lost, 32);
+        assert!(cut.sectors_lost > 4, "{cut:?}");
     }
 
     #[test]

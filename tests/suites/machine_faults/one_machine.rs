@@ -3,13 +3,12 @@
 use std::fs::File;
 use std::io::Write;
 use std::net::Shutdown;
-use std::os::unix::fs::FileExt;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 use std::time::Instant;
 
-use keelson_gpt::{DATA_TYPE, Geometry, STATE_TYPE};
+use keelson_gpt::STATE_TYPE;
 use keelson_vm::nbd::PowerCutDisk;
 use keelson_vm::node::Node;
 use keelson_vm::wait;
@@ -148,10 +147,6 @@ fn panic() -> Outcome {
 
 const GIB: u64 = 1 << 30;
 
-fn geometry(bytes: u64) -> Geometry {
-    Geometry { sector: 512, sectors: bytes / 512 }
-}
-
 fn growth() -> Outcome {
     with_disk(|node, disk| {
         let file = File::options().read(true).write(true).open(disk)?;
@@ -161,18 +156,7 @@ fn growth() -> Outcome {
         println!("{}", console(node, "has grown", 0)?.trim());
         ensure_up(node)?;
         node.machine.cut_power()?;
-        let found = keelson_gpt::read(&file, geometry(bytes))?.ok_or("the disk has no partition table")?;
-        let (_, data) = found.table.find(DATA_TYPE).ok_or("the disk has no DATA")?;
-        let end = (data.last + 1) * 512;
-        ensure(bytes - end < 4 << 20, || format!("DATA ends at {end} of {bytes} bytes"))?;
-        ensure(!found.needs_repair, || "the two copies of the table differ".to_owned())?;
-        // The file system too, by its superblock: blocks at byte 4, their size at byte 24.
-        let mut superblock = [0; 32];
-        file.read_exact_at(&mut superblock, data.first * 512 + 1024)?;
-        let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| superblock[at + byte]));
-        let held = u64::from(word(4)) * (1024 << word(24));
-        let room = (data.last + 1 - data.first) * 512;
-        ensure(room - held < 64 << 20, || format!("the file system has {held} of {room} bytes"))?;
+        support::ensure_grown(disk)?;
         node.machine.start()?;
         let mark = node.machine.console().mark();
         ensure_up(node)?;
@@ -192,7 +176,7 @@ fn first_table() -> Outcome {
         node.pin_api()?;
         node.machine.cut_power()?;
         let file = File::open(disk)?;
-        let found = keelson_gpt::read(&file, geometry(file.metadata()?.len()))?;
+        let found = keelson_gpt::read(&file, support::geometry(file.metadata()?.len()))?;
         ensure(found.is_some_and(|found| !found.needs_repair), || "the copy was not written anew".to_owned())
     })
 }
@@ -221,7 +205,7 @@ fn both_tables() -> Outcome {
 fn state_superblock() -> Outcome {
     with_disk(|node, disk| {
         let file = File::open(disk)?;
-        let found = keelson_gpt::read(&file, geometry(file.metadata()?.len()))?.ok_or("no partition table")?;
+        let found = keelson_gpt::read(&file, support::geometry(file.metadata()?.len()))?.ok_or("no partition table")?;
         let (_, state) = found.table.find(STATE_TYPE).ok_or("the disk has no STATE")?;
         let place = state.first * 512 + 1024 + 0x38;
         flip(disk, place)?;

@@ -5,14 +5,15 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use keelson_vm::machine::{Machine, create_disk};
+use keelson_gpt::{DATA_TYPE, Geometry};
+use keelson_vm::machine::create_disk;
 use keelson_vm::node::Node;
 use keelson_vm::qemu::{Card, Disk, Hardware, Network, Ports};
 use keelson_vm::wait;
 use libtest_mimic::Failed;
 use serde_json::Value;
 
-use crate::shared::{Build, build};
+use crate::shared::{Build, Outcome, build, ensure};
 
 /// From power-on, or a reset, to an answer of the operator's API; and all else that takes seconds on an idle machine.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(3);
@@ -31,7 +32,7 @@ pub(crate) fn new_node(name: &str) -> Result<Node, Failed> {
     let disk = folder.join("disk.raw");
     create_disk(&disk, 4 << 10)?;
     let hardware = hardware(build, &folder, &disk)?;
-    Ok(Node::new(Machine::create(&folder, hardware, build.speed)?, build.tools.clone()))
+    build.node(&folder, hardware)
 }
 
 pub(crate) fn hardware(build: &Build, folder: &Path, disk: &Path) -> Result<Hardware, Failed> {
@@ -116,4 +117,27 @@ pub(crate) fn flip(path: &Path, offset: u64) -> Result<(), Failed> {
     file.read_exact_at(&mut byte, offset)?;
     file.write_all_at(&[!byte[0]], offset)?;
     Ok(())
+}
+
+/// Of a disk of `bytes`.
+pub(crate) fn geometry(bytes: u64) -> Geometry {
+    Geometry { sector: 512, sectors: bytes / 512 }
+}
+
+/// DATA reaches to the end of the disk, its file system too.
+pub(crate) fn ensure_grown(disk: &Path) -> Outcome {
+    let file = File::open(disk)?;
+    let bytes = file.metadata()?.len();
+    let found = keelson_gpt::read(&file, geometry(bytes))?.ok_or("the disk has no partition table")?;
+    let (_, data) = found.table.find(DATA_TYPE).ok_or("the disk has no DATA")?;
+    let end = (data.last + 1) * 512;
+    ensure(bytes - end < 4 << 20, || format!("DATA ends at {end} of {bytes} bytes"))?;
+    ensure(!found.needs_repair, || "the two copies of the table differ".to_owned())?;
+    // The file system too, by its superblock: blocks at byte 4, their size at byte 24.
+    let mut superblock = [0; 32];
+    file.read_exact_at(&mut superblock, data.first * 512 + 1024)?;
+    let word = |at: usize| u32::from_le_bytes([0, 1, 2, 3].map(|byte| superblock[at + byte]));
+    let held = u64::from(word(4)) * (1024 << word(24));
+    let room = (data.last + 1 - data.first) * 512;
+    ensure(room - held < 64 << 20, || format!("the file system has {held} of {room} bytes"))
 }
