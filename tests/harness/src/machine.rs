@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use nix::sys::signal::{Signal, kill};
+use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -173,8 +174,7 @@ impl Machine {
         self.save()?;
         let socket = self.folder.qmp_socket();
         let answered = wait::until("QEMU to answer", KILL_DEADLINE, || {
-            // Right after its start the process has no arguments yet, so `is_running` does not know it.
-            if has_ended(self.description.process) {
+            if self.has_ended() {
                 return Ok(false);
             }
             qmp::execute(&socket, "query-status", &json!({})).map(|_| true).map_err(|error| error.to_string())
@@ -242,23 +242,32 @@ impl Machine {
     }
 
     pub fn wait_until_off(&mut self, deadline: Duration) -> Result<(), MachineError> {
-        wait::until("QEMU to end", deadline, || {
-            has_ended(self.description.process);
-            if self.is_running() { Err(self.console().last_line()) } else { Ok(()) }
-        })
+        wait::until(
+            "QEMU to end",
+            deadline,
+            || {
+                if self.has_ended() { Ok(()) } else { Err(self.console().last_line()) }
+            },
+        )
         .map_err(|timeout| MachineError::StillRunning {
             name: self.name.clone(),
             source: Box::new(self.console().explain(timeout)),
-        })
+        })?;
+        // It may soon be the id of another process.
+        self.description.process = None;
+        Ok(())
     }
-}
 
-/// If this process is QEMU's parent, QEMU stays in the process table until it is waited for; tells whether it was just now.
-fn has_ended(process: Option<u32>) -> bool {
-    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
-    let Some(id) = process else { return true };
-    let status = waitpid(Pid::from_raw(id.cast_signed()), Some(WaitPidFlag::WNOHANG));
-    matches!(status, Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)))
+    /// Whether QEMU is gone with all that it held. Its arguments do not tell where it is this process's child: they are not there yet right
+    /// after its start, and gone before its ports are free again.
+    fn has_ended(&self) -> bool {
+        let Some(id) = self.description.process else { return true };
+        match waitpid(Pid::from_raw(id.cast_signed()), Some(WaitPidFlag::WNOHANG)) {
+            Ok(WaitStatus::StillAlive) => false,
+            Ok(WaitStatus::Exited(..) | WaitStatus::Signaled(..)) => true,
+            _ => !self.is_running(),
+        }
+    }
 }
 
 /// The machines below `folder`, by name.
