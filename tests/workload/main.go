@@ -146,18 +146,29 @@ func fill(path string) error {
 	end := make(chan os.Signal, 1)
 	signal.Notify(end, syscall.SIGTERM, syscall.SIGINT)
 	var size int64
-	for piece := int64(1 << 30); piece >= 4096; {
-		err = syscall.Fallocate(int(file.Fd()), 0, size, piece)
-		switch {
-		case err == nil:
-			size += piece
-		case errors.Is(err, syscall.ENOSPC):
-			piece /= 2
-		case !errors.Is(err, syscall.EINTR):
-			return err
+	take := func(first, last int64) error {
+		for piece := first; piece >= last; {
+			err := syscall.Fallocate(int(file.Fd()), 0, size, piece)
+			switch {
+			case err == nil:
+				size += piece
+			case errors.Is(err, syscall.ENOSPC):
+				piece /= 2
+			case !errors.Is(err, syscall.EINTR):
+				return err
+			}
 		}
+		return nil
+	}
+	// What is printed is kept on the same disk.
+	if err := take(1<<30, 1<<20); err != nil {
+		return err
 	}
 	fmt.Println("no room after", size>>20, "MiB")
+	time.Sleep(2 * time.Second)
+	if err := take(1<<20, 4096); err != nil {
+		return err
+	}
 	select {
 	case <-end:
 	case <-time.After(time.Minute):
