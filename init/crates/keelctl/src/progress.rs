@@ -14,7 +14,8 @@ pub(crate) enum Seen<T> {
     NotYet(String),
 }
 
-/// Looks again and again until it is done or `timeout` has passed; tells each new reason once.
+/// Looks again and again until it is done or `timeout` has passed; tells each new reason once. That the node cannot be asked is one of
+/// them.
 pub(crate) async fn wait<T>(
     timeout: Duration,
     mut look: impl AsyncFnMut() -> Result<Seen<T>, Error>,
@@ -22,9 +23,10 @@ pub(crate) async fn wait<T>(
     let begin = Instant::now();
     let mut told = String::new();
     loop {
-        let reason = match look().await? {
-            Seen::Done(value) => return Ok(value),
-            Seen::NotYet(reason) => reason,
+        let reason = match look().await {
+            Ok(Seen::Done(value)) => return Ok(value),
+            Ok(Seen::NotYet(reason)) => reason,
+            Err(error) => reason(error)?,
         };
         if reason != told {
             output::note(&format!("{:>4} s  {reason}", begin.elapsed().as_secs()));
@@ -37,13 +39,8 @@ pub(crate) async fn wait<T>(
     }
 }
 
-/// What it means while waiting that the node cannot be asked: it may be on its way. That it refuses the key, or is
+/// What it means while waiting that the node cannot be asked, in words: it may be on its way. That it refuses the key, or is
 /// another node, does not change by waiting.
-pub(crate) fn or_not_yet<T>(error: Error) -> Result<Seen<T>, Error> {
-    reason(error).map(Seen::NotYet)
-}
-
-/// The same, in words.
 pub(crate) fn reason(error: Error) -> Result<String, Error> {
     use crate::client::ClientError;
     match error {

@@ -1,7 +1,5 @@
 //! `keelctl authorities`: exchanges what the cluster's certificates are signed by.
 
-use std::time::Duration;
-
 use keelson_api::{EventKind, EventList, NodeOrder, Rotation, RotationPhase, Status, paths};
 
 use crate::{
@@ -16,17 +14,13 @@ pub(super) async fn run(mut session: Session, arguments: &cli::Authorities) -> R
     let cli::Authorities::Rotate { wait, timeout } = arguments;
     let rotation: Rotation = session.post(paths::AUTHORITY_ROTATION, &NodeOrder {}).await?;
     if *wait {
-        finished(&mut session, *timeout).await?;
+        progress::wait(*timeout, async || look(&mut session).await).await?;
         return output::line("the cluster's authorities, its certificates and the key of its Secrets are new");
     }
     output::line(&clean(&format!("the cluster's authorities are {}", exchanged(&rotation))))
 }
 
 /// A process that begins anew knows of no exchange at first, so the end is told by its event, too.
-async fn finished(session: &mut Session, timeout: Duration) -> Result<(), Error> {
-    progress::wait(timeout, async || look(session).await.or_else(progress::or_not_yet)).await
-}
-
 async fn look(session: &mut Session) -> Result<Seen<()>, Error> {
     let status: Status = session.get(paths::STATUS).await?;
     if let Some(rotation) = status.rotation {

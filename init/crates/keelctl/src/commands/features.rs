@@ -53,10 +53,7 @@ fn standing(feature: &Feature) -> String {
 /// The feature once it is as it is wanted, enabled or disabled.
 async fn settled(session: &mut Session, name: &str, timeout: Duration) -> Result<Feature, Error> {
     progress::wait(timeout, async || {
-        let list = match session.get::<FeatureList>(paths::FEATURES).await {
-            Ok(list) => list,
-            Err(error) => return progress::or_not_yet(error),
-        };
+        let list: FeatureList = session.get(paths::FEATURES).await?;
         Ok(match list.features.into_iter().find(|feature| feature.name == name) {
             Some(feature) if matches!(feature.state, FeatureState::Enabled | FeatureState::Disabled) => {
                 Seen::Done(feature)

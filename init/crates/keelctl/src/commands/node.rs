@@ -55,16 +55,13 @@ fn pending(ordered: &NodeOrdered) -> String {
 /// One step after the other, telling what is left.
 async fn drain(session: &mut Session, name: &str, timeout: Duration) -> Result<(), Error> {
     progress::wait(timeout, async || {
-        let step = session.post::<_, DrainStep>(&paths::node(paths::NODE_DRAIN, name), &NodeOrder {}).await;
-        match step {
-            Ok(step) => Ok(match step.remaining.first() {
-                None => Seen::Done(()),
-                Some(first) => {
-                    Seen::NotYet(format!("{} pods are left; {}: {}", step.remaining.len(), first.pod, first.reason))
-                }
-            }),
-            Err(error) => progress::or_not_yet(error),
-        }
+        let step: DrainStep = session.post(&paths::node(paths::NODE_DRAIN, name), &NodeOrder {}).await?;
+        Ok(match step.remaining.first() {
+            None => Seen::Done(()),
+            Some(first) => {
+                Seen::NotYet(format!("{} pods are left; {}: {}", step.remaining.len(), first.pod, first.reason))
+            }
+        })
     })
     .await
 }

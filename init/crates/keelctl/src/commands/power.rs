@@ -15,10 +15,10 @@ pub(super) async fn reboot(mut session: Session, arguments: &Power) -> Result<()
     if !arguments.wait {
         return output::line(&format!("{} reboots", session.context.name));
     }
-    progress::wait(arguments.timeout, async || match session.get::<Status>(paths::STATUS).await {
-        Ok(status) if status.boot_id != accepted.boot_id => Ok(Seen::Done(())),
-        Ok(_) => Ok(Seen::NotYet("the node is shutting down".to_owned())),
-        Err(error) => progress::or_not_yet(error),
+    progress::wait(arguments.timeout, async || {
+        let status: Status = session.get(paths::STATUS).await?;
+        let is_back = status.boot_id != accepted.boot_id;
+        Ok(if is_back { Seen::Done(()) } else { Seen::NotYet("the node is shutting down".to_owned()) })
     })
     .await?;
     output::line(&format!("{} is back; keelctl status --wait waits until it is ready", session.context.name))
@@ -32,7 +32,7 @@ pub(super) async fn power_off(mut session: Session, arguments: &Power) -> Result
     progress::wait(arguments.timeout, async || match session.get::<Status>(paths::STATUS).await {
         Ok(_) => Ok(Seen::NotYet("the node is shutting down".to_owned())),
         Err(Error::Client { .. }) => Ok(Seen::Done(())),
-        Err(error) => progress::or_not_yet(error),
+        Err(error) => Err(error),
     })
     .await?;
     output::line(&format!("{} does not answer any more", session.context.name))

@@ -14,10 +14,9 @@ use crate::{
 
 pub(super) async fn run(mut session: Session, arguments: &cli::Status) -> Result<(), Error> {
     let status = if arguments.wait {
-        progress::wait(arguments.timeout, async || match session.get::<Status>(paths::STATUS).await {
-            Ok(status) if status.ready => Ok(Seen::Done(status)),
-            Ok(status) => Ok(Seen::NotYet(why_not_ready(&status))),
-            Err(error) => progress::or_not_yet(error),
+        progress::wait(arguments.timeout, async || {
+            let status: Status = session.get(paths::STATUS).await?;
+            Ok(if status.ready { Seen::Done(status) } else { Seen::NotYet(why_not_ready(&status)) })
         })
         .await?
     } else {
