@@ -276,7 +276,7 @@ async fn a_full_quota_is_left_as_etcds_manual_says() {
     }
     let refused = refused.expect("the quota is smaller than what was written");
     assert_eq!(refused.message(), "etcdserver: mvcc: database space exceeded");
-    crate::servers::wait_until("the alarm is raised", async || {
+    crate::waiting::wait_until("the alarm is raised", async || {
         !maintenance.alarm(pb::AlarmRequest::default()).await.unwrap().get_ref().alarms.is_empty()
     })
     .await;
@@ -291,7 +291,7 @@ async fn a_full_quota_is_left_as_etcds_manual_says() {
         let disarm = pb::AlarmRequest { action: 2, member_id: alarm.member_id, alarm: alarm.alarm };
         maintenance.alarm(disarm).await.unwrap();
     }
-    crate::servers::wait_until("writes are taken again", async || kv.put(put(0)).await.is_ok()).await;
+    crate::waiting::wait_until("writes are taken again", async || kv.put(put(0)).await.is_ok()).await;
 }
 
 /// Of etcd's own dashboard and alerts, for one member. What there is only with others is tested there.
@@ -354,7 +354,7 @@ async fn metrics_have_the_names_that_dashboards_use() {
     ] {
         assert!((value(name) - 1.0).abs() < 0.1, "{name}");
     }
-    crate::servers::wait_until("all that is committed is applied", async || {
+    crate::waiting::wait_until("all that is committed is applied", async || {
         let status = clients.maintenance.clone().status(pb::StatusRequest {}).await.unwrap().into_inner();
         status.raft_index > 0 && status.raft_index == status.raft_applied_index
     })

@@ -14,7 +14,8 @@ use tonic::Code;
 use tonic::transport::{Certificate, Channel, ClientTlsConfig, Endpoint, Identity};
 
 use crate::authority::Authority;
-use crate::servers::{Server, wait_until};
+use crate::servers::Server;
+use crate::waiting::wait_until;
 
 const OWN: &str = "/keelson/v1/nodes/a";
 const PROGRAM: &str = env!("CARGO_BIN_EXE_keelson-store");

@@ -7,7 +7,8 @@ use keelson_etcd_api::v3electionpb::{CampaignRequest, LeaderRequest, ProclaimReq
 use keelson_etcd_api::v3lockpb::{LockRequest, UnlockRequest};
 use tonic::{Code, Status};
 
-use crate::servers::{Clients, Server, etcd_program, wait_until, within};
+use crate::servers::{Clients, Server, etcd_program, within};
+use crate::waiting::wait_until;
 
 /// In which nothing happens that is waited for.
 const A_WHILE: Duration = Duration::from_millis(300);

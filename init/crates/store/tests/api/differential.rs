@@ -14,9 +14,10 @@ use keelson_store::command::Command;
 
 use crate::compare::{Mismatch, Seen, same, seen, settle_ties, settle_txn, strip};
 use crate::histories::{Histories, Step, count, seed};
-use crate::servers::{Clients, Server, etcd_program, wait_until};
+use crate::servers::{Clients, Server, etcd_program};
 use crate::shrink::shrink;
 use crate::streams::Streams;
+use crate::waiting::wait_until;
 
 /// Progress is told often, or a test would wait for it.
 const PROGRESS: &str = "--watch-progress-notify-interval=300ms";

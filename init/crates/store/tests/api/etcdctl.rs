@@ -3,7 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
-use crate::servers::{Server, etcd_program, wait_until};
+use crate::servers::{Server, etcd_program};
+use crate::waiting::wait_until;
 
 struct Etcdctl {
     program: PathBuf,

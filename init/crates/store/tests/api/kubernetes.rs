@@ -9,7 +9,8 @@ use tonic::transport::{Certificate, Endpoint, Identity};
 
 use crate::api_server::ApiServer;
 use crate::authority::Authority;
-use crate::servers::{Server, etcd_program, wait_until};
+use crate::servers::{Server, etcd_program};
+use crate::waiting::wait_until;
 
 const STORE_PREFIX: &str = "/registry/configmaps/default/";
 

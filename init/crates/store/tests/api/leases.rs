@@ -6,7 +6,8 @@ use keelson_etcd_api::etcdserverpb as pb;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 
-use crate::servers::{Clients, Server, wait_until, within};
+use crate::servers::{Clients, Server, within};
+use crate::waiting::wait_until;
 
 async fn grant(clients: &Clients, ttl: i64) -> i64 {
     let answer = clients.lease.clone().lease_grant(pb::LeaseGrantRequest { ttl, id: 0 }).await.unwrap().into_inner();

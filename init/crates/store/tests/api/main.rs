@@ -33,7 +33,11 @@ mod shrink;
 mod streams;
 mod tls;
 mod tools;
+#[path = "../support/waiting.rs"]
+mod waiting;
 mod watches;
 
+use servers::DEADLINE;
+
 /// How long an answer of kube-apiserver may take.
-const PATIENCE: std::time::Duration = servers::DEADLINE;
+const PATIENCE: std::time::Duration = DEADLINE;

@@ -3,7 +3,7 @@
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::etcdserverpb::auth_client::AuthClient;
@@ -18,6 +18,8 @@ use tempfile::TempDir;
 use tonic::transport::{Channel, Endpoint};
 
 use keelson_ports::free_port;
+
+use crate::waiting::wait_until;
 
 /// How long a server may take to be ready, and a condition to come true, on a machine that builds at the same time.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(1);
@@ -165,15 +167,6 @@ fn run(program: &Path, arguments: &[String], directory: &Path) -> Child {
         .stdin(Stdio::null())
         .spawn()
         .unwrap_or_else(|error| panic!("start {}: {error}", program.display()))
-}
-
-/// Waits for a condition, and says which one did not come.
-pub(crate) async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !condition().await {
-        assert!(start.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }
 
 /// Waits for an answer with a deadline.

@@ -9,7 +9,8 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use crate::authority::Authority;
-use crate::servers::{Server, wait_until, within};
+use crate::servers::{Server, within};
+use crate::waiting::wait_until;
 
 async fn get(stream: impl AsyncRead + AsyncWrite + Unpin, path: &str) -> std::io::Result<String> {
     exchange(stream, &format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")).await

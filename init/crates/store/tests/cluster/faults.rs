@@ -8,7 +8,8 @@ use futures::StreamExt as _;
 use keelson_etcd_api::etcdserverpb as pb;
 use rustix::process::Signal;
 
-use crate::harness::{Cluster, Member, REQUEST, get, put, wait_until};
+use crate::harness::{Cluster, Member, REQUEST, get, put};
+use crate::waiting::wait_until;
 
 const CLIENTS: usize = 6;
 

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use keelson_etcd_api::etcdserverpb as pb;
@@ -18,6 +18,7 @@ use tonic::transport::{Channel, Endpoint};
 use keelson_ports::free_port;
 
 use crate::authority::Authority;
+use crate::waiting::wait_until;
 
 /// How long a condition may take to come true, on a machine that builds at the same time.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(90);
@@ -320,13 +321,4 @@ pub(crate) async fn get(kv: &mut KvClient<Channel>, key: &str, serializable: boo
     let request = pb::RangeRequest { key: key.to_owned().into(), serializable, ..Default::default() };
     let response = tokio::time::timeout(REQUEST, kv.range(request)).await.unwrap().unwrap().into_inner();
     response.kvs.first().map(|kv| String::from_utf8(kv.value.to_vec()).unwrap())
-}
-
-/// Waits for a condition, and says which one did not come.
-pub(crate) async fn wait_until(what: &str, mut condition: impl AsyncFnMut() -> bool) {
-    let start = Instant::now();
-    while !condition().await {
-        assert!(start.elapsed() < DEADLINE, "{what}: not within {DEADLINE:?}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
 }

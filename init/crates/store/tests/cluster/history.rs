@@ -19,7 +19,8 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
 use self::linearizability::{Action, Operation, is_linearizable};
-use crate::harness::{Cluster, REQUEST, put, wait_until};
+use crate::harness::{Cluster, REQUEST, put};
+use crate::waiting::wait_until;
 
 #[path = "../../src/simulation/linearizability.rs"]
 mod linearizability;

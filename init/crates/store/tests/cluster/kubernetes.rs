@@ -12,8 +12,9 @@ use tokio_rustls::client::TlsStream;
 
 use crate::api_server::{ApiServer, CONFIG_MAPS};
 use crate::authority::Authority;
-use crate::harness::{Cluster, DEADLINE, Member, wait_until};
+use crate::harness::{Cluster, DEADLINE, Member};
 use crate::links::Fault;
+use crate::waiting::wait_until;
 use crate::world::{World, is_root};
 
 const MEMBERS: u8 = 3;

@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use keelson_etcd_api::etcdserverpb as pb;
 
-use crate::harness::{Cluster, get, wait_until};
+use crate::harness::{Cluster, get};
+use crate::waiting::wait_until;
 
 async fn keep_alive(cluster: &Cluster, at: usize, id: i64) -> i64 {
     let request = tokio_stream::once(pb::LeaseKeepAliveRequest { id });

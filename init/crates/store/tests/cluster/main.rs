@@ -16,7 +16,11 @@ mod membership;
 mod observers;
 mod snapshots;
 mod succession;
+#[path = "../support/waiting.rs"]
+mod waiting;
 mod world;
+
+use harness::DEADLINE;
 
 /// How long an answer of kube-apiserver may take: it asks the store again where that does not answer.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(30);

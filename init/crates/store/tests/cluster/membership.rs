@@ -2,7 +2,8 @@
 
 use keelson_etcd_api::etcdserverpb as pb;
 
-use crate::harness::{Cluster, get, put, wait_until};
+use crate::harness::{Cluster, get, put};
+use crate::waiting::wait_until;
 
 fn add(url: &str, is_learner: bool) -> pb::MemberAddRequest {
     pb::MemberAddRequest { peer_ur_ls: vec![url.to_owned()], is_learner, ..Default::default() }

@@ -7,7 +7,8 @@ use keelson_etcd_api::grpc::health::v1::HealthCheckRequest;
 use keelson_etcd_api::grpc::health::v1::health_client::HealthClient;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::harness::{Cluster, Member, get, put, wait_until};
+use crate::harness::{Cluster, Member, get, put};
+use crate::waiting::wait_until;
 
 async fn metrics(member: &Member) -> String {
     let mut stream = tokio::net::TcpStream::connect(("127.0.0.1", member.place.client_port)).await.unwrap();

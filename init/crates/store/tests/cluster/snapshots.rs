@@ -2,7 +2,8 @@
 
 use keelson_etcd_api::etcdserverpb as pb;
 
-use crate::harness::{Cluster, get, put, wait_until};
+use crate::harness::{Cluster, get, put};
+use crate::waiting::wait_until;
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_member_behind_a_purge_catches_up_by_snapshot_and_its_watchers_go_on() {
