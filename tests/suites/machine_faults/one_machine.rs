@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::Write;
 use std::net::Shutdown;
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::OnceLock;
 use std::time::Instant;
 
@@ -175,9 +175,8 @@ fn first_table() -> Outcome {
         node.machine.start()?;
         node.pin_api()?;
         node.machine.cut_power()?;
-        let file = File::open(disk)?;
-        let found = keelson_gpt::read(&file, support::geometry(file.metadata()?.len()))?;
-        ensure(found.is_some_and(|found| !found.needs_repair), || "the copy was not written anew".to_owned())
+        let found = support::partition_table(&File::open(disk)?)?;
+        ensure(!found.needs_repair, || "the copy was not written anew".to_owned())
     })
 }
 
@@ -204,8 +203,7 @@ fn both_tables() -> Outcome {
 /// The magic number of STATE's file system, in its superblock at byte 1024.
 fn state_superblock() -> Outcome {
     with_disk(|node, disk| {
-        let file = File::open(disk)?;
-        let found = keelson_gpt::read(&file, support::geometry(file.metadata()?.len()))?.ok_or("no partition table")?;
+        let found = support::partition_table(&File::open(disk)?)?;
         let (_, state) = found.table.find(STATE_TYPE).ok_or("the disk has no STATE")?;
         let place = state.first * 512 + 1024 + 0x38;
         flip(disk, place)?;
@@ -221,22 +219,18 @@ fn state_superblock() -> Outcome {
 }
 
 /// The machine's disk, served by the harness so that it can stop answering.
-fn served_disk(node: &mut Node, file: &Path) -> Result<&'static PowerCutDisk, Failed> {
+fn served_disk(node: &mut Node) -> Result<&'static PowerCutDisk, Failed> {
     static DISK: OnceLock<PowerCutDisk> = OnceLock::new();
     if let Some(disk) = DISK.get() {
         return Ok(disk);
     }
-    let served = PowerCutDisk::serve(file, &node.machine.folder().join("disk.sock"))?;
-    let served = DISK.get_or_init(|| served);
-    node.machine.change_hardware(|hardware| {
-        hardware.disks.iter_mut().for_each(|disk| disk.file = served.qemu_file());
-    })?;
-    Ok(served)
+    let served = support::serve_disk(node)?;
+    Ok(DISK.get_or_init(|| served))
 }
 
 fn frozen_disk() -> Outcome {
-    with_disk(|node, file| {
-        let served = served_disk(node, file)?;
+    with_disk(|node, _| {
+        let served = served_disk(node)?;
         ensure_up(node)?;
         let number = present(node)?;
         let mark = node.machine.console().mark();
@@ -269,8 +263,8 @@ fn frozen_disk() -> Outcome {
 /// It was to be off, and the disk that answers nothing has all that is left to do hang. That the kernel obeys shows by the machine's
 /// coming back.
 fn stuck_end() -> Outcome {
-    with_disk(|node, file| {
-        let served = served_disk(node, file)?;
+    with_disk(|node, _| {
+        let served = served_disk(node)?;
         ensure_up(node)?;
         let number = present(node)?;
         let mark = node.machine.console().mark();

@@ -38,10 +38,7 @@ struct World<'a> {
 fn power_cuts() -> Outcome {
     with_own(support::new_node("power-cuts")?, |node| {
         let file = node.machine.folder().join("disk.raw");
-        let disk = PowerCutDisk::serve(&file, &node.machine.folder().join("disk.sock"))?;
-        node.machine.change_hardware(|hardware| {
-            hardware.disks.iter_mut().for_each(|attached| attached.file = disk.qemu_file());
-        })?;
+        let disk = support::serve_disk(node)?;
         let mut world = World { node, file, disk };
         making(&mut world)?;
         growing(&mut world)?;
@@ -140,8 +137,7 @@ fn sound(world: &mut World<'_>) -> Outcome {
     world.node.machine.press_power_button()?;
     world.node.machine.wait_until_off(SHUTDOWN_DEADLINE)?;
     world.disk.flush()?;
-    let file = File::open(&world.file)?;
-    let found = keelson_gpt::read(&file, support::geometry(file.metadata()?.len()))?.ok_or("there is no table")?;
+    let found = support::partition_table(&File::open(&world.file)?)?;
     for kind in [STATE_TYPE, DATA_TYPE] {
         let (_, partition) = found.table.find(kind).ok_or("a partition is missing")?;
         let place = format!("{}?offset={}", world.file.display(), partition.first * 512);

@@ -5,8 +5,9 @@ use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use keelson_gpt::{DATA_TYPE, Geometry};
+use keelson_gpt::{DATA_TYPE, Found, Geometry};
 use keelson_vm::machine::create_disk;
+use keelson_vm::nbd::PowerCutDisk;
 use keelson_vm::node::Node;
 use keelson_vm::qemu::{Card, Disk, Hardware, Network, Ports};
 use keelson_vm::wait;
@@ -119,16 +120,27 @@ pub(crate) fn flip(path: &Path, offset: u64) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Of a disk of `bytes`.
-pub(crate) fn geometry(bytes: u64) -> Geometry {
-    Geometry { sector: 512, sectors: bytes / 512 }
+/// The partition table of a disk, which is to have one.
+pub(crate) fn partition_table(disk: &File) -> Result<Found, Failed> {
+    let geometry = Geometry { sector: 512, sectors: disk.metadata()?.len() / 512 };
+    Ok(keelson_gpt::read(disk, geometry)?.ok_or("the disk has no partition table")?)
+}
+
+/// Has the machine's disk served by the harness, from when it is turned on the next time.
+pub(crate) fn serve_disk(node: &mut Node) -> Result<PowerCutDisk, Failed> {
+    let folder = node.machine.folder();
+    let served = PowerCutDisk::serve(&folder.join("disk.raw"), &folder.join("disk.sock"))?;
+    node.machine.change_hardware(|hardware| {
+        hardware.disks.iter_mut().for_each(|disk| disk.file = served.qemu_file());
+    })?;
+    Ok(served)
 }
 
 /// DATA reaches to the end of the disk, its file system too.
 pub(crate) fn ensure_grown(disk: &Path) -> Outcome {
     let file = File::open(disk)?;
     let bytes = file.metadata()?.len();
-    let found = keelson_gpt::read(&file, geometry(bytes))?.ok_or("the disk has no partition table")?;
+    let found = partition_table(&file)?;
     let (_, data) = found.table.find(DATA_TYPE).ok_or("the disk has no DATA")?;
     let end = (data.last + 1) * 512;
     ensure(bytes - end < 4 << 20, || format!("DATA ends at {end} of {bytes} bytes"))?;

@@ -179,10 +179,12 @@ fn full_data() -> Outcome {
         let filled = wait::until("DATA to be full", MINUTES, || {
             // What a pod has said is gone with it when it is evicted.
             let log = node.kubectl().run(&["logs", "filler"]).unwrap_or_default();
-            match log.contains("no room after") {
-                true => Ok(log),
-                false if has_pressure(node)? => Ok("the node tells of pressure".to_owned()),
-                false => Err(log),
+            if log.contains("no room after") {
+                Ok(log)
+            } else if has_pressure(node)? {
+                Ok("the node tells of pressure".to_owned())
+            } else {
+                Err(log)
             }
         })?;
         println!("{}", filled.trim());
