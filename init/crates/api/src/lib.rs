@@ -30,6 +30,7 @@ pub mod proxy;
 pub mod services;
 pub mod status;
 pub mod token;
+pub mod validation;
 
 pub use boots::{Boot, BootList};
 pub use certificates::{CertificateSubject, NodeCertificate, NodeCertificateList};

@@ -28,8 +28,8 @@ const PREFIX: &str = "keelson1";
 /// The first line of what is signed. A change of the form below changes its number.
 const HEADING: &str = "keelson join token 1";
 pub const SECRET_BYTES: usize = 32;
-/// Longer than any token we make: 8 endpoints with names of 64 characters.
-const TOKEN_MAX: usize = 4096;
+/// Longer than any token that can be made: [`crate::validation::ENDPOINTS_MAX`] endpoints with the longest names that there are.
+pub(crate) const TOKEN_MAX: usize = 4096;
 
 #[derive(Clone, Copy, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
 #[serde(rename_all = "kebab-case")]

@@ -155,7 +155,7 @@ impl NodeSource for KubernetesApi {
         })
     }
 
-    fn dns(&self) -> Answer<'_, Option<(u64, u64)>> {
+    fn dns(&self) -> Answer<'_, Option<dns::Deployed>> {
         Box::pin(async move {
             let client = self.for_operators()?;
             answer(dns::deployed(&client).await)

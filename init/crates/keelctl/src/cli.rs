@@ -2,9 +2,12 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand, ValueEnum};
+use clap::{Args, Parser, Subcommand, ValueEnum, builder::NonEmptyStringValueParser};
 use clap_complete::Shell;
-use keelson_api::logs::{LINES_DEFAULT, LINES_MAX};
+use keelson_api::{
+    logs::{LINES_DEFAULT, LINES_MAX},
+    validation::{NODE_NAME_FORM, is_feature_name, is_node_name, is_operator_name},
+};
 
 use crate::{age, error::EXIT_CODES, spec};
 
@@ -118,6 +121,7 @@ pub(crate) struct Kubeconfig {
 #[derive(Args, Debug)]
 pub(crate) struct Logs {
     /// The service's name, as `keelctl services` lists it
+    #[arg(value_parser = NonEmptyStringValueParser::new())]
     pub service: String,
     /// Go on with lines as they come, also after the connection broke or the node has rebooted
     #[arg(short, long)]
@@ -157,9 +161,15 @@ pub(crate) enum Authorities {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Node {
     /// Keeps new pods away from a node
-    Cordon { name: String },
+    Cordon {
+        #[arg(value_parser = node_name)]
+        name: String,
+    },
     /// Lets pods onto a node again
-    Uncordon { name: String },
+    Uncordon {
+        #[arg(value_parser = node_name)]
+        name: String,
+    },
     /// Cordons a node and waits until its pods are gone; those of daemon sets stay
     Drain(Drain),
     /// Drains a node and removes it for good: its identity is denied, its Node and Pods are deleted
@@ -168,6 +178,7 @@ pub(crate) enum Node {
 
 #[derive(Args, Debug)]
 pub(crate) struct Drain {
+    #[arg(value_parser = node_name)]
     pub name: String,
     /// How long to wait for the pods
     #[arg(long, value_name = "DURATION", default_value = "5m", value_parser = duration)]
@@ -258,6 +269,7 @@ pub(crate) enum Feature {
 
 #[derive(Args, Debug)]
 pub(crate) struct SwitchFeature {
+    #[arg(value_parser = feature_name)]
     pub name: String,
     #[command(flatten)]
     pub settling: Settling,
@@ -265,6 +277,7 @@ pub(crate) struct SwitchFeature {
 
 #[derive(Args, Debug)]
 pub(crate) struct SetFeature {
+    #[arg(value_parser = feature_name)]
     pub name: String,
     /// Such as `replicas=3` or `upstream=192.0.2.53,192.0.2.54`
     #[arg(required = true, value_name = "KEY=VALUE", value_parser = setting)]
@@ -275,7 +288,8 @@ pub(crate) struct SetFeature {
 
 #[derive(Args, Clone, Copy, Debug)]
 pub(crate) struct Settling {
-    /// Wait until the feature is as it is wanted, telling what is awaited
+    /// Wait until the feature is as it is wanted, telling what is awaited. The network is waited for at the control plane that answers:
+    /// the other nodes follow within seconds. DNS is waited for until it is told: it takes up another upstream within two minutes
     #[arg(long)]
     pub wait: bool,
     /// How long to wait
@@ -299,12 +313,16 @@ pub(crate) enum Operator {
     List(Format),
     /// Lets the holder of a key obtain certificates in that name
     Add {
+        #[arg(value_parser = operator_name)]
         name: String,
         /// The public key, as `keelctl key show` prints it
         key: String,
     },
     /// Removes an operator with all keys, or one key by its id; no configuration of a node brings it back
-    Remove { name: String },
+    Remove {
+        #[arg(value_parser = operator_name)]
+        name: String,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -327,7 +345,7 @@ pub(crate) struct ShowConfig {
     #[arg(long, conflicts_with = "node")]
     pub cluster: bool,
     /// Show what operators have said for one node instead
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
     pub node: Option<String>,
     #[command(flatten)]
     pub format: Format,
@@ -339,7 +357,7 @@ pub(crate) struct SetConfig {
     #[arg(required = true, value_name = "FIELD=VALUE", value_parser = spec::assignment)]
     pub fields: Vec<(spec::Field, serde_json::Value)>,
     /// Only for this node
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
     pub node: Option<String>,
 }
 
@@ -349,7 +367,7 @@ pub(crate) struct UnsetConfig {
     #[arg(required = true, value_name = "FIELD", value_parser = spec::field)]
     pub fields: Vec<spec::Field>,
     /// Only for this node
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
     pub node: Option<String>,
 }
 
@@ -359,7 +377,7 @@ pub(crate) struct ApplyConfig {
     #[arg(short = 'f', long, value_name = "FILE")]
     pub file: PathBuf,
     /// Only for this node
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = node_name)]
     pub node: Option<String>,
 }
 
@@ -401,6 +419,23 @@ pub(crate) enum Key {
     Show { file: PathBuf },
 }
 
+/// Names go into paths, where a name that nobody can have would be another path.
+fn node_name(text: &str) -> Result<String, String> {
+    named(text, is_node_name, NODE_NAME_FORM)
+}
+
+fn operator_name(text: &str) -> Result<String, String> {
+    named(text, is_operator_name, "a name has letters, digits, '-', '_', '.' and '@', at most 63")
+}
+
+fn feature_name(text: &str) -> Result<String, String> {
+    named(text, is_feature_name, "a name has lower-case letters, digits and hyphens, at most 63")
+}
+
+fn named(text: &str, is_name: fn(&str) -> bool, form: &str) -> Result<String, String> {
+    if is_name(text) { Ok(text.to_owned()) } else { Err(form.to_owned()) }
+}
+
 fn setting(text: &str) -> Result<(String, String), String> {
     match text.split_once('=') {
         Some((name, value)) if !name.is_empty() => Ok((name.to_owned(), value.to_owned())),
@@ -410,4 +445,18 @@ fn setting(text: &str) -> Result<(String, String), String> {
 
 fn duration(text: &str) -> Result<Duration, String> {
     age::parse(text).ok_or_else(|| format!("{text:?} is not a duration such as 90s, 10m or 1h"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn operators_are_called_as_nodes_let_them_be_called() {
+        let (longest, longer) = ("a".repeat(63), "a".repeat(64));
+        for name in ["ann", "a_b@c.example", "0123456789abcdef", "", "a b", "ann?x", "a/b", "\u{e4}", &longest, &longer]
+        {
+            assert_eq!(operator_name(name).is_ok(), keelson_config::OperatorKey::is_name(name), "{name:?}");
+        }
+    }
 }

@@ -39,6 +39,8 @@ const ANSWER_BYTES_MAX: usize = 32 * 1024 * 1024;
 pub(crate) enum ClientError {
     #[error("neither a host's name nor an address")]
     Name,
+    #[error("the request cannot be made")]
+    Build(#[source] hyper::http::Error),
     #[error("cannot connect")]
     Connect(#[source] io::Error),
     #[error("did not accept a connection within {} s", CONNECT_DEADLINE.as_secs())]
@@ -82,6 +84,11 @@ impl ClientError {
 
     pub(crate) fn is_broken_connection(&self) -> bool {
         matches!(self, Self::Request(_))
+    }
+
+    /// Whether nothing was sent, nor will be by trying again.
+    pub(crate) fn is_own_fault(&self) -> bool {
+        matches!(self, Self::Build(_) | Self::Encode(_))
     }
 }
 
@@ -170,6 +177,7 @@ impl Client {
         body: Option<Bytes>,
         credential: Option<&Credential>,
     ) -> Result<Response<Incoming>, ClientError> {
+        let request = self.request(method, path, body)?;
         let stream = timeout(CONNECT_DEADLINE, self.connect(via, credential))
             .await
             .map_err(|_| ClientError::ConnectTimeout)??;
@@ -177,6 +185,15 @@ impl Client {
         let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(ClientError::Request)?;
         // It ends with the answer; what goes wrong is seen by the sender.
         tokio::spawn(connection);
+        let response = sender.send_request(request).await.map_err(ClientError::Request)?;
+        if let Some(shown) = shown {
+            let next = response.headers().get(NEXT_AUTHORITY).and_then(|value| value.to_str().ok()?.parse().ok());
+            self.learned.replace(Learned { shown: Some(shown), next });
+        }
+        Ok(response)
+    }
+
+    fn request(&self, method: Method, path: &str, body: Option<Bytes>) -> Result<Request<Full<Bytes>>, ClientError> {
         let mut request = Request::builder()
             .method(method)
             .uri(path)
@@ -185,15 +202,7 @@ impl Client {
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }
-        let request = request
-            .body(Full::new(body.unwrap_or_default()))
-            .map_err(|error| ClientError::Connect(io::Error::other(error)))?;
-        let response = sender.send_request(request).await.map_err(ClientError::Request)?;
-        if let Some(shown) = shown {
-            let next = response.headers().get(NEXT_AUTHORITY).and_then(|value| value.to_str().ok()?.parse().ok());
-            self.learned.replace(Learned { shown: Some(shown), next });
-        }
-        Ok(response)
+        request.body(Full::new(body.unwrap_or_default())).map_err(ClientError::Build)
     }
 
     async fn connect(&self, via: Via, credential: Option<&Credential>) -> Result<TlsStream<TcpStream>, ClientError> {

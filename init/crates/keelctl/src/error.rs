@@ -15,6 +15,8 @@ pub(crate) enum ExitStatus {
     Success,
     /// Something on this machine failed, or nothing below fits.
     Failure,
+    /// A mistake in the arguments that clap does not see.
+    Arguments,
     /// The configuration file, a context or a key file.
     Configuration,
     /// The node cannot be reached, or is not the one whose fingerprint is pinned.
@@ -44,6 +46,7 @@ impl From<ExitStatus> for ExitCode {
         Self::from(match status {
             ExitStatus::Success => 0,
             ExitStatus::Failure => 1,
+            ExitStatus::Arguments => 2,
             ExitStatus::Configuration => 3,
             ExitStatus::Unreachable => 4,
             ExitStatus::Refused => 5,
@@ -67,8 +70,15 @@ pub(crate) enum Error {
     Answer { endpoint: String, body: ErrorBody },
     #[error(transparent)]
     File(#[from] FileError),
-    #[error("the kubeconfig {path} has contexts of other clusters; choose another file with --output-file")]
-    ForeignKubeconfig { path: String },
+    #[error("{0}")]
+    Argument(String),
+    #[error(
+        "{} is there and is no kubeconfig of {cluster} alone, so it is left alone; choose another file with --output-file",
+        path.display()
+    )]
+    ForeignKubeconfig { path: PathBuf, cluster: String },
+    #[error("{} is there and cannot be read, so it is left alone", path.display())]
+    UnreadableKubeconfig { path: PathBuf, source: std::io::Error },
     #[error("the document {}", path.display())]
     Document { path: PathBuf, source: std::io::Error },
     #[error("the cluster would not take such a token: {problem} ({field})")]
@@ -95,6 +105,8 @@ impl Error {
     pub(crate) fn exit_status(&self) -> ExitStatus {
         match self {
             Self::Config(_) | Self::Key(_) => ExitStatus::Configuration,
+            Self::Argument(_) => ExitStatus::Arguments,
+            Self::Client { source, .. } if source.is_own_fault() => ExitStatus::Failure,
             Self::Client { .. } => ExitStatus::Unreachable,
             Self::Answer { body, .. } if body.code == ErrorCode::Unauthenticated => ExitStatus::Refused,
             Self::Answer { .. } => ExitStatus::Answer,
@@ -102,6 +114,7 @@ impl Error {
             Self::Credential { .. }
             | Self::File(_)
             | Self::ForeignKubeconfig { .. }
+            | Self::UnreadableKubeconfig { .. }
             | Self::Document { .. }
             | Self::Token { .. }
             | Self::Runtime(_)

@@ -5,6 +5,7 @@ use aws_lc_rs::{constant_time, digest, rand};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use keelson_api::token::{Claims, SECRET_BYTES, TTL_MAX_SECONDS, bounds_problem};
+use keelson_api::validation::{self, ENDPOINTS_MAX, token_problem};
 use keelson_api::{CreatedToken, EventKind, Token, TokenEntry, TokenList, TokenRequest, TokenRole, TokenState};
 use keelson_pki::Fingerprint;
 use time::OffsetDateTime;
@@ -13,13 +14,18 @@ use time::format_description::well_known::Rfc3339;
 use super::{Admission, AdmissionError, names, role_of, token_role};
 use crate::registry::{Change, Registry, Stored, TokenRecord};
 
-/// A fleet has one token for many machines; more tokens than this are forgotten ones.
-const TOKENS_MAX: usize = 1000;
-/// Expired ones are kept this long, so that who comes late is told what is wrong.
+pub(super) use keelson_api::validation::is_token_id as is_id;
+
+/// A fleet has one token for many machines; more than this that let somebody in are forgotten ones.
+pub(super) const TOKENS_MAX: usize = 1000;
+/// Those that let nobody in are kept this long after they have expired, so that who comes late is told what is wrong.
 const KEPT_SECONDS: i64 = 7 * 24 * 60 * 60;
+/// Of more than this that let nobody in, the oldest are not kept.
+pub(super) const SPENT_MAX: usize = 1000;
+/// A node that lost power while it joined asks again with its token, and by then it has.
+const JOIN_AGAIN_SECONDS: i64 = 24 * 60 * 60;
 /// How far an operator's clock may be ahead of ours; less than a revocation is kept for beyond the longest life.
 const CLOCK_SLACK_SECONDS: i64 = 60 * 60;
-const ENDPOINTS_MAX: usize = 8;
 
 impl Admission<'_> {
     pub async fn create_token(&self, request: &TokenRequest, by: &str) -> Result<CreatedToken, AdmissionError> {
@@ -38,7 +44,7 @@ impl Admission<'_> {
             expires,
             uses: request.uses,
             name: request.name.clone(),
-            hardware: request.hardware.as_deref().map(str::to_ascii_lowercase),
+            hardware: request.hardware.as_deref().map(hardware),
             signer: None,
             issued: None,
         };
@@ -62,26 +68,14 @@ impl Admission<'_> {
     }
 
     fn check(&self, request: &TokenRequest) -> Result<(), AdmissionError> {
-        let field = |field, problem: String| Err(AdmissionError::Field { field, problem });
-        let ttl = i64::from(request.ttl_seconds);
-        if let Some((name, problem)) = bounds_problem(ttl, request.uses, request.name.is_some()) {
-            return field(name, problem);
+        if let Some((field, problem)) = token_problem(request) {
+            return Err(AdmissionError::Field { field, problem });
         }
-        if let Some((name, problem)) =
-            request.name.as_ref().and_then(|name| Some((name, names::problem(name, self.cluster)?)))
-        {
-            return field("name", format!("{name:?} cannot be a node's name: {problem}"));
-        }
-        if request.hardware.as_ref().is_some_and(|uuid| uuid::Uuid::parse_str(uuid).is_err()) {
-            return field("hardware", "this is no uuid".to_owned());
-        }
-        if request.endpoints.len() > ENDPOINTS_MAX {
-            return field("endpoints", format!("at most {ENDPOINTS_MAX} are possible"));
-        }
-        match request.endpoints.iter().find(|endpoint| !is_endpoint(endpoint)) {
-            Some(endpoint) => field("endpoints", format!("{endpoint:?} is not HOST:PORT")),
-            None => Ok(()),
-        }
+        let problem = request.name.as_ref().and_then(|name| Some((name, names::problem(name, self.cluster)?)));
+        problem.map_or(Ok(()), |(name, problem)| {
+            let problem = format!("{name:?} cannot be a node's name: {problem}");
+            Err(AdmissionError::Field { field: "name", problem })
+        })
     }
 
     async fn endpoints(&self) -> Result<Vec<String>, AdmissionError> {
@@ -107,18 +101,17 @@ impl Admission<'_> {
         Ok(TokenList { tokens: tokens.iter().map(|record| entry(record, now)).collect() })
     }
 
-    /// Revokes a token; one that is not known may have been made offline, and is revoked before its first use.
+    /// Revokes a token; one that is not known may have been made offline, and is revoked before its first use. There is always room
+    /// for that.
     pub async fn revoke_token(&self, id: &str, by: &str) -> Result<TokenEntry, AdmissionError> {
         if !is_id(id) {
             return Err(AdmissionError::NoToken);
         }
         for attempt in 0..super::ATTEMPTS {
             let stored = self.registry.get::<TokenRecord>(id).await?;
-            let (revision, mut record) = if let Some(Stored { revision, value }) = stored {
-                (revision, value)
-            } else {
-                make_room(self.registry, self.now()).await?;
-                (0, self.unknown(id, by))
+            let (revision, mut record) = match stored {
+                Some(Stored { revision, value }) => (revision, value),
+                None => (0, self.unknown(id, by)),
             };
             if record.revoked && revision != 0 {
                 return Ok(entry(&record, self.now()));
@@ -138,7 +131,7 @@ impl Admission<'_> {
     pub(super) async fn revoke_all(&self, by: &str) -> Result<(), AdmissionError> {
         let now = self.now();
         for stored in self.registry.list::<TokenRecord>().await? {
-            if matches!(entry(&stored.value, now).state, TokenState::Valid) {
+            if lets_in(&stored.value, now) {
                 self.revoke_token(&stored.value.id, by).await?;
             }
         }
@@ -214,17 +207,46 @@ impl Admission<'_> {
     }
 }
 
-/// Forgets what expired long ago, and refuses to be filled.
+/// Forgets what expired long ago and, of all else that lets nobody in, the oldest of too many. Refuses to be filled with the
+/// rest.
 async fn make_room(registry: &Registry, now: i64) -> Result<(), AdmissionError> {
     let stored = registry.list::<TokenRecord>().await?;
-    let old: Vec<_> = stored.iter().filter(|stored| stored.value.expires + KEPT_SECONDS < now).collect();
-    let count = stored.len() - old.len();
-    for stored in old {
+    let (good, spent): (Vec<_>, Vec<_>) = stored.into_iter().partition(|stored| lets_in(&stored.value, now));
+    let (old, mut kept): (Vec<_>, Vec<_>) =
+        spent.into_iter().partition(|stored| stored.value.expires + KEPT_SECONDS < now);
+    let too_many = kept.len().saturating_sub(SPENT_MAX);
+    kept.sort_by_key(|stored| stored.value.created);
+    let early = kept.iter().filter(|stored| is_dispensable(&stored.value, now)).take(too_many);
+    for stored in old.iter().chain(early) {
         let id = &stored.value.id;
         // Whoever was faster has deleted it.
         registry.commit(Change::default().expect::<TokenRecord>(id, stored.revision).delete::<TokenRecord>(id)).await?;
     }
-    if count >= TOKENS_MAX { Err(AdmissionError::TooManyTokens { count }) } else { Ok(()) }
+    if good.len() >= TOKENS_MAX { Err(AdmissionError::TooManyTokens { count: good.len() }) } else { Ok(()) }
+}
+
+/// Whether a node can join with it. One that is bound lets its own node in again after its last use.
+fn lets_in(record: &TokenRecord, now: i64) -> bool {
+    let is_bound = record.name.is_some() || record.hardware.is_some();
+    !record.revoked && now < record.expires && (is_bound || !is_used_up(record))
+}
+
+/// Whether nobody needs the record of a token that lets nobody in. That one which was made offline was used or revoked is known from
+/// its record alone, so it has that until it has expired by every clock.
+fn is_dispensable(record: &TokenRecord, now: i64) -> bool {
+    if record.secret_hash.is_none() {
+        return record.expires + CLOCK_SLACK_SECONDS <= now;
+    }
+    record.redemptions.iter().all(|redemption| redemption.at + JOIN_AGAIN_SECONDS <= now)
+}
+
+fn is_used_up(record: &TokenRecord) -> bool {
+    u32::try_from(record.redemptions.len()).unwrap_or(u32::MAX) >= record.uses
+}
+
+/// In the form in which machines say theirs; a keelctl of an older release may have signed another one.
+fn hardware(text: &str) -> String {
+    validation::uuid(text).unwrap_or_else(|| text.to_ascii_lowercase())
 }
 
 fn record_of(claims: &Claims, by: &str, now: i64) -> TokenRecord {
@@ -237,7 +259,7 @@ fn record_of(claims: &Claims, by: &str, now: i64) -> TokenRecord {
         uses: claims.uses,
         redemptions: Vec::new(),
         name: claims.name.clone(),
-        hardware: claims.hardware.clone(),
+        hardware: claims.hardware.as_deref().map(hardware),
         revoked: false,
         created: now,
         created_by: by.to_owned(),
@@ -245,13 +267,12 @@ fn record_of(claims: &Claims, by: &str, now: i64) -> TokenRecord {
 }
 
 fn entry(record: &TokenRecord, now: i64) -> TokenEntry {
-    let used = u32::try_from(record.redemptions.len()).unwrap_or(u32::MAX) >= record.uses;
     TokenEntry {
         id: record.id.clone(),
         role: token_role(record.role),
         state: match () {
             () if record.revoked => TokenState::Revoked,
-            () if used => TokenState::Used,
+            () if is_used_up(record) => TokenState::Used,
             () if now >= record.expires => TokenState::Expired,
             () => TokenState::Valid,
         },
@@ -272,17 +293,6 @@ fn random_id() -> Result<String, AdmissionError> {
     let mut bytes = [0; 8];
     rand::fill(&mut bytes).map_err(|_| AdmissionError::NoRandomness)?;
     Ok(format!("{:016x}", u64::from_be_bytes(bytes)))
-}
-
-/// Ids are part of keys.
-pub(super) fn is_id(text: &str) -> bool {
-    text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-}
-
-fn is_endpoint(text: &str) -> bool {
-    let allowed = |byte: u8| byte.is_ascii_alphanumeric() || b".-:[]".contains(&byte);
-    let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty()).map(|(_, port)| port.parse::<u16>());
-    text.len() <= 260 && text.bytes().all(allowed) && matches!(port, Some(Ok(1..)))
 }
 
 pub(crate) fn timestamp(seconds: i64) -> String {

@@ -4,6 +4,8 @@ use std::{fmt, future::Future, pin::Pin};
 
 use keelson_api::{DrainStep, NodeList};
 
+use crate::features::dns::Deployed;
+
 /// Why Kubernetes could not be asked.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum NodeSourceError {
@@ -26,8 +28,8 @@ pub trait NodeSource: fmt::Debug + Send + Sync {
     fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> Answer<'a, bool>;
     /// One step of draining a node that new pods are kept away from.
     fn drain<'a>(&'a self, name: &'a str) -> Answer<'a, DrainStep>;
-    /// Of the cluster's own DNS: replicas that are to be, and those that are ready; `None` if there is none.
-    fn dns(&self) -> Answer<'_, Option<(u64, u64)>>;
+    /// The cluster's own DNS, if there is one.
+    fn dns(&self) -> Answer<'_, Option<Deployed>>;
     /// Deletes the objects of a node that is no member any more.
     fn clean<'a>(&'a self, name: &'a str) -> Answer<'a, ()>;
 }

@@ -6,7 +6,8 @@
 //!
 //! One control plane states all this for the cluster, or those with other resolvers would take turns. A cluster of several nodes has two
 //! replicas, on two of them, from the moment on in which there are two to run them. Operators may say otherwise
-//! ([`super::settings`]).
+//! ([`super::settings`]). Whether they have said to whom it forwards is in an annotation of the `ConfigMap`: every other control plane
+//! sees by it whether what was said last is stated already.
 //!
 //! Everything carries a label of ours. When DNS is disabled, what has it is deleted: an operator's own DNS has the same names, by
 //! custom, and the same address, which kubelets give to pods and the cluster therefore never gives up.
@@ -33,6 +34,8 @@ pub(super) const NAMES: [&str; 2] = [NAME, SERVICE];
 /// On the objects, not on the pods: a new label there would be a new pod.
 const OWNER_LABEL: &str = "app.kubernetes.io/managed-by";
 const OWNER: &str = "keelson";
+/// On the `ConfigMap` when operators have said the upstream.
+const SAID_ANNOTATION: &str = "keelson.dev/upstream";
 /// An account of no meaning outside the container.
 const USER: u32 = 65532;
 
@@ -63,7 +66,23 @@ pub(super) fn access() -> Vec<(String, Value)> {
 pub struct Wanted {
     pub image: String,
     pub upstream: Vec<IpAddr>,
+    /// Whether that is what operators have said.
+    pub is_upstream_said: bool,
     pub replicas: u64,
+}
+
+/// The cluster's own DNS as Kubernetes has it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Deployed {
+    /// Those that are to be.
+    pub replicas: u64,
+    /// Those that are ready, and as the last change has them.
+    pub ready: u64,
+    /// Whether the last change is still on its way from Kubernetes' API to its controllers.
+    pub is_change_pending: bool,
+    /// To whom it is told to forward; `None` if nothing tells it anything.
+    pub upstream: Option<Vec<IpAddr>>,
+    pub is_upstream_said: bool,
 }
 
 /// How many replicas there are to be for a cluster of `members` nodes, and whether that is all for now. A second one before a second node
@@ -88,7 +107,7 @@ pub async fn replicas(client: &Client, members: usize) -> Result<(u64, bool), Cl
 pub async fn apply(client: &Client, cluster: &ClusterConfig, wanted: &Wanted) -> Result<(), ClientError> {
     let objects = [
         (ACCOUNT, service_account()),
-        (CONFIGURATION, configuration(cluster, &wanted.upstream)),
+        (CONFIGURATION, configuration(cluster, wanted)),
         (SERVICE_PATH, service(cluster)),
         (DEPLOYMENT, deployment(wanted)),
     ];
@@ -115,15 +134,36 @@ pub async fn remove(client: &Client) -> Result<bool, ClientError> {
     Ok(found)
 }
 
-/// Replicas that are to be and those that are ready; `None` if there is nothing of ours.
-pub async fn deployed(client: &Client) -> Result<Option<(u64, u64)>, ClientError> {
-    let deployment = match client.get(DEPLOYMENT).await {
-        Ok(deployment) => deployment,
-        Err(error) if error.is_not_found() => return Ok(None),
-        Err(error) => return Err(error),
-    };
+/// `None` if there is nothing of ours.
+pub async fn deployed(client: &Client) -> Result<Option<Deployed>, ClientError> {
+    let (deployment, configuration) = tokio::try_join!(ours(client, DEPLOYMENT), ours(client, CONFIGURATION))?;
+    Ok(deployment.map(|deployment| deployed_of(&deployment, &configuration.unwrap_or_default())))
+}
+
+async fn ours(client: &Client, path: &str) -> Result<Option<Value>, ClientError> {
+    match client.get(path).await {
+        Ok(object) => Ok(Some(object).filter(is_ours)),
+        Err(error) if error.is_not_found() => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+fn deployed_of(deployment: &Value, configuration: &Value) -> Deployed {
     let count = |pointer: &str| deployment.pointer(pointer).and_then(Value::as_u64).unwrap_or_default();
-    Ok(is_ours(&deployment).then(|| (count("/spec/replicas"), count("/status/readyReplicas"))))
+    let annotations = configuration.pointer("/metadata/annotations");
+    Deployed {
+        replicas: count("/spec/replicas"),
+        ready: count("/status/readyReplicas").min(count("/status/updatedReplicas")),
+        is_change_pending: count("/status/observedGeneration") < count("/metadata/generation"),
+        upstream: configuration.pointer("/data/Corefile").and_then(Value::as_str).map(upstream_of),
+        is_upstream_said: annotations.is_some_and(|annotations| annotations.get(SAID_ANNOTATION).is_some()),
+    }
+}
+
+/// To whom a Corefile of ours forwards.
+fn upstream_of(corefile: &str) -> Vec<IpAddr> {
+    let words = corefile.lines().find_map(|line| line.trim().strip_prefix("forward . "));
+    words.into_iter().flat_map(str::split_whitespace).filter_map(|word| word.parse().ok()).collect()
 }
 
 fn is_ours(object: &Value) -> bool {
@@ -138,12 +178,16 @@ fn service_account() -> Value {
     json!({ "apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata(NAME) })
 }
 
-fn configuration(cluster: &ClusterConfig, upstream: &[IpAddr]) -> Value {
+fn configuration(cluster: &ClusterConfig, wanted: &Wanted) -> Value {
+    let mut metadata = metadata(NAME);
+    if let Some(fields) = metadata.as_object_mut().filter(|_| wanted.is_upstream_said) {
+        fields.insert("annotations".to_owned(), json!({ SAID_ANNOTATION: "said by operators" }));
+    }
     json!({
         "apiVersion": "v1",
         "kind": "ConfigMap",
-        "metadata": metadata(NAME),
-        "data": { "Corefile": corefile(&cluster.cluster_domain, upstream) },
+        "metadata": metadata,
+        "data": { "Corefile": corefile(&cluster.cluster_domain, &wanted.upstream) },
     })
 }
 
@@ -304,11 +348,39 @@ mod tests {
     #[tokio::test]
     async fn the_deployment_says_how_many_are_ready() {
         let server = Server::start(|_| {
-            let status = json!({ "readyReplicas": 1 });
+            let status = json!({ "readyReplicas": 1, "updatedReplicas": 2 });
             (200, json!({ "metadata": metadata(NAME), "spec": { "replicas": 2 }, "status": status }).to_string())
         })
         .await;
-        assert_eq!(deployed(&server.client()).await.unwrap(), Some((2, 1)));
+        let found = deployed(&server.client()).await.unwrap();
+        assert_eq!(found, Some(Deployed { replicas: 2, ready: 1, ..Deployed::default() }));
+    }
+
+    #[test]
+    fn what_is_ready_from_before_a_change_does_not_count() {
+        let of = |generation: u64, updated: u64| {
+            let status = json!({ "observedGeneration": 3, "readyReplicas": 2, "updatedReplicas": updated });
+            let metadata = json!({ "generation": generation });
+            deployed_of(&json!({ "metadata": metadata, "spec": { "replicas": 2 }, "status": status }), &Value::Null)
+        };
+        assert_eq!((of(3, 2).is_change_pending, of(3, 2).ready), (false, 2));
+        assert!(of(4, 2).is_change_pending, "the controller has not seen it");
+        assert_eq!(of(3, 1).ready, 1, "one of them is to be replaced");
+    }
+
+    #[test]
+    fn what_was_stated_tells_the_upstream_and_whether_operators_said_it() {
+        let addresses: Vec<IpAddr> = vec!["9.9.9.9".parse().unwrap(), "2620:fe::fe".parse().unwrap()];
+        for upstream in [addresses, Vec::new()] {
+            for is_upstream_said in [true, false] {
+                let wanted = Wanted { image: String::new(), upstream: upstream.clone(), is_upstream_said, replicas: 1 };
+                let stated = configuration(&ClusterConfig::default(), &wanted);
+                let found = deployed_of(&Value::Null, &stated);
+                assert_eq!((found.upstream.as_ref(), found.is_upstream_said), (Some(&upstream), is_upstream_said));
+                assert!(is_ours(&stated));
+            }
+        }
+        assert_eq!(deployed_of(&Value::Null, &Value::Null).upstream, None);
     }
 
     #[test]

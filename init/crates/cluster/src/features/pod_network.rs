@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use keelson_config::Ranges;
 use keelson_config::network_state::NetworkState;
-use keelson_config::pod_routes::{TUNNEL_OVERHEAD_IPV4, TUNNEL_OVERHEAD_IPV6};
+use keelson_config::pod_routes::{PodRoutes, TUNNEL_OVERHEAD_IPV4, TUNNEL_OVERHEAD_IPV6};
 use keelson_pki::{Files, FilesError, Mode, Owner};
 use serde_json::{Value, json};
 
@@ -67,6 +67,13 @@ pub fn remove(files: &dyn Files, paths: &Paths) -> Result<(), PodNetworkError> {
     Ok(files.remove(&paths.cni_configuration().join(FILE))?)
 }
 
+/// Whether the node is as the feature says: with its part of the network, or without. What [`super::routes`] asks for belongs to it.
+pub fn is_applied(paths: &Paths, enabled: bool) -> bool {
+    let has_plugin = paths.cni_configuration().join(FILE).exists();
+    let has_routes = PodRoutes::read(&paths.pod_routes()).map(|wish| wish.is_some_and(|wish| !wish.own.is_empty()));
+    has_plugin == enabled && has_routes.is_ok_and(|has_routes| has_routes == enabled)
+}
+
 /// What is left of the node's own links after the headers of a tunnel, whether or not a packet will need one: a pod learns its
 /// MTU once. Where pods or nodes have IPv6, the tunnel may be one between IPv6 addresses, whose headers are larger.
 pub fn mtu(ranges: &[IpNet], network: &NetworkState) -> Option<u32> {
@@ -106,12 +113,38 @@ fn configuration(ranges: &[IpNet], mtu: Option<u32>) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use keelson_pki::StandardFiles;
+
     use super::*;
 
     #[test]
     fn a_node_without_a_range_has_none() {
         assert!(ranges(&json!({ "spec": {} })).unwrap().is_empty());
         assert!(ranges(&json!({ "spec": { "podCIDRs": ["10.244.0.0"] } })).is_err());
+    }
+
+    #[test]
+    fn the_network_is_applied_once_plugin_and_routes_are_as_it_says() {
+        let root = tempfile::tempdir().unwrap();
+        let paths = Paths::below(root.path());
+        std::fs::create_dir_all(paths.pod_routes().parent().unwrap()).unwrap();
+        let own: Vec<IpNet> = vec!["10.244.0.0/24".parse().unwrap()];
+        let route = |own: &[IpNet]| {
+            let wish = PodRoutes { own: own.to_vec(), ..PodRoutes::default() };
+            std::fs::write(paths.pod_routes(), serde_json::to_vec(&wish).unwrap()).unwrap();
+        };
+        let is = || (is_applied(&paths, true), is_applied(&paths, false));
+        assert_eq!(is(), (false, true), "nothing is there yet");
+        configure(&StandardFiles, &paths, &own, None).unwrap();
+        assert_eq!(is(), (false, false), "pods would have no way to others");
+        route(&own);
+        assert_eq!(is(), (true, false));
+        remove(&StandardFiles, &paths).unwrap();
+        assert_eq!(is(), (false, false), "the routes are there still");
+        route(&[]);
+        assert_eq!(is(), (false, true));
+        std::fs::write(paths.pod_routes(), "{").unwrap();
+        assert_eq!(is(), (false, false), "nobody knows");
     }
 
     #[test]

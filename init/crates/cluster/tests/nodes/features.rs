@@ -56,6 +56,8 @@ async fn what_is_disabled_goes_from_the_cluster_and_from_the_node_and_comes_back
     wait_until("the node has its part of the network", async || cni.exists() && !own().is_empty()).await;
     change(&node, "network", json!({ "enabled": false })).await;
     wait_until("it has none", async || !cni.exists() && own().is_empty()).await;
+    let list = node.ask(Method::GET, paths::FEATURES, Value::Null).await;
+    assert_eq!(list["features"][1]["state"], "disabled", "{list}");
     change(&node, "network", json!({ "enabled": true })).await;
     wait_until("it has it again", async || cni.exists() && !own().is_empty()).await;
 

@@ -1,9 +1,9 @@
 //! `keelctl kubeconfig`: access to Kubernetes' API for a day.
 //!
-//! The key is made here; the node certifies it. With a file to write to, a kubeconfig of this cluster is replaced, and one
-//! that knows other clusters is left alone.
+//! The key is made here; the node certifies it. With a file to write to, a kubeconfig of this cluster is replaced, and whatever
+//! else is there is left alone.
 
-use std::path::Path;
+use std::{fs, io::ErrorKind, path::Path};
 
 use base64::{Engine, prelude::BASE64_STANDARD};
 use keelson_api::{KubeconfigMaterial, KubeconfigRequest, paths};
@@ -11,9 +11,6 @@ use keelson_pki::kubeconfig::for_operator;
 use serde_json::Value;
 
 use crate::{cli, credential::Request, error::Error, output, private_file, session::Session};
-
-/// How the names of Keelson's clusters begin.
-const CLUSTER_PREFIX: &str = "keelson-";
 
 pub(super) async fn run(mut session: Session, arguments: &cli::Kubeconfig) -> Result<(), Error> {
     let name = session.context.name.clone();
@@ -29,47 +26,68 @@ pub(super) async fn run(mut session: Session, arguments: &cli::Kubeconfig) -> Re
     match &arguments.output_file {
         None => output::text(&text),
         Some(path) => {
-            refuse_foreign(path)?;
+            refuse_foreign(path, &material.cluster)?;
             private_file::replace(path, &text)?;
             output::line(&format!("{} is written; its certificate expires {}", path.display(), material.expires))
         }
     }
 }
 
-/// A file that exists must be a kubeconfig that keelctl wrote: one context, of a Keelson cluster.
-fn refuse_foreign(path: &Path) -> Result<(), Error> {
-    let Ok(text) = std::fs::read_to_string(path) else { return Ok(()) };
-    let contexts = serde_saphyr::from_str::<Value>(&text).ok().and_then(|document| document.get("contexts").cloned());
-    let is_ours = |context: &Value| {
-        context.get("name").and_then(Value::as_str).is_some_and(|name| name.starts_with(CLUSTER_PREFIX))
+/// A file that exists must be a kubeconfig as keelctl wrote it: of one context, which is named like the cluster.
+fn refuse_foreign(path: &Path, cluster: &str) -> Result<(), Error> {
+    let content = match fs::read(path) {
+        Ok(content) => content,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(source) => return Err(Error::UnreadableKubeconfig { path: path.to_owned(), source }),
     };
-    let ours = match contexts.as_ref().and_then(Value::as_array).map(Vec::as_slice) {
+    if is_of(cluster, &content) {
+        return Ok(());
+    }
+    Err(Error::ForeignKubeconfig { path: path.to_owned(), cluster: cluster.to_owned() })
+}
+
+/// One without a context knows no cluster.
+fn is_of(cluster: &str, content: &[u8]) -> bool {
+    let Ok(text) = str::from_utf8(content) else { return false };
+    let known = serde_saphyr::from_str::<Value>(text).ok().and_then(|document| document.get("contexts").cloned());
+    match known.as_ref().and_then(Value::as_array).map(Vec::as_slice) {
         Some([]) => true,
-        Some([context]) => is_ours(context),
+        Some([only]) => only.get("name").and_then(Value::as_str) == Some(cluster),
         Some(_) => false,
         None => text.trim().is_empty(),
-    };
-    if ours { Ok(()) } else { Err(Error::ForeignKubeconfig { path: path.display().to_string() }) }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
+    const CLUSTER: &str = "keelson-01234567";
+
     #[test]
     fn a_file_that_knows_other_clusters_is_left_alone() {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("kubeconfig");
-        let taken = |text: &str| {
-            std::fs::write(&path, text).expect("written");
-            refuse_foreign(&path).is_ok()
+        let taken = |content: &[u8]| {
+            fs::write(&path, content).expect("written");
+            refuse_foreign(&path, CLUSTER).is_ok()
         };
-        assert!(refuse_foreign(&directory.path().join("absent")).is_ok());
-        assert!(taken(""));
-        assert!(taken("contexts: []"));
-        assert!(taken("contexts:\n- name: keelson-0123\n"));
-        assert!(!taken("contexts:\n- name: production\n"));
-        assert!(!taken("contexts:\n- name: keelson-0123\n- name: keelson-4567\n"));
-        assert!(!taken("a file of another kind"));
+        assert!(refuse_foreign(&directory.path().join("absent"), CLUSTER).is_ok());
+        assert!(taken(b""));
+        assert!(taken(b"contexts: []"));
+        assert!(taken(b"contexts:\n- name: keelson-01234567\n"));
+        assert!(!taken(b"contexts:\n- name: production\n"));
+        assert!(!taken(b"contexts:\n- name: keelson-89abcdef\n"), "another cluster of Keelson's");
+        assert!(!taken(b"contexts:\n- name: keelson-01234567\n- name: keelson-89abcdef\n"));
+        assert!(!taken(b"a file of another kind"));
+        assert!(!taken(b"contexts:\n- name: keelson-01234567\n# \xff\n"), "it is no text");
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_not_taken_for_absent() {
+        let directory = tempfile::tempdir().expect("a directory");
+        // Who may read everything cannot read a directory either.
+        let error = refuse_foreign(directory.path(), CLUSTER).expect_err("it is there");
+        assert!(matches!(error, Error::UnreadableKubeconfig { .. }), "{error:?}");
     }
 }

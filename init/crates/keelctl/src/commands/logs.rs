@@ -3,7 +3,7 @@
 //! One that is followed goes on when its connection breaks or the node reboots. The node is asked for the newest lines
 //! again, and those that were printed already are passed over.
 
-use std::{fmt::Write, time::Duration};
+use std::time::Duration;
 
 use http_body_util::BodyExt;
 use hyper::{Response, body::Incoming};
@@ -45,7 +45,7 @@ pub(super) async fn run(mut session: Session, arguments: &cli::Logs) -> Result<(
 }
 
 fn path(arguments: &cli::Logs, lines: u32) -> String {
-    format!("{}?lines={lines}&follow={}", paths::service_logs(&escape(&arguments.service)), arguments.follow)
+    format!("{}?lines={lines}&follow={}", paths::service_logs(&arguments.service), arguments.follow)
 }
 
 /// Prints a stream until it ends.
@@ -147,20 +147,6 @@ impl Printed {
     }
 }
 
-/// For a path: whatever is not a service's name anyway is escaped, and the node says that there is no such service.
-fn escape(name: &str) -> String {
-    let mut escaped = String::new();
-    for byte in name.bytes() {
-        if byte.is_ascii_alphanumeric() || byte == b'-' {
-            escaped.push(char::from(byte));
-        } else {
-            // Writing to a String cannot fail.
-            let _ = write!(escaped, "%{byte:02X}");
-        }
-    }
-    escaped
-}
-
 /// keelson-log has escaped what would steer a terminal; a node that is not what it says may send it all the same.
 fn printable(bytes: &[u8]) -> Vec<u8> {
     let allowed = |byte: &u8| !byte.is_ascii_control() || matches!(byte, b'\n' | b'\t');
@@ -172,9 +158,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn names_are_escaped_for_the_path_and_lines_for_the_terminal() {
-        assert_eq!(escape("kube-proxy"), "kube-proxy");
-        assert_eq!(escape("../a b?"), "%2E%2E%2Fa%20b%3F");
+    fn lines_are_escaped_for_the_terminal() {
         assert_eq!(printable("a\tä\x1b[1m\n".as_bytes()), "a\tä?[1m\n".as_bytes());
     }
 

@@ -2,7 +2,8 @@
 
 use keelson_api::{
     CreatedToken, Token, TokenEntry, TokenList, TokenRequest, TokenRole, TokenState, paths,
-    token::{Claims, bounds_problem, signed_message},
+    token::{Claims, TokenError, signed_message},
+    validation::{is_token_id, token_problem, uuid},
 };
 use rcgen::{KeyPair, PublicKeyData};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
@@ -18,16 +19,21 @@ use crate::{
 };
 
 pub(super) async fn create(mut session: Session, arguments: &cli::CreateToken) -> Result<(), Error> {
-    let request = TokenRequest {
+    let created: CreatedToken = session.post(paths::TOKENS, &request(arguments)).await?;
+    print(arguments, &created)
+}
+
+fn request(arguments: &cli::CreateToken) -> TokenRequest {
+    // Whether it is one is for whoever judges the rest to say.
+    let hardware = |text: &String| uuid(text).unwrap_or_else(|| text.clone());
+    TokenRequest {
         role: role(arguments.role),
-        ttl_seconds: seconds(arguments),
+        ttl_seconds: u32::try_from(arguments.ttl.as_secs()).unwrap_or(u32::MAX),
         uses: arguments.uses,
         name: arguments.name.clone(),
-        hardware: arguments.hardware.clone(),
+        hardware: arguments.hardware.as_ref().map(hardware),
         endpoints: arguments.endpoints.clone(),
-    };
-    let created: CreatedToken = session.post(paths::TOKENS, &request).await?;
-    print(arguments, &created)
+    }
 }
 
 /// A token that the cluster believes because an operator's key has signed it. Nobody is asked.
@@ -36,28 +42,31 @@ pub(super) fn create_offline(
     context: Option<&str>,
     arguments: &cli::CreateToken,
 ) -> Result<(), Error> {
-    let ttl = seconds(arguments);
-    if let Some((field, problem)) = bounds_problem(i64::from(ttl), arguments.uses, arguments.name.is_some()) {
+    let context = config.context(context)?;
+    let mut request = request(arguments);
+    if request.endpoints.is_empty() {
+        request.endpoints.push(context.endpoint.authority());
+    }
+    if let Some((field, problem)) = token_problem(&request) {
         return Err(Error::Token { field, problem });
     }
-    let context = config.context(context)?;
+    let cluster = arguments.cluster.as_deref().and_then(uuid).ok_or_else(|| {
+        let problem = "this is no cluster's id, which keelctl status shows".to_owned();
+        Error::Token { field: "cluster", problem }
+    })?;
     let key = OperatorKey::read(&context.key)?;
     let now = OffsetDateTime::now_utc();
-    let expires = now + time::Duration::seconds(i64::from(ttl));
-    let endpoints = match arguments.endpoints.as_slice() {
-        [] => vec![context.endpoint.authority()],
-        endpoints => endpoints.to_vec(),
-    };
+    let expires = now + time::Duration::seconds(i64::from(request.ttl_seconds));
     let claims = Claims {
         id: random_id()?,
-        cluster: arguments.cluster.clone().unwrap_or_default(),
+        cluster,
         fingerprint: context.fingerprint.hexadecimal(),
-        endpoints,
-        role: role(arguments.role),
+        endpoints: request.endpoints,
+        role: request.role,
         expires: expires.unix_timestamp(),
-        uses: arguments.uses,
-        name: arguments.name.clone(),
-        hardware: arguments.hardware.as_deref().map(str::to_ascii_lowercase),
+        uses: request.uses,
+        name: request.name,
+        hardware: request.hardware,
         signer: Some(key.public()),
         issued: Some(now.unix_timestamp()),
     };
@@ -82,10 +91,6 @@ fn role(role: cli::Role) -> TokenRole {
         cli::Role::ControlPlane => TokenRole::ControlPlane,
         cli::Role::Worker => TokenRole::Worker,
     }
-}
-
-fn seconds(arguments: &cli::CreateToken) -> u32 {
-    u32::try_from(arguments.ttl.as_secs()).unwrap_or(u32::MAX)
 }
 
 /// A key's public half is as random as its private one, and a key is what this program has random numbers from.
@@ -136,7 +141,30 @@ fn state(state: TokenState) -> &'static str {
 }
 
 pub(super) async fn revoke(mut session: Session, token: &str) -> Result<(), Error> {
-    let id = Token::parse(token).map_or_else(|_| token.to_owned(), |token| token.claims.id);
-    let entry: TokenEntry = session.delete(&paths::token(&id)).await?;
+    let entry: TokenEntry = session.delete(&paths::token(&id_of(token)?)).await?;
     output::line(&format!("the token {} is revoked; nodes that joined with it stay", entry.id))
+}
+
+/// What was typed may be all of a token but an end, so it is not repeated.
+fn id_of(text: &str) -> Result<String, Error> {
+    let id = match Token::parse(text) {
+        Ok(token) => token.claims.id,
+        Err(TokenError::Form) => text.to_owned(),
+        Err(error) => return Err(Error::Argument(error.to_string())),
+    };
+    if is_token_id(&id) { Ok(id) } else { Err(Error::Argument("this is neither a token nor the id of one".to_owned())) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_token_and_no_id_of_one_is_a_mistake_in_the_arguments_and_not_repeated() {
+        assert_eq!(id_of("0123456789abcdef").expect("an id"), "0123456789abcdef");
+        for text in ["", "0123456789abcde", "0123456789ABCDEF", "../a", "keelson1.c2VjcmV0.c2VjcmV0"] {
+            let error = id_of(text).expect_err(text);
+            assert!(matches!(&error, Error::Argument(problem) if !problem.contains("c2VjcmV0")), "{error:?}");
+        }
+    }
 }

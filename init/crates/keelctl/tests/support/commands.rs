@@ -10,6 +10,7 @@ use std::{
 use base64::{Engine, prelude::BASE64_STANDARD};
 use keelson_api::Token;
 use keelson_cluster::ConditionKind;
+use keelson_config::Role;
 use keelson_control::Request;
 use serde_json::Value;
 
@@ -143,6 +144,69 @@ fn a_node_is_drained_before_it_is_removed_and_its_objects_are_deleted() {
 }
 
 #[test]
+fn a_node_that_must_stay_is_not_drained() {
+    let (workstation, fixture) = Workstation::with_node();
+    fixture.add_member("first", Role::ControlPlane);
+    for (name, reason) in [("first", "the only control plane"), ("w9", "no node w9")] {
+        let refused = workstation.run(&["node", "remove", name]);
+        assert!(refused.code == 6 && refused.err.contains(reason), "{refused:?}");
+    }
+    let orders = fixture.kubernetes.orders.lock().expect("no panic").clone();
+    assert!(orders.is_empty(), "{orders:?}");
+}
+
+#[test]
+fn a_node_whose_removal_is_refused_after_all_gets_pods_again_if_it_did_before() {
+    for was_cordoned in [false, true] {
+        let (workstation, fixture) = Workstation::with_node();
+        fixture.add_worker("w1");
+        if was_cordoned {
+            workstation.run(&["node", "cordon", "w1"]).well();
+        }
+        let mut removing = workstation.spawn(&["node", "remove", "w1"]);
+        let mut told = BufReader::new(removing.stderr.take().expect("its standard error")).lines();
+        let line = told.next().expect("a reason").expect("text");
+        assert!(line.contains("default/a: it is ending"), "{line}");
+        fixture.remove_member("w1");
+        let rest: Vec<_> = told.map(|line| line.expect("text")).collect();
+        assert_eq!(removing.wait().expect("its end").code(), Some(6), "{rest:?}");
+        let said = rest.iter().any(|line| line == "w1 was drained in vain, and gets pods again");
+        assert!(said != was_cordoned && rest.last().is_some_and(|line| line.contains("no node w1")), "{rest:?}");
+        let orders = fixture.kubernetes.orders.lock().expect("no panic").clone();
+        let expected = ["cordon w1", "drain w1", "drain w1", "uncordon w1"];
+        assert_eq!(orders, if was_cordoned { &expected[..3] } else { &expected[..] });
+    }
+}
+
+#[test]
+fn a_name_that_nobody_can_have_is_a_mistake_in_the_arguments() {
+    let (workstation, fixture) = Workstation::with_node();
+    let word = workstation.run(&["key", "show", &workstation.key()]).well().out;
+    workstation.run(&["operator", "add", "bea", &word]).well();
+    for words in [
+        &["node", "remove", "w 1"][..],
+        &["node", "cordon", ""],
+        &["node", "uncordon", "w1/../w2"],
+        &["node", "drain", "W1"],
+        &["operator", "remove", "bea?x"],
+        &["operator", "remove", ""],
+        &["operator", "add", "a b", "key"],
+        &["token", "revoke", "a?b"],
+        &["token", "revoke", ""],
+        &["feature", "disable", "dns?x"],
+        &["feature", "set", "", "replicas=1"],
+        &["config", "show", "--node", "a b"],
+        &["config", "set", "--node", "", "timeServers=[a]"],
+        &["logs", ""],
+    ] {
+        let refused = workstation.run(words);
+        assert!(refused.code == 2 && !refused.err.is_empty(), "{words:?}: {refused:?}");
+    }
+    assert!(workstation.run(&["operator", "list"]).well().out.contains("bea "));
+    assert!(fixture.kubernetes.orders.lock().expect("no panic").is_empty());
+}
+
+#[test]
 fn a_member_that_its_kubelet_never_registered_is_shown_and_removed_without_force() {
     let (workstation, fixture) = Workstation::with_node();
     fixture.add_worker("w1");
@@ -178,27 +242,48 @@ fn a_token_made_offline_asks_nobody_and_is_signed_with_the_contexts_key() {
     let (workstation, fixture) = Workstation::with_node();
     let fingerprint = fixture.fingerprint();
     drop(fixture);
-    let make =
-        ["token", "create", "--role", "worker", "--ttl", "30d", "--offline", "--cluster", "c0ffee", "-o", "json"];
+    let offline = ["token", "create", "--role", "worker", "--offline", "--cluster"];
+    let make = [&offline[..], &["0D1E2F3A-0038-4a10-8059-b7c04f4e3132", "--ttl", "30d", "-o", "json"]].concat();
     let json = workstation.run(&make).well().json();
     let token = Token::parse(json["token"].as_str().expect("a line")).expect("a token");
     let word = workstation.run(&["key", "show", &workstation.key()]).well().out;
     let public = word.trim().strip_prefix("keelson.operator-key=").expect("the word for the node");
     assert_eq!(token.claims.signer.as_deref(), Some(public));
-    assert_eq!(token.claims.cluster, "c0ffee");
+    assert_eq!(token.claims.cluster, "0d1e2f3a-0038-4a10-8059-b7c04f4e3132");
     assert_eq!(format!("sha256:{}", token.claims.fingerprint), fingerprint);
     assert_eq!(json["id"], token.claims.id.as_str());
     assert!(!token.proof().is_empty());
     assert_eq!(token.claims.issued.map(|issued| token.claims.expires - issued), Some(30 * 24 * 60 * 60));
+    let many = ["--endpoint", "192.0.2.1:6400"].repeat(9);
     for (words, field) in [
         (&["--ttl", "367d"][..], "ttlSeconds"),
         (&["--ttl", "0s"], "ttlSeconds"),
         (&["--uses", "10001"], "uses"),
         (&["--uses", "2", "--name", "w1"], "uses"),
+        (&["--name", "W 1"], "name"),
+        (&["--name", "kubernetes"], "name"),
+        (&["--hardware", "c0ffee"], "hardware"),
+        (&["--endpoint", "192.0.2.1"], "endpoints"),
+        (&many, "endpoints"),
     ] {
-        let make = ["token", "create", "--role", "worker", "--offline", "--cluster", "c0ffee"];
-        let refused = workstation.run(&[&make[..], words].concat());
+        let refused = workstation.run(&[&offline[..], &["0d1e2f3a-0038-4a10-8059-b7c04f4e3132"], words].concat());
         assert!(refused.code == 1 && refused.err.contains(&format!("({field})")), "{words:?}: {refused:?}");
+        assert_eq!(refused.out, "", "{words:?}");
+    }
+    let refused = workstation.run(&[&offline[..], &["c0ffee"]].concat());
+    assert!(refused.code == 1 && refused.err.contains("(cluster)"), "{refused:?}");
+}
+
+#[test]
+fn a_token_is_bound_to_a_machine_in_the_form_in_which_machines_say_who_they_are() {
+    let (workstation, _fixture) = Workstation::with_node();
+    let form = "4c4c4544-0038-4a10-8059-b7c04f4e3132";
+    for typed in ["4C4C454400384A108059B7C04F4E3132", "{4c4c4544-0038-4a10-8059-b7c04f4e3132}"] {
+        let make = ["token", "create", "--role", "worker", "--hardware", typed];
+        for make in [&make[..], &[&make[..], &["--offline", "--cluster", form]].concat()] {
+            let token = Token::parse(&workstation.run(make).well().out).expect("a token");
+            assert_eq!(token.claims.hardware.as_deref(), Some(form), "{make:?}");
+        }
     }
 }
 
@@ -230,8 +315,13 @@ fn events_are_told_and_followed_without_any_secret() {
 fn features_are_listed_set_disabled_and_enabled() {
     let (workstation, fixture) = Workstation::with_node();
     *fixture.kubernetes.dns.lock().expect("no panic") = Some((3, 3));
-    let set = workstation.run(&["feature", "set", "dns", "replicas=3", "upstream=9.9.9.9,2620:fe::fe"]).well().out;
-    assert_eq!(set, "dns: enabled: 3 of 3 replicas are ready\n");
+    let set = ["feature", "set", "dns", "replicas=3", "upstream=9.9.9.9,2620:fe::fe"];
+    let waiting = workstation.run(&set).well().out;
+    assert_eq!(waiting, "dns: waiting: 3 of 3 replicas are ready, and to whom they forward is being changed\n");
+    let upstream = ["9.9.9.9", "2620:fe::fe"].map(|address| address.parse().expect("an address"));
+    *fixture.kubernetes.upstream.lock().expect("no panic") = Some(upstream.to_vec());
+    let enabled = workstation.run(&set).well().out;
+    assert_eq!(enabled, "dns: enabled: 3 of 3 replicas are ready, and told to forward to 9.9.9.9, 2620:fe::fe\n");
     let list = workstation.run(&["feature", "list"]).well().out;
     let line = list.lines().find(|line| line.starts_with("dns ")).expect("a line");
     assert!(line.contains("replicas=3 upstream=9.9.9.9,2620:fe::fe"), "{list}");
@@ -268,6 +358,17 @@ fn a_change_of_a_feature_waits_until_it_is_so_and_tells_what_is_awaited() {
     *fixture.kubernetes.dns.lock().expect("no panic") = None;
     let disabled = workstation.run(&["feature", "disable", "dns", "--wait"]).well().out;
     assert!(disabled.starts_with("dns: disabled: "), "{disabled}");
+
+    fixture.apply_pod_network(true);
+    let mut waiting = workstation.spawn(&["feature", "disable", "network", "--wait", "--timeout", "60s"]);
+    let mut told = BufReader::new(waiting.stderr.take().expect("its standard error")).lines();
+    let line = told.next().expect("a reason").expect("text");
+    assert!(line.ends_with("network: waiting: first is applying it"), "{line}");
+    fixture.apply_pod_network(false);
+    let mut out = String::new();
+    waiting.stdout.take().expect("its standard output").read_to_string(&mut out).expect("text");
+    assert!(waiting.wait().expect("its end").success());
+    assert_eq!(out, "network: disabled: first leaves pods to the network of another CNI plugin\n");
     assert_eq!(workstation.run(&["feature", "enable", "dns", "--timeout", "5s"]).code, 2);
 }
 
@@ -455,10 +556,12 @@ fn a_kubeconfig_has_its_own_key_and_the_address_that_was_asked_for() {
 
     // Made anew over its own file, and never over one that knows other clusters.
     workstation.run(&["kubeconfig", "--output-file", &file]).well();
-    std::fs::write(&path, "contexts:\n- name: production\n").expect("written");
-    let refused = workstation.run(&["kubeconfig", "--output-file", &file]);
-    assert_eq!(refused.code, 1, "{refused:?}");
-    assert_eq!(std::fs::read_to_string(&path).expect("a file"), "contexts:\n- name: production\n");
+    for foreign in [&b"contexts:\n- name: production\n"[..], b"contexts:\n- name: keelson-00000000\n", b"\xff\xfe"] {
+        std::fs::write(&path, foreign).expect("written");
+        let refused = workstation.run(&["kubeconfig", "--output-file", &file]);
+        assert!(refused.code == 1 && refused.err.contains("left alone"), "{refused:?}");
+        assert_eq!(std::fs::read(&path).expect("a file"), foreign);
+    }
     let printed = workstation.run(&["kubeconfig"]).well().out;
     assert!(printed.contains("https://192.0.2.10:6443"), "{printed}");
 }
@@ -557,5 +660,11 @@ fn a_node_that_accepts_and_says_nothing_is_given_up() {
     assert_eq!(outcome.code, 4, "{outcome:?}");
     assert!(outcome.err.contains(&endpoint) && outcome.err.contains("did not accept a connection"), "{outcome:?}");
     assert!(begin.elapsed() < Duration::from_secs(30));
+
+    // Whoever waits waits for as long as was said: less than it takes to give such a node up.
+    let begin = Instant::now();
+    let outcome = workstation.run(&["status", "--wait", "--timeout", "1s"]);
+    assert!(outcome.code == 7 && outcome.err.contains("the node has not answered yet"), "{outcome:?}");
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
     drop(fixture);
 }
