@@ -212,6 +212,9 @@ pub struct NodeSettings {
     /// What operators have said since; control planes of an older release say nothing of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub configuration: Option<NodeScopes>,
+    /// The ids of operators' keys that were removed so lately that a certificate which was obtained with one may be good still.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub removed_operators: Vec<String>,
 }
 
 /// What control planes of an older release do not say.

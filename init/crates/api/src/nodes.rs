@@ -52,6 +52,10 @@ pub struct RemovalOrder {
     /// the cluster does not know; of a control plane the cluster's authorities and the key that encrypts Secrets are exchanged for others.
     #[serde(default)]
     pub compromised: bool,
+    /// Changes nothing, and says whether the removal would be refused. A control plane of an older release refuses the field, so
+    /// it stands only where it is meant.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub dry_run: bool,
 }
 
 /// What has become of it.

@@ -38,7 +38,7 @@ mod renew;
 mod store;
 mod tokens;
 
-pub use removal::{Gone, settle};
+pub use removal::{Gone, Remover};
 pub(crate) use tokens::timestamp;
 
 #[cfg(test)]
@@ -76,6 +76,12 @@ pub enum AdmissionError {
     AddressInUse { address: IpAddr, owner: String },
     #[error("the address {0} is the cluster's virtual address, which no node may have as its own")]
     VirtualAddress(IpAddr),
+    #[error("the address {0} is one of the API server's (cluster.extraSANs), which no worker may have as its own")]
+    ApiServerAddress(IpAddr),
+    #[error(
+        "{name} was removed from the cluster after it had joined with this join token; to join again it needs a new one"
+    )]
+    SameToken { name: String },
     #[error("{0}: a node cannot be there")]
     Conflict(Conflict),
     #[error(
@@ -102,7 +108,7 @@ pub enum AdmissionError {
     Outdated,
     #[error("there is no feature {name}; there are: {there}")]
     NoFeature { name: String, there: String },
-    #[error("there are {count} join tokens; revoke some")]
+    #[error("there are {count} join tokens that let nodes in, and no room for more; revoke some")]
     TooManyTokens { count: usize },
     #[error("there is no such token")]
     NoToken,
@@ -230,6 +236,7 @@ impl Admission<'_> {
             control_planes: self.control_planes().await?,
             members: self.members(|_| true).await?,
             configuration: Some(NodeScopes { node, cluster }),
+            removed_operators: crate::operators::removed_of_late(&view, self.clock.now).collect(),
         })
     }
 

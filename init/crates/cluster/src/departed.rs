@@ -10,6 +10,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use keelson_config::departed::Departed;
+use keelson_pki::validity::LEAF_LIFE;
 use keelson_pki::{Files, Mode, Owner};
 
 use crate::kubernetes_api::SERVER;
@@ -17,6 +18,8 @@ use crate::node::Node;
 use crate::registry::{Registry, View};
 use crate::report;
 
+/// A certificate that was issued just before the removal lives for a week; clocks differ.
+pub(crate) const DENIED_FOR: time::Duration = time::Duration::days(LEAF_LIFE.whole_days() + 1);
 /// From the removal on. Far longer than a change of the registry takes to every API server.
 const PERIOD: Duration = Duration::from_mins(1);
 /// How often the end of the period is looked for.

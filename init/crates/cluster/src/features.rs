@@ -1,6 +1,7 @@
 //! What a cluster needs beside its components: each a reconciler that states what should be, says how it stands, and
 //! changes nothing that is so already. What an operator can be without is a feature ([`settings`]).
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -164,14 +165,15 @@ impl Features {
         let member = self.node.member().await;
         let Some(registry) = member.registry.clone() else { return };
         let mut views = registry.view();
-        let mut done = Vec::new();
+        let mut done = BTreeSet::new();
         loop {
             self.api_server().await;
             self.access_applied().await;
             let view = views.borrow_and_update().clone();
             let result = match (view, self.api.client()) {
                 (Some(view), Ok(client)) => {
-                    departure::clean_all(&client, &view, &mut done).await.map_err(KubernetesApiError::from)
+                    let now = self.node.clock().now;
+                    departure::clean_all(&client, &view, now, &mut done).await.map_err(KubernetesApiError::from)
                 }
                 (None, _) => Ok(()),
                 (_, Err(error)) => Err(error),
@@ -253,7 +255,7 @@ impl Features {
             None => dns::replicas(&client, nodes).await?,
         };
         let upstream = said.upstream.clone().unwrap_or_else(|| nameservers.to_vec());
-        let wanted = dns::Wanted { image, upstream, replicas };
+        let wanted = dns::Wanted { image, upstream, is_upstream_said: said.upstream.is_some(), replicas };
         dns::apply(&client, &self.node.cluster(), &wanted).await?;
         let how = format!("{} is deployed", wanted.image);
         Ok(if is_settled { Settled::Done(how) } else { Settled::LookAgain(how) })

@@ -16,8 +16,10 @@ use base64::engine::general_purpose::STANDARD;
 use keelson_api::EventKind;
 use keelson_config::OperatorKey;
 use keelson_config::kept::{Form, Kept, KeptError};
+use keelson_pki::validity::OPERATOR_LIFE;
 use keelson_pki::{Files, FilesError, Mode, Owner, StandardFiles};
 use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use crate::node::Node;
@@ -26,6 +28,8 @@ use crate::report;
 
 /// The operator who waits is to be told something within the deadlines of an answer.
 const ASK_DEADLINE: Duration = Duration::from_secs(2);
+/// After a key's removal; clocks differ.
+const CERTIFICATES_END: time::Duration = OPERATOR_LIFE.saturating_add(time::Duration::HOUR);
 /// After a failure that may pass.
 const RETRY_PAUSE: Duration = Duration::from_secs(2);
 
@@ -71,11 +75,25 @@ pub async fn accepted(node: &Node, registry: Option<&Registry>) -> Vec<OperatorK
     merged(&records, &node.config.operator_keys)
 }
 
-/// Whether all keys of an operator were removed, as far as this node knows at once: a certificate of yesterday opens nothing
-/// any more.
-pub fn is_removed(view: &View, configured: &[OperatorKey], name: &str) -> bool {
-    let records: Vec<_> = view.operators.values().cloned().collect();
-    records.iter().any(|record| record.name == name) && !merged(&records, configured).iter().any(|key| key.name == name)
+/// Whether a key is the operator's no more, as far as this node knows at once: a certificate of yesterday opens nothing then. A worker
+/// knows from the cluster's settings, and a control plane that the store has not answered yet from STATE.
+pub async fn is_removed(node: &Node, name: &str, key: &str) -> bool {
+    let member = node.member_now();
+    if let Some(worker) = member.as_ref().and_then(|member| member.worker.as_ref()) {
+        return worker.settings_now().removed_operators.iter().any(|removed| removed == key);
+    }
+    let is_others = |record: &OperatorRecord| record.removed.is_some() || record.name != name;
+    match member.and_then(|member| member.registry.as_ref()?.view_now()) {
+        Some(view) => view.operators.get(key).is_some_and(is_others),
+        None => kept(node).await.iter().any(|record| record.id == key && is_others(record)),
+    }
+}
+
+/// The ids of the keys that were removed so lately that a certificate which was obtained with one may be good still.
+pub fn removed_of_late(view: &View, now: OffsetDateTime) -> impl Iterator<Item = String> {
+    let since = (now - CERTIFICATES_END).unix_timestamp();
+    let is_late = move |record: &&OperatorRecord| record.removed.as_ref().is_some_and(|removal| removal.at > since);
+    view.operators.values().filter(is_late).map(|record| record.id.clone())
 }
 
 /// `None` if the store does not answer and never has.
@@ -158,7 +176,7 @@ async fn record_configured(
         id,
         name: key.name.clone(),
         public_key: key.public_key.clone(),
-        added: time::OffsetDateTime::now_utc().unix_timestamp(),
+        added: OffsetDateTime::now_utc().unix_timestamp(),
         added_by: format!("the configuration of {own}"),
         removed: None,
     };

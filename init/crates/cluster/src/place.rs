@@ -18,7 +18,7 @@ use keelson_pki::{AuthorityError, Files, FilesError, Pair};
 use tokio::sync::watch;
 use tokio::time::timeout;
 
-use crate::admission;
+use crate::admission::Remover;
 use crate::credentials::Circumstances;
 use crate::events;
 use crate::identity::Identity;
@@ -196,7 +196,9 @@ async fn settle(
     }
     let Some(view) = registry.view_now() else { return Ok(()) };
     let uid = identity.node_uid.as_str();
-    let mut members = admission::settle(registry, &view, uid).await?;
+    let now = node.clock().now.unix_timestamp();
+    let remover = Remover { registry, name: &identity.name, uid, now };
+    let mut members = remover.settle(&view).await?;
     let reaches = |url: &String| address_of(url).is_some_and(|address| addresses.contains(&address));
     let moved = |member: &&StoreMember| member.name == uid && !member.peer_urls.iter().any(reaches);
     if let Some(member) = members.iter().find(moved) {
@@ -207,7 +209,6 @@ async fn settle(
         return Ok(());
     }
     save_peers(files, node, Peers::of(&members)).await?;
-    let now = node.clock().now.unix_timestamp();
     if let Some(before) = &settled.members {
         events::tell_members(registry, &identity.name, before, &members, now).await?;
     }

@@ -51,8 +51,6 @@ const PREFIX: &str = "/keelson/v1/";
 /// How soon a change that another control plane made is seen. A question of this size a second costs less than keeping a
 /// watch whole through every fault, and says that a quorum of the store is there.
 const REFRESH: Duration = Duration::from_secs(1);
-/// More nodes than one cluster has.
-pub const RECORDS_MAX: usize = 20_000;
 
 #[derive(Debug, thiserror::Error)]
 pub enum RegistryError {

@@ -355,8 +355,12 @@ pub fn deliver(files: &dyn Files, paths: &Paths, pairs: &Identities<Arc<Pair>>) 
 mod tests {
     use serde_json::json;
 
+    use keelson_pki::{AuthorityKind, Names, Profile, Subject};
+
     use super::*;
     use crate::membership::tests::{clock, config, found_in_memory};
+    use crate::node::{Member, Node};
+    use crate::operators;
 
     fn settings(addresses: &[&str], is_dual: bool) -> NodeSettings {
         let mut settings = json!({
@@ -380,6 +384,21 @@ mod tests {
             answered: Mutex::default(),
             lost_since: Mutex::default(),
         }
+    }
+
+    #[tokio::test]
+    async fn an_operator_whose_key_was_removed_opens_nothing_at_a_worker() {
+        let membership = found_in_memory();
+        let held = Arc::clone(membership.control_plane().unwrap());
+        let profile = Profile::server(Subject::named("w1"), Names::loopback());
+        let serving = held.authorities.get(AuthorityKind::Api).issue(&profile, clock()).unwrap();
+        let told = NodeSettings { removed_operators: vec!["00aa".to_owned()], ..settings(&[], false) };
+        let member = Member::new(Arc::new(membership), Arc::new(serving)).with_worker(Arc::new(worker(told)));
+        let own = config("worker", false, &json!("unsaid"));
+        let node = Node::new(Paths::default(), own, "w1".to_owned(), clock().floor);
+        node.set_member(Arc::new(member));
+        assert!(operators::is_removed(&node, "ann", "00aa").await);
+        assert!(!operators::is_removed(&node, "ann", "00bb").await);
     }
 
     #[test]

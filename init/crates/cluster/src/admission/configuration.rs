@@ -3,15 +3,16 @@
 use std::net::IpAddr;
 
 use keelson_api::{EventKind, ScopeConfiguration, ScopeConfigurationChange, ScopeConfigurationRequest};
-use keelson_config::Scope;
 use keelson_config::scopes::{changed, check, value};
+use keelson_config::{Role, Scope};
 use serde_json::{Map, Value};
 
-use super::{Admission, AdmissionError, timestamp};
+use super::{Admission, AdmissionError, names, timestamp};
 use crate::configuration::needs_no_boot;
 use crate::registry::{Change, ConfigurationRecord, NodeRecord, Stored};
 
 const VIRTUAL_ADDRESS: &str = "spec.cluster.virtualAddress";
+const EXTRA_SANS: &str = "spec.cluster.extraSANs";
 
 impl Admission<'_> {
     /// Of the node, or of the cluster.
@@ -31,6 +32,7 @@ impl Admission<'_> {
         let scope = if node.is_some() { Scope::Node } else { Scope::Cluster };
         let spec = check(request.document.clone(), scope, self.cluster).map_err(AdmissionError::Configuration)?;
         self.check_virtual_address(&spec).await?;
+        self.check_extra_sans(&spec).await?;
         let id = ConfigurationRecord::id_of(node);
         for attempt in 0..super::ATTEMPTS {
             let member = self.scope(node).await?;
@@ -99,6 +101,30 @@ impl Admission<'_> {
             (_, None) => Ok(()),
         }
     }
+
+    /// They are no worker's name or address, which are in that one's certificates already.
+    async fn check_extra_sans(&self, spec: &Value) -> Result<(), AdmissionError> {
+        let said = value(spec, EXTRA_SANS).and_then(Value::as_array);
+        let said: Vec<&str> = said.into_iter().flatten().filter_map(Value::as_str).collect();
+        if said.is_empty() {
+            return Ok(());
+        }
+        let view = self.view().await?;
+        for worker in view.nodes.values().filter(|node| node.role == Role::Worker) {
+            let is_its_own = |san: &&&str| {
+                names::covers(san, &worker.name) || worker.addresses.iter().any(|own| is_same_address(san, own))
+            };
+            if let Some(san) = said.iter().find(is_its_own) {
+                let problem = format!("{san} is a name or an address of the worker {}", worker.name);
+                return Err(AdmissionError::Field { field: EXTRA_SANS, problem });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_same_address(one: &str, other: &str) -> bool {
+    matches!((one.parse::<IpAddr>(), other.parse::<IpAddr>()), (Ok(one), Ok(other)) if one == other)
 }
 
 fn nothing() -> Value {

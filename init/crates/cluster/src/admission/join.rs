@@ -29,6 +29,7 @@ impl Admission<'_> {
             .map_err(|source| AdmissionError::Request { identity: "requests.node", source })?;
         let key = key_text(&key);
         self.check_control_plane(request)?;
+        self.check_api_server_address(role_of(request.role), peer)?;
         for attempt in 0..super::ATTEMPTS {
             if let Some(record) = self.try_join(request, &token, peer, &key).await? {
                 return Ok(Joined {
@@ -60,6 +61,12 @@ impl Admission<'_> {
             return Err(AdmissionError::VirtualAddress(peer));
         }
         self.cluster.conflict(peer).map_or(Ok(()), |conflict| Err(AdmissionError::Conflict(conflict)))
+    }
+
+    /// Where clients look for an API server there is no worker: kubelet's certificate is by the authority that API servers are believed by.
+    fn check_api_server_address(&self, role: Role, peer: IpAddr) -> Result<(), AdmissionError> {
+        let is_said = self.cluster.extra_sans.iter().any(|san| san.parse() == Ok(peer));
+        if role == Role::Worker && is_said { Err(AdmissionError::ApiServerAddress(peer)) } else { Ok(()) }
     }
 
     /// The keys that a control plane sends are the node's: whoever has the token alone gets nothing that was wrapped for a
@@ -117,6 +124,7 @@ impl Admission<'_> {
             return self.readdress(stored, peer, &request.addresses).await;
         }
         check_token(&token.value, request, self.now())?;
+        self.check_return(&token.value, request).await?;
         // What it would be given is what is being exchanged.
         if request.role == TokenRole::ControlPlane && self.registry.get::<RotationRecord>(rotation::ID).await?.is_some()
         {
@@ -154,9 +162,23 @@ impl Admission<'_> {
         }
         if let Some(old) = replaced {
             let by = format!("its successor, by token {}", record.token.as_deref().unwrap_or_default());
-            change = change.put(&RemovedRecord::of(old, self.now(), by))?;
+            change = change.put(&RemovedRecord { replaced: true, ..RemovedRecord::of(old, self.now(), by) })?;
         }
         Ok(self.registry.commit(change).await?.then_some(record))
+    }
+
+    /// A node that was removed is told the same words at its next boot, and the token in them may be good for others yet. Another machine may
+    /// have the name; one that is known by its uuid alone may be any, since makers give the same to many.
+    async fn check_return(&self, token: &TokenRecord, request: &JoinRequest) -> Result<(), AdmissionError> {
+        let hardware = request.hardware.as_deref().map(str::to_ascii_lowercase);
+        let is_other = |removed: &RemovedRecord| matches!((&removed.hardware, &hardware), (Some(one), Some(other)) if one != other);
+        let is_this = |removed: &&RemovedRecord| removed.name == request.name && !is_other(removed);
+        let view = self.view().await?;
+        let mut removed = view.removed.values().filter(|removed| !removed.replaced);
+        match removed.find(|removed| removed.token.as_ref() == Some(&token.id) && is_this(removed)) {
+            Some(removed) => Err(AdmissionError::SameToken { name: removed.name.clone() }),
+            None => Ok(()),
+        }
     }
 
     fn told_of_join(&self, record: &NodeRecord, token: &TokenRecord, peer: IpAddr, returns: bool) -> [EventRecord; 2] {
@@ -198,6 +220,7 @@ impl Admission<'_> {
             return Ok(Some(stored.value.clone()));
         }
         self.check_address(peer)?;
+        self.check_api_server_address(stored.value.role, peer)?;
         let record = NodeRecord { addresses, ..stored.value.clone() };
         let change = Change::default().expect::<NodeRecord>(&record.name, stored.revision).put(&record)?;
         let message = format!("{} is at {} now", record.name, record.addresses.join(" and "));

@@ -26,12 +26,13 @@ mod configuration;
 mod control_planes;
 mod features;
 mod operators;
+mod tokens;
 
 /// Whether an error is the one that is due.
 type Expected = fn(&AdmissionError) -> bool;
 
-const SAFELY: RemovalOrder = RemovalOrder { force: false, compromised: false };
-const BY_FORCE: RemovalOrder = RemovalOrder { force: true, compromised: false };
+const SAFELY: RemovalOrder = RemovalOrder { force: false, compromised: false, dry_run: false };
+const BY_FORCE: RemovalOrder = RemovalOrder { force: true, compromised: false, dry_run: false };
 
 const OWN: [IpAddr; 1] = [IpAddr::V4(std::net::Ipv4Addr::new(192, 0, 2, 1))];
 
@@ -599,10 +600,20 @@ async fn a_removed_node_is_told_so_and_joins_again_as_another_under_its_name_and
     assert_eq!(gone, Gone { uid: first.node_uid.clone(), lost: Vec::new(), rotating: false });
     let error = cluster.admission().settings_of("w1", &first.node_uid).await.expect_err("its certificate");
     assert!(matches!(error, AdmissionError::Removed), "{error:?}");
-    let second = cluster.join(&machine, &token).await.unwrap();
+    let before = cluster.records().await;
+    cluster.registry.refresh().await.unwrap();
+    let error =
+        cluster.join(&machine, &token).await.expect_err("it has a use left, and is in the words of the next boot");
+    assert!(matches!(error, AdmissionError::SameToken { .. }), "{error:?}");
+    assert_eq!(cluster.records().await, before, "it left something behind");
+    let second = cluster.join(&machine, &cluster.token(|_| {}).await).await.expect("with a new one");
     assert_ne!(second.node_uid, first.node_uid, "even with the same key it is another node");
     let error = cluster.admission().settings_of("w1", &first.node_uid).await.expect_err("the former identity");
     assert!(matches!(error, AdmissionError::Removed), "{error:?}");
+    cluster.admission().remove("w1", "ann", SAFELY).await.unwrap();
+    cluster.registry.refresh().await.unwrap();
+    let spare = Machine { hardware: Some(uuid::Uuid::nil().to_string()), ..Machine::new("w1", 7) };
+    cluster.join(&spare, &token).await.expect("another machine in its place");
     let error = cluster.admission().remove("w9", "ann", SAFELY).await.expect_err("nobody");
     assert!(matches!(error, AdmissionError::NoNode { .. }), "{error:?}");
     for how in [SAFELY, BY_FORCE] {

@@ -16,11 +16,15 @@ use super::{
     caller::Caller,
     passage,
     router::{self, Context},
+    slots::Slot,
 };
 
 /// How long a handshake may take, and then each request's header.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 const HEADER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A connection without a certificate of the cluster's ends after this, whatever is asked over it.
+const STRANGERS_LIFE: Duration = Duration::from_mins(2);
 
 const HEADER_BYTES_MAX: usize = 16 * 1024;
 
@@ -32,7 +36,13 @@ const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(10);
 const USER_TIMEOUT_MILLISECONDS: u32 = 60_000;
 
 /// Serves a connection to port 6400 until it ends. What goes wrong is the peer's business: it is the one that is told.
-pub async fn serve_tls(context: Arc<Context>, acceptor: TlsAcceptor, stream: TcpStream, address: IpAddr) {
+pub(super) async fn serve_tls(
+    context: Arc<Context>,
+    acceptor: TlsAcceptor,
+    stream: TcpStream,
+    address: IpAddr,
+    slot: &Slot,
+) {
     if watch_peer(&stream).is_err() {
         return;
     }
@@ -47,7 +57,13 @@ pub async fn serve_tls(context: Arc<Context>, acceptor: TlsAcceptor, stream: Tcp
     let Ok(Ok(stream)) = timeout(HANDSHAKE_DEADLINE, acceptor.accept(stream)).await else { return };
     let certificates = stream.get_ref().1.peer_certificates();
     let caller = Caller::from_certificate(certificates.and_then(|chain| chain.first()), address);
-    serve(context, stream, caller).await;
+    if let Caller::Stranger { .. } = caller {
+        // What a stranger may ask takes no longer.
+        _ = timeout(STRANGERS_LIFE, serve(context, stream, caller)).await;
+    } else {
+        slot.keep();
+        serve(context, stream, caller).await;
+    }
 }
 
 /// Serves a connection to the unix socket, for root and for the account of this process.

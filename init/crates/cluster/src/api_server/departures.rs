@@ -83,6 +83,9 @@ pub(super) async fn remove(
     let powers = Powers::of(context)?;
     let removal = powers.admission(context).remove(name, operator, order).await;
     let Gone { uid, lost, rotating } = removal.map_err(|error| refusal(&error))?;
+    if order.dry_run {
+        return Ok(NodeOrdered { name: name.to_owned(), pending: String::new(), lost });
+    }
     crate::report::info(format!("{name} ({uid}) was removed by {operator}"));
     if !lost.is_empty() {
         crate::report::info(format!("{} did not answer and went with it", lost.join(", ")));

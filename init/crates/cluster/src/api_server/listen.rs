@@ -21,12 +21,13 @@ use super::{
     connection::{serve_tls, serve_unix},
     respond::with_causes,
     router::Context,
+    slots::Slots,
     sources::NodeSource,
     tls::{self, TlsError},
 };
 use crate::node::Node;
 
-/// Connections over TLS at a time; operators and their scripts are few.
+/// Connections over TLS at a time; operators and their scripts are few, and nodes ask in turn.
 const CONNECTIONS_MAX: usize = 128;
 
 /// Connections over the unix socket at a time.
@@ -141,20 +142,22 @@ async fn serve_port(context: Arc<Context>, address: SocketAddr) -> ListenError {
         Ok(shown) => shown,
         Err(error) => return error.into(),
     };
-    let slots = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let slots = Slots::new(CONNECTIONS_MAX);
     loop {
-        let slot = Arc::clone(&slots).acquire_owned().await;
         let Ok((stream, peer)) = listener.accept().await else {
             tokio::time::sleep(RETRY_PAUSE).await;
             continue;
         };
+        let slot = slots.take(peer.ip()).await;
         if let Err(error) = shown.refresh(&context.node) {
             return error.into();
         }
         let (context, acceptor) = (Arc::clone(&context), shown.acceptor.clone());
         tokio::spawn(async move {
-            serve_tls(context, acceptor, stream, peer.ip()).await;
-            drop(slot);
+            tokio::select! {
+                () = serve_tls(context, acceptor, stream, peer.ip(), &slot) => {}
+                () = slot.is_recalled() => {}
+            }
         });
     }
 }

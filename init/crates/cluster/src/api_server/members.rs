@@ -11,7 +11,7 @@ use keelson_api::{
 use keelson_config::{ClusterConfig, ConfigError, OperatorKey};
 
 use super::caller::Caller;
-use super::operators::{challenge_refusal, limit};
+use super::operators::{challenge_refusal, forgive, limit};
 use super::respond::Refusal;
 use super::router::Context;
 use crate::admission::{Admission, AdmissionError};
@@ -200,12 +200,6 @@ fn peer(caller: &Caller) -> IpAddr {
     caller.address().unwrap_or(IpAddr::V4(Ipv4Addr::LOCALHOST))
 }
 
-fn forgive(context: &Context, caller: &Caller) {
-    if let Some(address) = caller.address() {
-        context.limiter.forgive(address);
-    }
-}
-
 pub(super) fn refusal(error: &AdmissionError) -> Refusal {
     use AdmissionError as E;
     let (code, field) = match error {
@@ -213,7 +207,7 @@ pub(super) fn refusal(error: &AdmissionError) -> Refusal {
         E::Foreign { .. } => (ErrorCode::TokenForeign, Some("token")),
         E::Expired => (ErrorCode::TokenExpired, Some("token")),
         E::Revoked => (ErrorCode::TokenRevoked, Some("token")),
-        E::Used { .. } => (ErrorCode::TokenUsed, Some("token")),
+        E::Used { .. } | E::SameToken { .. } => (ErrorCode::TokenUsed, Some("token")),
         E::Role { .. } => (ErrorCode::TokenRole, Some("role")),
         E::BoundName { .. } => (ErrorCode::TokenBound, Some("name")),
         E::BoundMachine => (ErrorCode::TokenBound, Some("hardware")),
@@ -221,7 +215,9 @@ pub(super) fn refusal(error: &AdmissionError) -> Refusal {
         E::NoStore { .. } => (ErrorCode::Invalid, None),
         E::Quorum { .. } | E::LastOperator { .. } => (ErrorCode::Conflict, Some("name")),
         E::NameInUse { .. } => (ErrorCode::NameInUse, Some("name")),
-        E::AddressInUse { .. } | E::VirtualAddress(_) => (ErrorCode::AddressInUse, Some("addresses")),
+        E::AddressInUse { .. } | E::VirtualAddress(_) | E::ApiServerAddress(_) => {
+            (ErrorCode::AddressInUse, Some("addresses"))
+        }
         E::Translated { .. } | E::Conflict(_) => (ErrorCode::Invalid, Some("addresses")),
         E::Request { identity, .. } => (ErrorCode::Invalid, Some(*identity)),
         E::Field { field, .. } => (ErrorCode::Invalid, Some(*field)),

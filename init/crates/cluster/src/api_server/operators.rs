@@ -58,20 +58,20 @@ pub async fn certificate(
     let nonce = context.challenges.check(&request.nonce, now).map_err(|error| challenge_refusal(&error))?;
     let authority = member.authority(AuthorityKind::Api).ok_or_else(|| not_a_control_plane(member))?;
     let keys = operators::accepted(&context.node, member.registry.as_deref()).await;
-    let operator = proven(&keys, member.trust(), request)?;
-    let issued = issue(authority, operator, &request.csr, context.node.clock())?;
+    let key = proven(&keys, member.trust(), request)?;
+    let operator = key.name.as_str();
+    let id = operators::id_of(&key.public_key);
+    let issued = issue(authority, (operator, id.as_deref()), &request.csr, context.node.clock())?;
     context.challenges.consume(&nonce, now).map_err(|error| challenge_refusal(&error))?;
-    if let Some(address) = caller.address() {
-        context.limiter.forgive(address);
-    }
+    forgive(context, caller);
     Ok(Certificate { certificate: issued.pem, operator: operator.to_owned(), expires: issued.expires })
 }
 
-/// A certificate for Kubernetes' API, for an operator who has shown who they are.
+/// A certificate for Kubernetes' API, for an operator who has shown who they are, by which key.
 pub fn kubeconfig(
     context: &Context,
     member: &Member,
-    operator: &str,
+    operator: (&str, Option<&str>),
     request: &KubeconfigRequest,
 ) -> Result<KubeconfigMaterial, Refusal> {
     let clients = member.authority(AuthorityKind::KubernetesClient).ok_or_else(|| not_a_control_plane(member))?;
@@ -90,8 +90,12 @@ pub fn kubeconfig(
     })
 }
 
-/// The name that goes with the key, if the signature is made with it.
-fn proven<'a>(keys: &'a [OperatorKey], trust: &Trust, request: &CertificateRequest) -> Result<&'a str, Refusal> {
+/// The key that is spoken of, if the signature is made with it.
+fn proven<'a>(
+    keys: &'a [OperatorKey],
+    trust: &Trust,
+    request: &CertificateRequest,
+) -> Result<&'a OperatorKey, Refusal> {
     let signature = BASE64_STANDARD
         .decode(&request.signature)
         .map_err(|_| Refusal::invalid("signature", "the signature is not base64"))?;
@@ -100,7 +104,7 @@ fn proven<'a>(keys: &'a [OperatorKey], trust: &Trust, request: &CertificateReque
     let key = keys.iter().find(same).ok_or_else(no_proof)?;
     let der = BASE64_STANDARD.decode(&key.public_key).map_err(|_| no_proof())?;
     let message = |fingerprint: &str| proof::message(fingerprint, &request.nonce, &request.csr);
-    if trust.is_proven(der, &signature, message) { Ok(&key.name) } else { Err(no_proof()) }
+    if trust.is_proven(der, &signature, message) { Ok(key) } else { Err(no_proof()) }
 }
 
 fn no_proof() -> Refusal {
@@ -116,8 +120,16 @@ struct Issued {
     expires: String,
 }
 
-fn issue(authority: &Authority, operator: &str, csr: &str, clock: Clock) -> Result<Issued, Refusal> {
-    let profile = Profile::client(Subject::named(operator).organization(OPERATORS)).life(OPERATOR_LIFE);
+/// The key's id is in it as the UID, which kube-apiserver denies as it does a removed node's.
+fn issue(
+    authority: &Authority,
+    (operator, key): (&str, Option<&str>),
+    csr: &str,
+    clock: Clock,
+) -> Result<Issued, Refusal> {
+    let subject = Subject::named(operator).organization(OPERATORS);
+    let subject = Subject { uid: key.map(str::to_owned), ..subject };
+    let profile = Profile::client(subject).life(OPERATOR_LIFE);
     let certificate = authority.issue_for_request(&profile, csr, clock).map_err(|error| match error {
         AuthorityError::Request(_) | AuthorityError::RequestKey => {
             Refusal::invalid("csr", super::respond::with_causes(&error))
@@ -129,14 +141,21 @@ fn issue(authority: &Authority, operator: &str, csr: &str, clock: Clock) -> Resu
 }
 
 pub(super) fn limit(context: &Context, caller: &Caller) -> Result<(), Refusal> {
-    let Some(address) = caller.address() else { return Ok(()) };
-    context.limiter.attempt(address, Instant::now()).map_err(|wait| {
+    let Some((who, address)) = caller.trying().zip(caller.address()) else { return Ok(()) };
+    context.limiter.attempt(&who, Instant::now()).map_err(|wait| {
         let seconds = wait.as_secs() + 1;
         let mut refusal =
             Refusal::new(ErrorCode::TooManyRequests, format!("too many attempts from {address}; wait {seconds} s"));
         refusal.retry_after_seconds = Some(seconds);
         refusal
     })
+}
+
+/// Once an attempt has succeeded.
+pub(super) fn forgive(context: &Context, caller: &Caller) {
+    if let Some(who) = caller.trying() {
+        context.limiter.forgive(&who);
+    }
 }
 
 pub(super) fn challenge_refusal(error: &ChallengeError) -> Refusal {

@@ -27,6 +27,9 @@ const STAGGER: Duration = Duration::from_secs(2);
 /// For all of them, as long as a client waits.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(10);
 
+/// For the rest of what one says, once the other has gone.
+const PARTING_DEADLINE: Duration = Duration::from_secs(30);
+
 /// Whether the client wants to be passed on. Takes nothing from the stream.
 ///
 /// # Errors
@@ -67,8 +70,25 @@ pub(super) async fn pass_on(worker: &Worker, mut stream: TcpStream) {
     let asking = first_to_answer(worker.endpoints_for_operators(), &hello);
     let Ok(Some((endpoint, mut control_plane))) = timeout(ANSWER_DEADLINE, asking).await else { return };
     worker.set_answered(endpoint);
-    // Whoever is left learns by the end of the stream that the other has gone.
-    let _ = tokio::io::copy_bidirectional(&mut stream, &mut control_plane).await;
+    both_ways(&mut stream, &mut control_plane, PARTING_DEADLINE).await;
+}
+
+/// Whoever is left learns by the end of the stream that the other has gone, and has a while to say the rest.
+async fn both_ways(client: &mut TcpStream, control_plane: &mut TcpStream, parting: Duration) {
+    let ((mut from_client, mut to_client), (mut answers, mut questions)) = (client.split(), control_plane.split());
+    let asking = async {
+        _ = tokio::io::copy(&mut from_client, &mut questions).await;
+        _ = questions.shutdown().await;
+    };
+    let answering = async {
+        _ = tokio::io::copy(&mut answers, &mut to_client).await;
+        _ = to_client.shutdown().await;
+    };
+    tokio::pin!(asking, answering);
+    tokio::select! {
+        () = &mut asking => drop(timeout(parting, answering).await),
+        () = &mut answering => drop(timeout(parting, asking).await),
+    }
 }
 
 /// `None` once all of them have refused.
@@ -135,6 +155,17 @@ mod tests {
         assert!(!wanted(&hello("w1")).await);
         assert!(!wanted(&hello("192.0.2.1")).await);
         assert!(!wanted(b"GET / HTTP/1.1\r\nHost: control-plane\r\n\r\n").await);
+    }
+
+    #[tokio::test]
+    async fn when_a_control_plane_ends_a_client_that_stays_is_let_go() {
+        let (clients, planes) = (listener().await, listener().await);
+        let _staying = TcpStream::connect(&clients.1).await.unwrap();
+        let mut accepted = clients.0.accept().await.unwrap().0;
+        let mut to_plane = TcpStream::connect(&planes.1).await.unwrap();
+        drop(planes.0.accept().await.unwrap());
+        let passing = both_ways(&mut accepted, &mut to_plane, LOOK_AGAIN);
+        timeout(ANSWER_DEADLINE, passing).await.expect("it ends");
     }
 
     async fn listener() -> (TcpListener, String) {

@@ -66,12 +66,10 @@ impl Context {
         HeaderValue::try_from(crate::rotation::next_fingerprint(&view)?.to_string()).ok()
     }
 
-    /// Whether the caller's certificate outlives the keys that it was obtained with.
-    fn is_removed(&self, caller: &Caller, name: &str) -> bool {
-        let view = self.node.member_now().and_then(|member| member.registry.as_ref()?.view_now());
-        let configured = &self.node.config.operator_keys;
-        matches!(caller, Caller::Operator { .. })
-            && view.is_some_and(|view| crate::operators::is_removed(&view, configured, name))
+    /// Whether the caller's certificate outlives the key that it was obtained with.
+    async fn is_removed(&self, caller: &Caller) -> bool {
+        let Caller::Operator { name, key, .. } = caller else { return false };
+        crate::operators::is_removed(&self.node, name, key).await
     }
 }
 
@@ -103,7 +101,10 @@ where
     let (head, body) = request.into_parts();
     let path = head.uri.path();
     let now = OffsetDateTime::now_utc();
-    let operator = caller.authorized(now).filter(|name| !context.is_removed(caller, name));
+    let operator = match caller.authorized(now) {
+        Some(operator) if !context.is_removed(caller).await => Some(operator),
+        _ => None,
+    };
     let found = find(head.method.as_str(), path);
     let open = match found.as_ref().map(|(operation, _)| operation.access) {
         Ok(Access::Public) => true,
@@ -117,6 +118,8 @@ where
         None => return Err(unauthenticated()),
     };
     let (operation, parameter) = found?;
+    let parameter = paths::parameter(parameter).ok_or_else(|| no_such(path))?;
+    let parameter = &*parameter;
     match operation.path {
         paths::AUTHORITY_ROTATION => {
             let NodeOrder {} = read(body).await?;
@@ -181,7 +184,8 @@ where
         paths::KUBECONFIG => {
             let request = read(body).await?;
             let member = context.member()?;
-            operators::kubeconfig(context, &member, operator, &request).map(|material| respond::json(&material))
+            operators::kubeconfig(context, &member, (operator, caller.key()), &request)
+                .map(|material| respond::json(&material))
         }
         paths::OPENAPI => Ok(respond::whole("application/json", Bytes::from_static(openapi::DOCUMENT.as_bytes()))),
         path => Err(Refusal::new(ErrorCode::Internal, format!("{path} is documented and not served"))),
@@ -277,10 +281,12 @@ fn find<'a>(method: &str, path: &'a str) -> Result<(&'static Operation, &'a str)
     }
     Err(match other_method {
         Some(name) => Refusal::new(ErrorCode::MethodNotAllowed, format!("{path} takes {name}, not {method}")),
-        None => {
-            Refusal::new(ErrorCode::NotFound, format!("there is no {path}; {} lists what there is", paths::OPENAPI))
-        }
+        None => no_such(path),
     })
+}
+
+fn no_such(path: &str) -> Refusal {
+    Refusal::new(ErrorCode::NotFound, format!("there is no {path}; {} lists what there is", paths::OPENAPI))
 }
 
 /// The parameter of a path that has the form of a template with at most one; empty where the template has none.

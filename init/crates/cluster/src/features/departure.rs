@@ -3,16 +3,24 @@
 //! Draining is one step at a time: every pod that may go is asked to go, and who asks again learns which are left. So
 //! no request has to last as long as the slowest pod, and whoever waits can be told what for.
 
+use std::collections::BTreeSet;
+
 use keelson_api::{DrainStep, DrainingPod};
 use serde_json::{Value, json};
+use time::{Duration, OffsetDateTime};
 
 use crate::client::{Client, ClientError};
-use crate::registry::View;
+use crate::registry::{RemovedRecord, View};
 
 use super::leases;
 
 /// What Kubernetes asks for between two lists of the same node's pods.
 const PODS: &str = "/api/v1/pods?fieldSelector=spec.nodeName%3D";
+
+/// One has some ten KiB.
+const NODES: &str = "/api/v1/nodes?limit=500";
+/// After this a removed node's controllers lead nothing any more, and Kubernetes has deleted its Pods by itself.
+const RECENT: Duration = Duration::HOUR;
 
 /// Says whether that is news.
 pub async fn set_unschedulable(client: &Client, name: &str, unschedulable: bool) -> Result<bool, ClientError> {
@@ -68,21 +76,45 @@ pub async fn clean(client: &Client, name: &str) -> Result<(), ClientError> {
     ignore_absent(client.delete(&format!("/api/v1/nodes/{name}")).await)
 }
 
-/// Cleans up after everybody who was removed and has not come back. The names that are done are kept by the caller.
-pub async fn clean_all(client: &Client, view: &View, done: &mut Vec<String>) -> Result<(), ClientError> {
-    for removed in view.removed.values() {
-        if done.contains(&removed.uid) || view.nodes.contains_key(&removed.name) {
-            continue;
-        }
+/// Cleans up after everybody who was removed and has not come back. The UIDs that are done are kept by the caller. Of those that were
+/// removed long ago only a Node can be left, which nobody could delete at the time.
+pub async fn clean_all(
+    client: &Client,
+    view: &View,
+    now: OffsetDateTime,
+    done: &mut BTreeSet<String>,
+) -> Result<(), ClientError> {
+    let is_due = |removed: &&RemovedRecord| !done.contains(&removed.uid) && !view.nodes.contains_key(&removed.name);
+    let due: Vec<_> = view.removed.values().filter(is_due).collect();
+    let since = (now - RECENT).unix_timestamp();
+    let (former, recent): (Vec<_>, Vec<_>) = due.into_iter().partition(|removed| removed.removed <= since);
+    let present = if former.is_empty() { BTreeSet::new() } else { node_names(client).await? };
+    let (left, gone): (Vec<_>, Vec<_>) = former.into_iter().partition(|removed| present.contains(&removed.name));
+    done.extend(gone.into_iter().map(|removed| removed.uid.clone()));
+    for removed in recent.into_iter().chain(left) {
         // Its controllers are denied by now; what they led is not to wait until their leases run out.
         for lease in leases::NAMES {
             leases::give_up(client, lease, &removed.name).await?;
         }
         clean(client, &removed.name).await?;
-        done.push(removed.uid.clone());
+        done.insert(removed.uid.clone());
     }
     done.retain(|uid| view.removed.contains_key(uid));
     Ok(())
+}
+
+async fn node_names(client: &Client) -> Result<BTreeSet<String>, ClientError> {
+    let name = |node: &Value| node.pointer("/metadata/name").and_then(Value::as_str).map(str::to_owned);
+    let (mut all, mut path) = (BTreeSet::new(), NODES.to_owned());
+    loop {
+        let list = client.get(&path).await?;
+        let items = list.get("items").and_then(Value::as_array);
+        all.extend(items.into_iter().flatten().filter_map(name));
+        match list.pointer("/metadata/continue").and_then(Value::as_str) {
+            None | Some("") => return Ok(all),
+            Some(next) => path = format!("{NODES}&continue={next}"),
+        }
+    }
 }
 
 fn ignore_absent(result: Result<Value, ClientError>) -> Result<(), ClientError> {

@@ -90,7 +90,16 @@ impl Renewal<'_> {
         // With one family a node is at one address, and control planes of an older release refuse a list.
         let claimed = if worker.is_in_dual_stack() { addresses } else { &[] };
         let planes = Planes::new(endpoints, trust.fingerprints()).asked_from(claimed);
-        let (endpoint, challenge) = planes.ask_telling::<(), _>(Method::GET, paths::CHALLENGE, None, None).await?;
+        // Control planes count its attempts apart from those of its pods then.
+        let pairs = worker.pairs_now();
+        let mut own = pairs.as_ref().map(|pairs| &*pairs.node);
+        let mut asked = planes.ask_telling::<(), _>(Method::GET, paths::CHALLENGE, None, own).await;
+        if let (Some(_), Err(PlanesError::Broken { .. } | PlanesError::Tls(_))) = (own, &asked) {
+            // It has expired there, or the authorities were exchanged while this node was away: the key proves enough.
+            own = None;
+            asked = planes.ask_telling::<(), _>(Method::GET, paths::CHALLENGE, None, None).await;
+        }
+        let (endpoint, challenge) = asked?;
         let challenge: Challenge = challenge.map_err(refused)?;
         // A nonce is good where it was given.
         let planes = planes.only(endpoint);
@@ -108,7 +117,7 @@ impl Renewal<'_> {
             signature: STANDARD.encode(worker.key.sign(&message).map_err(WorkerError::Key)?),
         };
         let renewed: Renewed =
-            planes.ask(Method::POST, paths::NODE_CERTIFICATES, Some(&request), None).await?.map_err(refused)?;
+            planes.ask(Method::POST, paths::NODE_CERTIFICATES, Some(&request), own).await?.map_err(refused)?;
         let pairs = worker::certified(keys, renewed.certificates)?;
         let (files, paths) = (Arc::clone(files), node.paths.clone());
         let (written, settings) = (pairs.clone(), renewed.settings.clone());

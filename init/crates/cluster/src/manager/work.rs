@@ -5,22 +5,20 @@ use std::sync::Arc;
 
 use keelson_config::Scopes;
 use keelson_control::ServiceSpec;
-use keelson_pki::validity::LEAF_LIFE;
 use keelson_pki::{AuthorityKind, Files};
 
 use super::ReconcileError;
 use crate::configuration;
 use crate::credentials::{self, Circumstances};
+use crate::departed::DENIED_FOR;
 use crate::kubernetes::{self, Settings};
 use crate::membership::{ControlPlane, Membership};
 use crate::node::{Member, Node};
+use crate::operators;
 use crate::registry::Registry;
 use crate::report;
 use crate::store::{self, peers::Peers};
 use crate::worker::{self, Worker};
-
-/// A certificate that was issued just before the removal lives for a week; clocks differ.
-const DENIED_FOR: time::Duration = time::Duration::days(LEAF_LIFE.whole_days() + 1);
 
 pub(super) struct Work {
     pub node: Arc<Node>,
@@ -77,12 +75,14 @@ impl Work {
         Ok(Some(services))
     }
 
-    /// Those whose certificates have not all expired. In the order of the records, so that a file changes with them only.
+    /// Those whose certificates have not all expired, operators by the ids of their keys. In the order of the records, so that a file
+    /// changes with them only.
     fn removed(&self) -> Vec<String> {
-        let view = self.registry.as_ref().and_then(|registry| registry.view_now());
-        let since = (self.node.clock().now - DENIED_FOR).unix_timestamp();
-        let removed = view.iter().flat_map(|view| view.removed.values());
-        removed.filter(|record| record.removed > since).map(|record| record.uid.clone()).collect()
+        let Some(view) = self.registry.as_ref().and_then(|registry| registry.view_now()) else { return Vec::new() };
+        let now = self.node.clock().now;
+        let since = (now - DENIED_FOR).unix_timestamp();
+        let nodes = view.removed.values().filter(|record| record.removed > since).map(|record| record.uid.clone());
+        nodes.chain(operators::removed_of_late(&view, now)).collect()
     }
 
     fn renew_api_serving(&self, held: &ControlPlane, circumstances: Circumstances<'_>) -> Result<(), ReconcileError> {

@@ -115,18 +115,33 @@ async fn a_file_of_a_later_form_is_not_read() {
     assert!(matches!(KeptOperators::from_file(text), Err(KeptError::TooNew { oldest_reader: 2, .. })));
 }
 
+#[tokio::test]
+async fn a_certificate_opens_nothing_once_its_key_is_removed_or_anothers_also_before_the_store_answers() {
+    let world = World::new();
+    let (first, second, configured, moved) = (key("ann"), key("ann"), key("bea"), key("cid"));
+    for record in [record(&first, true), record(&second, false), record(&moved, false)] {
+        world.put(&record).await;
+    }
+    let node = world.node("a", &[&configured]);
+    let is_out = async |name: &str, key: &OperatorKey| is_removed(&node, name, &id_of(&key.public_key).unwrap()).await;
+    assert!(!is_out("ann", &first).await, "nothing is known of a record yet");
+    world.start(&node).await;
+    assert!(is_out("ann", &first).await, "the other key of the name is another's business");
+    assert!(!is_out("ann", &second).await);
+    assert!(!is_out("bea", &configured).await);
+    assert!(is_out("bea", &moved).await, "it was bea's, and is another operator's now");
+}
+
 #[test]
-fn an_operator_is_removed_when_no_key_of_the_name_is_left() {
-    let (first, second, configured) = (key("ann"), key("ann"), key("bea"));
-    let view = |records: &[OperatorRecord]| View {
-        operators: records.iter().map(|record| (record.id.clone(), record.clone())).collect(),
-        ..View::default()
-    };
-    let one = view(&[record(&first, true), record(&second, false)]);
-    assert!(!is_removed(&one, &[], "ann"));
-    let none = view(&[record(&first, true), record(&second, true)]);
-    assert!(is_removed(&none, std::slice::from_ref(&configured), "ann"));
-    assert!(!is_removed(&none, &[configured], "bea"), "of whom no record says anything");
+fn keys_are_told_of_for_as_long_as_their_certificates_may_live() {
+    let (gone, there) = (key("ann"), key("bea"));
+    let records = [record(&gone, true), record(&there, false)];
+    let operators = records.map(|record| (record.id.clone(), record)).into();
+    let view = View { operators, ..View::default() };
+    let at = |hours: i64| OffsetDateTime::from_unix_timestamp(2).unwrap() + time::Duration::hours(hours);
+    let told = |hours| removed_of_late(&view, at(hours)).collect::<Vec<_>>();
+    assert_eq!(told(24), [id_of(&gone.public_key).unwrap()]);
+    assert!(told(26).is_empty());
 }
 
 #[test]

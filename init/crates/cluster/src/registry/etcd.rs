@@ -28,8 +28,8 @@ use tonic::service::interceptor::InterceptedService;
 use tonic::transport::{Channel, Endpoint, Uri};
 
 use super::{
-    Answer, Backend, Change, Entry, Glance, LeaseId, MemberChange, MemberError, RECORDS_MAX, RegistryError, Removal,
-    Revision, StoreMember,
+    Answer, Backend, Change, Entry, Glance, LeaseId, MemberChange, MemberError, RegistryError, Removal, Revision,
+    StoreMember,
 };
 use crate::membership::ControlPlane;
 use crate::store::CLIENT_NAME;
@@ -38,6 +38,8 @@ const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
 /// A store that elects a leader on a slow machine takes seconds.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 const ANSWER_BYTES_MAX: usize = 64 << 20;
+/// Records of one answer.
+const PAGE: u32 = 10_000;
 /// A connection is made anew long before that.
 const IDENTITY_LIFE: time::Duration = time::Duration::hours(24);
 
@@ -268,13 +270,19 @@ impl Backend for Etcd {
 
     fn list(&self, prefix: String) -> Answer<'_, Vec<Entry>> {
         Box::pin(async move {
-            let request = pb::RangeRequest {
-                range_end: range_end(&prefix).into(),
-                key: prefix.into_bytes().into(),
-                limit: i64::try_from(RECORDS_MAX).unwrap_or(i64::MAX),
-                ..Default::default()
-            };
-            Ok(entries(answer(self.client().range(request)).await?))
+            let (mut all, mut revision) = (Vec::<Entry>::new(), 0);
+            loop {
+                let after = all.last().map_or_else(String::new, |entry| entry.key.clone());
+                let request = pb::RangeRequest { revision, ..page(&prefix, after, PAGE) };
+                let response = answer(self.client().range(request)).await?;
+                // The pages that follow are of the same moment.
+                revision = response.header.map_or(revision, |header| revision.max(header.revision));
+                let is_last = !response.more;
+                all.extend(entries(response));
+                if is_last {
+                    return Ok(all);
+                }
+            }
         })
     }
 

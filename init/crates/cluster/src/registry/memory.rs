@@ -18,6 +18,8 @@ pub(crate) struct Memory {
     pub(crate) silent: Mutex<Vec<u64>>,
     /// How often a list was read.
     pub(crate) lists: AtomicUsize,
+    /// As if whoever changes members lost its power just before.
+    pub(crate) break_off_at_member_changes: AtomicBool,
     /// Nobody says who leads.
     pub(crate) leaderless: AtomicBool,
     leases: Mutex<Leases>,
@@ -211,6 +213,12 @@ impl Backend for Memory {
     }
 
     fn change_members(&self, change: MemberChange) -> Answer<'_, Vec<StoreMember>> {
-        Box::pin(async move { Ok(self.change(change)?) })
+        Box::pin(async move {
+            let tries = matches!(change, MemberChange::Remove { how: Removal::Try, .. });
+            if self.break_off_at_member_changes.load(Ordering::Relaxed) && !tries {
+                return Err(RegistryError::Unavailable("it broke off".into()));
+            }
+            Ok(self.change(change)?)
+        })
     }
 }

@@ -81,7 +81,8 @@ pub struct Redemption {
     pub at: i64,
 }
 
-/// A node that was removed, kept until the last of its certificates has expired.
+/// A node that was removed. One that was replaced has forgotten everything, so that of it nothing has to be known once the last of
+/// its certificates has expired; any other may come back at any time, and is to be told.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct RemovedRecord {
@@ -97,9 +98,23 @@ pub struct RemovedRecord {
     /// Those that it was verified at.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub addresses: Vec<String>,
+    /// The token that it joined with, and its machine: with that token it does not come back.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub token: Option<String>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hardware: Option<String>,
+    /// It has no disk, and has come back as another.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub replaced: bool,
     /// Its store member goes together with those that do not answer.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub forced: bool,
+    /// While that is not through, who had a member in the store before, by UID: whoever has none then went with it.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub among: Vec<String>,
+    /// The UID of the one that it went with.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub went_with: Option<String>,
     /// Somebody else may have what it knew.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub compromised: bool,
@@ -115,7 +130,12 @@ impl RemovedRecord {
             by,
             signing_key: node.signing_key.clone(),
             addresses: node.addresses.clone(),
+            token: node.token.clone(),
+            hardware: node.hardware.clone(),
+            replaced: false,
             forced: false,
+            among: Vec::new(),
+            went_with: None,
             compromised: false,
         }
     }

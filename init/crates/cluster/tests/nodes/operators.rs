@@ -54,6 +54,17 @@ async fn an_operator_of_the_founders_obtains_a_certificate_elsewhere_once_the_fo
         assert!(told.contains(&kind.into()), "{kind} is not in {events}");
     }
 
+    // One that is removed is denied by every API server, whatever certificates it has.
+    let public_key = STANDARD.encode(KeyPair::generate().unwrap().subject_public_key_info());
+    let added = founder.ask(Method::POST, paths::OPERATORS, json!({ "name": "cid", "publicKey": public_key })).await;
+    founder.ask(Method::DELETE, &paths::operator("cid"), Value::Null).await;
+    let id = added["id"].as_str().unwrap();
+    for node in [&founder, &other] {
+        let denials = node.root.join("run/keelson/kube-apiserver/authorization.json");
+        let is_denied = async || std::fs::read_to_string(&denials).is_ok_and(|text| text.contains(id));
+        wait_until(&format!("{} denies the removed operator", node.name), is_denied).await;
+    }
+
     // Two are no safer than one: without the founder the store answers nothing, and b has STATE alone after a reboot.
     let kept = other.root.join("state/cluster/operators.json");
     wait_until("b has kept it", async || std::fs::read_to_string(&kept).is_ok_and(|text| text.contains("ann"))).await;

@@ -45,10 +45,14 @@ enum Shown {
     NodeWithoutIdentity,
     /// An operator's whose keys were removed after it was obtained.
     RemovedOperator,
+    /// An operator's, obtained with a key that was removed since; another one is there.
+    FormerKey,
+    /// An operator's that does not say by which key it was obtained.
+    OperatorWithoutKey,
     Operator,
 }
 
-const ALL: [Shown; 13] = [
+const ALL: [Shown; 15] = [
     Shown::Nothing,
     Shown::Foreign,
     Shown::OtherDoor,
@@ -61,6 +65,8 @@ const ALL: [Shown; 13] = [
     Shown::RemovedNode,
     Shown::NodeWithoutIdentity,
     Shown::RemovedOperator,
+    Shown::FormerKey,
+    Shown::OperatorWithoutKey,
     Shown::Operator,
 ];
 
@@ -73,7 +79,7 @@ enum Outcome {
 }
 
 fn operator() -> Subject {
-    Subject::named(OPERATOR).organization(OPERATORS)
+    Subject::named(OPERATOR).organization(OPERATORS).uid(KEY)
 }
 
 fn identity_of(fixture: &Fixture, shown: Shown) -> Option<Identity> {
@@ -105,13 +111,21 @@ fn identity_of(fixture: &Fixture, shown: Shown) -> Option<Identity> {
         Shown::RemovedNode => issue(api, &Profile::client(node().uid(REMOVED)), clock),
         Shown::NodeWithoutIdentity => issue(api, &Profile::client(node()), clock),
         Shown::RemovedOperator => {
-            issue(api, &Profile::client(Subject::named(REMOVED_OPERATOR).organization(OPERATORS)), clock)
+            let subject = Subject::named(REMOVED_OPERATOR).organization(OPERATORS).uid(REMOVED_KEY);
+            issue(api, &Profile::client(subject), clock)
+        }
+        Shown::FormerKey => issue(api, &Profile::client(operator().uid(FORMER_KEY)), clock),
+        Shown::OperatorWithoutKey => {
+            issue(api, &Profile::client(Subject::named(OPERATOR).organization(OPERATORS)), clock)
         }
         Shown::Operator => issue(api, &client, clock),
     }
 }
 
 const REMOVED_OPERATOR: &str = "eve";
+const REMOVED_KEY: &str = "0123456789abcdef";
+const KEY: &str = "00000000000000aa";
+const FORMER_KEY: &str = "00000000000000bb";
 const MEMBER: &str = "uid-of-the-member";
 const REMOVED: &str = "uid-of-one-that-was-removed";
 
@@ -136,17 +150,21 @@ async fn record_members(fixture: &Fixture) {
     };
     let former = NodeRecord { uid: REMOVED.to_owned(), ..member.clone() };
     let removed = RemovedRecord::of(&former, 0, OPERATOR.to_owned());
-    let operator = OperatorRecord {
+    let operator = |id: &str, name: &str, is_removed: bool| OperatorRecord {
         version: 1,
-        id: "0123456789abcdef".to_owned(),
-        name: REMOVED_OPERATOR.to_owned(),
-        public_key: "a key".to_owned(),
+        id: id.to_owned(),
+        name: name.to_owned(),
+        public_key: format!("the key {id}"),
         added: 0,
         added_by: OPERATOR.to_owned(),
-        removed: Some(OperatorRemoval { at: 0, by: OPERATOR.to_owned() }),
+        removed: is_removed.then(|| OperatorRemoval { at: 0, by: OPERATOR.to_owned() }),
     };
+    let operators = [(REMOVED_KEY, REMOVED_OPERATOR, true), (FORMER_KEY, OPERATOR, true), (KEY, OPERATOR, false)];
     let change = Change::default().put(&member).expect("a record").put(&removed).expect("a record");
-    assert!(fixture.registry.commit(change.put(&operator).expect("a record")).await.expect("written"));
+    let change = operators
+        .into_iter()
+        .fold(change, |change, (id, name, is_removed)| change.put(&operator(id, name, is_removed)).expect("a record"));
+    assert!(fixture.registry.commit(change).await.expect("written"));
     fixture.registry.refresh().await.expect("read");
 }
 
@@ -230,7 +248,7 @@ async fn each_caller_gets_what_is_its_and_nothing_else() {
         }
     }
     assert_eq!(wrong, 0, "see the table");
-    assert_eq!(ALL.len() * OPERATIONS.len(), 520, "a row was lost");
+    assert_eq!(ALL.len() * OPERATIONS.len(), 600, "a row was lost");
 }
 
 #[tokio::test]

@@ -10,7 +10,7 @@ use rustls::version::TLS13;
 use serde_json::{Value, json};
 
 use super::{
-    caller::{Answer, DEADLINE, Identity, ask_locally, identity, stream},
+    caller::{Answer, DEADLINE, Identity, ask, ask_locally, identity, stream},
     credentials::Operator,
     fixture::{BOOT_ID, Fixture, OPERATOR},
 };
@@ -186,7 +186,9 @@ async fn features_say_how_they_stand_and_change_by_what_is_named() {
     let list = get(&fixture, paths::FEATURES).await.json();
     let names: Vec<_> = list["features"].as_array().expect("a list").iter().map(|one| one["name"].clone()).collect();
     assert_eq!(names, ["dns", "network"]);
-    assert_eq!((&list["features"][0]["state"], &list["features"][1]["state"]), (&json!("waiting"), &json!("enabled")));
+    assert_eq!((&list["features"][0]["state"], &list["features"][1]["state"]), (&json!("waiting"), &json!("waiting")));
+    fixture.apply_pod_network(true);
+    assert_eq!(get(&fixture, paths::FEATURES).await.json()["features"][1]["state"], "enabled");
     *fixture.kubernetes.dns.lock().expect("no panic") = Some((1, 1));
     let answer = post("dns", json!({ "settings": { "replicas": "3" } })).await;
     assert_eq!((answer.status, answer.json()["settings"][0]["value"].as_str()), (200, Some("3")), "{}", answer.text);
@@ -198,6 +200,10 @@ async fn features_say_how_they_stand_and_change_by_what_is_named() {
     *fixture.kubernetes.dns.lock().expect("no panic") = None;
     let answer = post("dns", json!({ "settings": { "replicas": null } })).await.json();
     assert_eq!((answer["state"].as_str(), &answer["settings"][0]["value"]), (Some("disabled"), &Value::Null));
+    let answer = post("network", json!({ "enabled": false })).await.json();
+    assert_eq!((&answer["state"], &answer["reason"]), (&json!("waiting"), &json!("first is applying it")));
+    fixture.apply_pod_network(false);
+    assert_eq!(get(&fixture, paths::FEATURES).await.json()["features"][1]["state"], "disabled");
     for (name, body, status, field) in [
         ("dns", json!({ "settings": { "replicas": "many" } }), 400, "replicas"),
         ("network", json!({ "settings": { "mtu": "9000" } }), 400, "mtu"),
@@ -208,7 +214,7 @@ async fn features_say_how_they_stand_and_change_by_what_is_named() {
         assert_eq!((answer.status, answer.refusal().1.as_str()), (status, field), "{name}: {}", answer.text);
     }
     let events = get(&fixture, paths::EVENTS).await.json();
-    assert_eq!(events["events"].as_array().map(Vec::len), Some(3), "{events}");
+    assert_eq!(events["events"].as_array().map(Vec::len), Some(4), "{events}");
     // What is wanted is known without Kubernetes.
     fixture.kubernetes.down.store(true, Ordering::Release);
     let list = get(&fixture, paths::FEATURES).await.json();
@@ -311,7 +317,8 @@ async fn logs_are_the_newest_lines_and_mistakes_are_told() {
 
 fn operator_identity(fixture: &Fixture) -> Identity {
     let member = fixture.member();
-    let profile = Profile::client(Subject::named(OPERATOR).organization(keelson_api::OPERATORS));
+    let profile =
+        Profile::client(Subject::named(OPERATOR).organization(keelson_api::OPERATORS).uid("00000000000000aa"));
     identity(
         &member
             .authority(AuthorityKind::Api)
@@ -347,4 +354,20 @@ async fn the_document_is_served_as_it_is_committed() {
     let fixture = start();
     let served: Value = get(&fixture, paths::OPENAPI).await.json();
     assert_eq!(served, keelson_api::openapi::document());
+}
+
+/// Less than the server waits for a handshake.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+#[tokio::test]
+async fn connections_that_say_nothing_keep_nobody_out() {
+    let fixture = start();
+    ask(&fixture, None, "GET", paths::AUTHORITY, "").await.expect("it serves");
+    let mut silent = Vec::new();
+    for _ in 0..300 {
+        silent.push(tokio::net::TcpStream::connect(fixture.address).await.expect("connected"));
+    }
+    let asking = ask(&fixture, Some(operator_identity(&fixture)), "GET", paths::STATUS, "");
+    let answer = tokio::time::timeout(PATIENCE, asking).await.expect("in time").expect("an answer");
+    assert_eq!(answer.status, 200);
 }

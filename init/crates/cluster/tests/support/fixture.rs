@@ -20,13 +20,14 @@ use keelson_api::{Condition, ConditionStatus, DrainStep, DrainingPod, Node as Ap
 use keelson_cluster::{
     ConditionKind, Member, Node, Paths,
     api_server::{self, Answer as NodeAnswer, Endpoints, NodeSource, NodeSourceError},
+    features::{dns::Deployed, pod_network},
     membership::{self, Decision},
     registry::{
         Answer, Backend, Change, Entry, Glance, LeaseId, MemberChange, MemberError, NodeRecord, Registry,
         RegistryError, Removal, Revision, StoreMember, VirtualAddressRecord,
     },
 };
-use keelson_config::{ClusterConfig, Inputs, Remembered, Role, network_state::NetworkState};
+use keelson_config::{ClusterConfig, Inputs, Remembered, Role, network_state::NetworkState, pod_routes::PodRoutes};
 use keelson_control::{
     BootRecord, ExitReason, LastExit, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceState, ServiceStatus,
     SupervisorStatus, codec,
@@ -123,11 +124,33 @@ impl Fixture {
 
     /// A member as a join would have made it.
     pub(crate) fn add_worker(&self, name: &str) {
+        self.add_member(name, Role::Worker);
+    }
+
+    /// Somebody has removed it at another control plane.
+    pub(crate) fn remove_member(&self, name: &str) {
+        self.commit(Change::default().delete::<NodeRecord>(name));
+    }
+
+    /// The node has its part of the cluster's own network, or has none any more.
+    pub(crate) fn apply_pod_network(&self, enabled: bool) {
+        let paths = &self.node.paths;
+        let ranges = pod_network::first_ranges(self.node.cluster().pod_cidr).expect("room for a node");
+        let wish = PodRoutes { own: if enabled { ranges.clone() } else { Vec::new() }, ..PodRoutes::default() };
+        fs::write(paths.pod_routes(), serde_json::to_vec(&wish).expect("JSON")).expect("written");
+        if enabled {
+            pod_network::configure(&StandardFiles, paths, &ranges, None).expect("written");
+        } else {
+            pod_network::remove(&StandardFiles, paths).expect("removed");
+        }
+    }
+
+    pub(crate) fn add_member(&self, name: &str, role: Role) {
         let record = NodeRecord {
             version: 1,
             name: name.to_owned(),
             uid: format!("uid-of-{name}"),
-            role: Role::Worker,
+            role,
             addresses: Vec::new(),
             key: None,
             hardware: None,
@@ -351,6 +374,8 @@ pub(crate) struct FakeKubernetes {
     pub(crate) unregistered: Mutex<BTreeSet<String>>,
     /// Replicas of the cluster's DNS, wanted and ready.
     pub(crate) dns: Mutex<Option<(u64, u64)>>,
+    /// To whom it is told to forward, if operators have said that.
+    pub(crate) upstream: Mutex<Option<Vec<IpAddr>>>,
 }
 
 impl fmt::Debug for FakeKubernetes {
@@ -375,7 +400,9 @@ impl FakeKubernetes {
 
 impl NodeSource for FakeKubernetes {
     fn nodes(&self) -> NodeAnswer<'_, NodeList> {
-        self.answer(NodeList { nodes: vec![node()] })
+        let cordoned = self.cordoned.lock().expect("no panic before");
+        let cordoned = cordoned.iter().map(|name| ApiNode { name: name.clone(), ..node() });
+        self.answer(NodeList { nodes: std::iter::once(node()).chain(cordoned).collect() })
     }
 
     fn set_unschedulable<'a>(&'a self, name: &'a str, unschedulable: bool) -> NodeAnswer<'a, bool> {
@@ -405,8 +432,16 @@ impl NodeSource for FakeKubernetes {
         self.answer(DrainStep { name: name.to_owned(), remaining })
     }
 
-    fn dns(&self) -> NodeAnswer<'_, Option<(u64, u64)>> {
-        self.answer(*self.dns.lock().expect("no panic before"))
+    fn dns(&self) -> NodeAnswer<'_, Option<Deployed>> {
+        let upstream = self.upstream.lock().expect("no panic before").clone();
+        let deployed = self.dns.lock().expect("no panic before").map(|(replicas, ready)| Deployed {
+            replicas,
+            ready,
+            is_change_pending: false,
+            is_upstream_said: upstream.is_some(),
+            upstream,
+        });
+        self.answer(deployed)
     }
 
     fn clean<'a>(&'a self, name: &'a str) -> NodeAnswer<'a, ()> {

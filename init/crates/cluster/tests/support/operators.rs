@@ -49,6 +49,8 @@ async fn a_removed_operator_obtains_none_and_the_last_certificate_opens_nothing(
     let certificate = || identity(answer["certificate"].as_str().expect("a certificate"), &key);
     assert_eq!(ask(&fixture, Some(certificate()), "GET", paths::STATUS, "").await.expect("an answer").status, 200);
 
+    let unknown = remove(&fixture, "ann?x").await;
+    assert!(unknown.status == 404 && unknown.text.contains("ann?x"), "{}", unknown.text);
     let refused = remove(&fixture, OPERATOR).await;
     assert_eq!((refused.status, refused.refusal()), (409, ("conflict".to_owned(), "name".to_owned())));
     add(&fixture, "bea", &bea).await;
@@ -57,6 +59,21 @@ async fn a_removed_operator_obtains_none_and_the_last_certificate_opens_nothing(
     assert_eq!(ask(&fixture, Some(certificate()), "GET", paths::STATUS, "").await.expect("an answer").status, 401);
     assert_eq!(obtain(&fixture, &bea).await.status, 200);
     assert_eq!(remove(&fixture, OPERATOR).await.refusal().0, "notFound");
+}
+
+#[tokio::test]
+async fn a_removed_key_opens_nothing_though_its_operator_has_another() {
+    let (stolen, other) = (Operator::new(), Operator::new());
+    let fixture = Fixture::start(&Operator::new().public);
+    let first = add(&fixture, "bea", &stolen).await;
+    let (key, csr) = greedy_request();
+    let answer = post(&fixture, &stolen.request(&fixture, &csr).await).await.json();
+    let certificate = || identity(answer["certificate"].as_str().expect("a certificate"), &key);
+    add(&fixture, "bea", &other).await;
+    assert_eq!(ask(&fixture, Some(certificate()), "GET", paths::STATUS, "").await.expect("an answer").status, 200);
+    assert_eq!(remove(&fixture, &first.id).await.status, 200);
+    assert_eq!(ask(&fixture, Some(certificate()), "GET", paths::STATUS, "").await.expect("an answer").status, 401);
+    assert_eq!(obtain(&fixture, &other).await.status, 200);
 }
 
 #[tokio::test]

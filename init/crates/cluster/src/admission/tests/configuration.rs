@@ -90,6 +90,35 @@ async fn one_fault_keeps_all_of_it_from_being_written() {
 }
 
 #[tokio::test]
+async fn no_worker_is_where_clients_look_for_an_api_server() {
+    let (mut cluster, joined) = with_worker().await;
+    cluster.registry.refresh().await.unwrap();
+    for san in ["w1", "192.0.2.7", "::ffff:192.0.2.77", "192.0.2.1"] {
+        let said = say(&cluster, None, 0, json!({ "cluster": { "extraSANs": ["api.example", san] } })).await;
+        let refused = ["w1", "192.0.2.7"].contains(&san);
+        assert_eq!(
+            matches!(&said, Err(AdmissionError::Field { field: "spec.cluster.extraSANs", problem })
+                if *problem == format!("{san} is a name or an address of the worker w1")),
+            refused,
+            "{said:?}"
+        );
+        if refused {
+            continue;
+        }
+        let revision = said.unwrap().configuration.revision;
+        say(&cluster, None, revision, json!({})).await.unwrap();
+    }
+    cluster.settings.extra_sans = vec!["192.0.2.50".to_owned()];
+    let machine = Machine::new("w2", 50);
+    let error = cluster.join(&machine, &cluster.token(|_| {}).await).await.expect_err("an address of the API server");
+    assert!(matches!(error, AdmissionError::ApiServerAddress(_)), "{error:?}");
+    let record = cluster.registry.get::<NodeRecord>("w1").await.unwrap().unwrap();
+    let error = cluster.admission().readdress(&record, machine.address, &[]).await.expect_err("it moves there");
+    assert!(matches!(error, AdmissionError::ApiServerAddress(_)), "{error:?}");
+    assert_eq!(record.value.uid, joined.node_uid);
+}
+
+#[tokio::test]
 async fn a_node_that_joins_is_told_and_one_that_is_there_hears_of_it() {
     let (cluster, first) = with_worker().await;
     say(&cluster, None, 0, json!({ "timeServers": ["a"] })).await.unwrap();

@@ -1,5 +1,7 @@
 //! Control planes come and go.
 
+use std::sync::atomic::Ordering;
+
 use keelson_api::ControlPlaneRequest;
 use keelson_api::join::control_plane_message;
 
@@ -76,6 +78,11 @@ impl Cluster {
 
     async fn enter(&self, plane: &Plane, joined: &Joined) -> Result<keelson_api::StoreMembers, AdmissionError> {
         self.admission().store_member(&plane.machine.name, &joined.node_uid, plane.machine.address).await
+    }
+
+    /// What is left to do, as the control plane with this UID does it.
+    fn remover<'a>(&'a self, uid: &'a str) -> Remover<'a> {
+        Remover { registry: &self.registry, name: "a", uid, now: OffsetDateTime::now_utc().unix_timestamp() }
     }
 
     async fn voters(&self) -> Vec<String> {
@@ -216,11 +223,11 @@ async fn a_place_in_the_store_is_given_without_asking_who_leads() {
     let cluster = Cluster::begun_on(Arc::clone(&memory)).await;
     let plane = Plane::new("b", 7);
     let joined = plane.join(&cluster, &cluster.plane_token(1).await).await.unwrap();
-    memory.leaderless.store(true, std::sync::atomic::Ordering::Relaxed);
+    memory.leaderless.store(true, Ordering::Relaxed);
     let told = cluster.enter(&plane, &joined).await.unwrap().members;
     assert_eq!((told.len(), told.iter().any(|member| member.leads)), (2, false));
     cluster.admission().store_members().await.expect_err("an operator is told who leads");
-    memory.leaderless.store(false, std::sync::atomic::Ordering::Relaxed);
+    memory.leaderless.store(false, Ordering::Relaxed);
     let told = cluster.admission().store_members().await.unwrap().members;
     assert_eq!(told.iter().filter(|member| member.leads).count(), 1);
 }
@@ -239,11 +246,11 @@ async fn a_removed_control_plane_is_told_so_once_the_store_goes_on_without_it() 
     assert!(matches!(error, AdmissionError::BeingRemoved), "{error:?}");
     // It does not take itself out; the others do.
     let view = cluster.registry.refresh().await.unwrap();
-    settle(&cluster.registry, &view, &joined.node_uid).await.unwrap();
+    cluster.remover(&joined.node_uid).settle(&view).await.unwrap();
     assert_eq!(cluster.registry.members().await.unwrap().len(), 3);
     let own = cluster.membership.identity.node_uid.as_str();
     for _ in 0..2 {
-        assert_eq!(settle(&cluster.registry, &view, own).await.unwrap().len(), 2);
+        assert_eq!(cluster.remover(own).settle(&view).await.unwrap().len(), 2);
     }
     let error = cluster.admission().settings_of("c", &joined.node_uid).await.expect_err("removed");
     assert!(matches!(error, AdmissionError::Removed), "{error:?}");
@@ -271,6 +278,70 @@ async fn a_removal_that_would_cost_the_quorum_is_refused_and_if_forced_names_wha
     assert!(matches!(error, AdmissionError::Removed), "{error:?}");
 }
 
+/// The one that was asked loses its power as soon as the node is put out.
+#[tokio::test]
+async fn what_goes_with_a_forced_removal_that_broke_off_is_put_out_by_whoever_is_left() {
+    let (b, c) = (Plane::new("b", 2), Plane::new("c", 3));
+    let memory = Arc::new(Memory::default());
+    let (cluster, _) = Cluster::begun_on(Arc::clone(&memory)).await.with(&b).await;
+    let (cluster, c_joined) = cluster.with(&c).await;
+    let members = cluster.registry.members().await.unwrap();
+    let silent = members.iter().find(|member| member.name == c_joined.node_uid).unwrap().id;
+    memory.silent.lock().unwrap().push(silent);
+    memory.break_off_at_member_changes.store(true, Ordering::Relaxed);
+    cluster.admission().remove("b", "ann", BY_FORCE).await.expect_err("it breaks off");
+    memory.break_off_at_member_changes.store(false, Ordering::Relaxed);
+    let view = cluster.registry.refresh().await.unwrap();
+    assert_eq!(view.nodes.keys().collect::<Vec<_>>(), ["a", "c"]);
+    let own = cluster.membership.identity.node_uid.as_str().to_owned();
+    // The first one is cut off as well, between the store's members and the records.
+    let removed = view.removed.values().next().unwrap();
+    let b_member = members.iter().find(|member| member.name == removed.uid).unwrap().id;
+    let change = MemberChange::Remove { id: b_member, how: Removal::Force };
+    cluster.registry.change_members(change).await.unwrap();
+    for _ in 0..2 {
+        cluster.remover(&own).settle(&view).await.unwrap();
+    }
+    let view = cluster.registry.refresh().await.unwrap();
+    assert_eq!(view.nodes.keys().collect::<Vec<_>>(), ["a"]);
+    assert_eq!(view.removed[&c_joined.node_uid].went_with.as_ref(), Some(&removed.uid));
+    assert!(view.removed.values().all(|record| record.among.is_empty()), "{view:?}");
+    let error = cluster.admission().settings_of("c", &c_joined.node_uid).await.expect_err("lost with it");
+    assert!(matches!(error, AdmissionError::Removed), "{error:?}");
+    // Whoever comes later has not gone with it.
+    let (cluster, _) = cluster.with(&Plane::new("d", 4)).await;
+    let view = cluster.registry.refresh().await.unwrap();
+    cluster.remover(&own).settle(&view).await.unwrap();
+    assert_eq!(cluster.registry.refresh().await.unwrap().nodes.len(), 2);
+}
+
+#[tokio::test]
+async fn of_two_control_planes_that_are_removed_in_the_same_moment_one_stays() {
+    let b = Plane::new("b", 2);
+    let (cluster, _) = Cluster::begun().await.with(&b).await;
+    let (one, other) = (cluster.admission(), cluster.admission());
+    let (first, second) = tokio::join!(one.remove("a", "ann", BY_FORCE), other.remove("b", "bea", BY_FORCE));
+    assert!(first.is_ok() != second.is_ok(), "{first:?} {second:?}");
+    let error = first.err().or(second.err()).unwrap();
+    assert!(matches!(error, AdmissionError::LastControlPlane { .. }), "{error:?}");
+    assert_eq!(cluster.registry.refresh().await.unwrap().nodes.len(), 1);
+}
+
+#[tokio::test]
+async fn a_trial_says_what_a_removal_would_be_refused_for_and_changes_nothing() {
+    const TRIAL: RemovalOrder = RemovalOrder { dry_run: true, ..SAFELY };
+    let cluster = Cluster::begun().await;
+    let error = cluster.admission().remove("a", "ann", TRIAL).await.expect_err("the only one");
+    assert!(matches!(error, AdmissionError::LastControlPlane { .. }), "{error:?}");
+    let (cluster, joined) = cluster.with(&Plane::new("b", 2)).await;
+    let before = (cluster.records().await, cluster.registry.members().await.unwrap());
+    let gone = cluster.admission().remove("b", "ann", TRIAL).await.unwrap();
+    assert_eq!(gone, Gone { uid: joined.node_uid, ..Gone::default() });
+    let compromised = RemovalOrder { compromised: true, ..TRIAL };
+    cluster.admission().remove("b", "ann", compromised).await.unwrap();
+    assert_eq!((cluster.records().await, cluster.registry.members().await.unwrap()), before);
+}
+
 #[tokio::test]
 async fn the_one_that_does_not_answer_goes_without_force_and_the_only_voter_hands_its_vote_on() {
     let b = Plane::new("b", 2);
@@ -279,7 +350,7 @@ async fn the_one_that_does_not_answer_goes_without_force_and_the_only_voter_hand
     // Asked of `a` itself; `b` is the one that does the work.
     cluster.admission().remove("a", "ann", SAFELY).await.unwrap();
     let view = cluster.registry.refresh().await.unwrap();
-    let left = settle(&cluster.registry, &view, &view.nodes["b"].uid).await.unwrap();
+    let left = cluster.remover(&view.nodes["b"].uid).settle(&view).await.unwrap();
     assert_eq!(left.iter().filter(|member| member.votes).count(), 1);
     assert_eq!(left.len(), 1);
     let unknown = cluster.registry.change_members(MemberChange::Remove { id: 99, how: Removal::Safe }).await;
@@ -312,7 +383,7 @@ async fn an_operator_has_the_authorities_exchanged_once_however_often_it_is_aske
 
 #[tokio::test]
 async fn what_a_compromised_control_plane_knew_is_to_be_exchanged_and_no_token_is_good_any_more() {
-    const COMPROMISED: RemovalOrder = RemovalOrder { force: false, compromised: true };
+    const COMPROMISED: RemovalOrder = RemovalOrder { compromised: true, ..SAFELY };
     let (b, c) = (Plane::new("b", 2), Plane::new("c", 3));
     let (cluster, _) = Cluster::begun().await.with(&b).await;
     let (cluster, _) = cluster.with(&c).await;
