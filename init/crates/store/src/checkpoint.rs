@@ -19,7 +19,8 @@
 //!
 //! - Rows and applied index are of the same moment, always.
 //! - The log is purged only up to an applied index that is durable here.
-//! - A checkpoint may be ahead of the log's end (followers apply before their log is flushed); recovery survives that.
+//! - A checkpoint may be ahead of the log's end (followers apply before their log is flushed); recovery survives that, except where nothing is
+//!   committed without this member's log.
 
 mod ahead;
 mod backend;

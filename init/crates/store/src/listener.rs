@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 use bytes::{Bytes, BytesMut};
 use futures::stream::Stream;
 use tokio::io::AsyncReadExt as _;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::{TcpListener, UnixListener, lookup_host};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
@@ -137,7 +137,8 @@ impl Listener {
         let failed = |source| ListenError::Bind { address: name.clone(), source };
         let socket = match &endpoint.address {
             Address::Tcp { host, port } => {
-                Socket::Tcp(TcpListener::bind((host.as_str(), *port)).await.map_err(failed)?)
+                let addresses = lookup_host((host.as_str(), *port)).await.map_err(failed)?;
+                Socket::Tcp(TcpListener::bind(preferred(addresses).as_slice()).await.map_err(failed)?)
             }
             Address::Unix(path) => {
                 // One that a former process left cannot be bound to again.
@@ -219,6 +220,13 @@ impl Listener {
             silent.add(newcomer, has_spoken);
         }
     }
+}
+
+/// In the order in which they are tried, of which the first that can be bound is the one: as in Go, a name stands for its IPv4 address where it has
+/// one, whichever the machine's list of hosts has first.
+fn preferred(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
+    let (ipv4, others): (Vec<_>, Vec<_>) = addresses.partition(SocketAddr::is_ipv4);
+    [ipv4, others].concat()
 }
 
 impl Listener {
@@ -331,5 +339,19 @@ impl Socket {
             }
             Self::Unix(listener) => Ok(RawStream::Unix(listener.accept().await?.0)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_with_addresses_of_both_kinds_is_listened_on_by_its_ipv4_one() {
+        let addresses = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let found = addresses(&["[::1]:2379", "127.0.0.1:2379", "[::2]:2379", "127.0.0.2:2379"]);
+        let expected = addresses(&["127.0.0.1:2379", "127.0.0.2:2379", "[::1]:2379", "[::2]:2379"]);
+        assert_eq!(preferred(found.into_iter()), expected);
+        assert_eq!(preferred(addresses(&["[::1]:2379"]).into_iter()), addresses(&["[::1]:2379"]));
     }
 }

@@ -40,6 +40,7 @@
 //! - Torn and flipped cannot be told apart in the last batch: the sectors of one unsynced write persist in any order. One CRC covers
 //!   header and payload, so a torn batch is dropped whole; nothing in it was ever acknowledged.
 //! - A segment's first batch repeats vote, purge and commit marks, so older segments can go once it is durable.
+//! - A segment has its name once all of it is durable, so one that is shorter than its header says has lost its end: damage, too.
 //! - Recycled segments get a new salt, so that what was in them never looks current.
 //! - The commit mark rides in batch headers and may be behind after a crash; it never costs an `fdatasync`.
 //! - After a failed write or `fdatasync` nothing is tried again: the page cache may have dropped what it could not write. The process ends.

@@ -86,6 +86,12 @@ impl Membership {
         self.voters.iter().any(|set| set.contains(&id))
     }
 
+    /// Whether nothing is committed that a member has not made durable: it votes, and the others are no quorum without it.
+    pub fn needs(&self, id: MemberId) -> bool {
+        let [voters] = &self.voters[..] else { return false };
+        voters.contains(&id) && voters.len() <= 2
+    }
+
     pub fn decode(encoded: Bytes) -> Result<Self, prost::DecodeError> {
         let record = MembershipRecord::decode(encoded)?;
         let voters = record.voters.into_iter().map(|set| set.ids.into_iter().map(MemberId).collect()).collect();
@@ -157,6 +163,18 @@ mod tests {
             members: BTreeMap::from([(MemberId(1), member), (MemberId(u64::MAX), Member::default())]),
         };
         assert_eq!(Membership::decode(membership.encode().into()).unwrap(), membership);
+    }
+
+    #[test]
+    fn of_two_voters_each_is_needed_and_of_three_none() {
+        let of = |sets: &[&[u64]]| {
+            let voters = sets.iter().map(|set| set.iter().copied().map(MemberId).collect()).collect();
+            Membership { voters, members: BTreeMap::new() }
+        };
+        let needs = |sets: &[&[u64]]| of(sets).needs(MemberId(1));
+        assert!(needs(&[&[1]]) && needs(&[&[1, 2]]));
+        assert!(!needs(&[&[1, 2, 3]]) && !needs(&[&[2, 3]]) && !needs(&[]));
+        assert!(!needs(&[&[1], &[1, 2, 3]]), "a change is under way");
     }
 
     #[test]

@@ -101,6 +101,7 @@ pub struct Node<S: Replicated> {
     leases: OnceLock<Weak<dyn LeaseService>>,
     /// Whether this member has seen itself among the members.
     was_member: AtomicBool,
+    roll: Arc<Mutex<watching::Roll>>,
     fail: Arc<watch::Sender<Option<Failure>>>,
     failure: watch::Receiver<Option<Failure>>,
     tasks: Mutex<Vec<tokio::task::JoinHandle<()>>>,
@@ -170,6 +171,7 @@ impl<S: Replicated> Node<S> {
             receiving: tokio::sync::Mutex::default(),
             leases: OnceLock::new(),
             was_member: AtomicBool::new(false),
+            roll: Arc::default(),
             raft,
             fail,
             failure,
@@ -236,15 +238,14 @@ impl<S: Replicated> Node<S> {
     fn spawn_tasks(self: &Arc<Self>, checkpoints: CheckpointPolicy, corrupt_check: Option<Duration>) {
         let mut tasks = vec![
             crate::blocking::spawn(reads::Rounds::run(Arc::clone(&self.reads), Arc::downgrade(self))),
-            crate::blocking::spawn(checkpoints::run(
-                checkpoints,
-                self.raft.clone(),
-                Arc::clone(self.space.checkpoint()),
-                self.log.clone(),
-            )),
+            crate::blocking::spawn(checkpoints::run(checkpoints, self.raft.clone(), Arc::clone(&self.space))),
             crate::blocking::spawn(space::watch(Arc::downgrade(self))),
             crate::blocking::spawn(watch_consensus(self.raft.clone(), Arc::clone(&self.fail))),
-            crate::blocking::spawn(watching::follow_members(self.raft.clone(), Arc::clone(&self.transport))),
+            crate::blocking::spawn(watching::follow_members(
+                self.raft.clone(),
+                Arc::clone(&self.transport),
+                Arc::clone(&self.roll),
+            )),
             crate::blocking::spawn(watching::rest_alone(self.raft.clone(), self.identity.member_id)),
             crate::blocking::spawn(watching::watch_removal(Arc::downgrade(self))),
             crate::blocking::spawn(changes::publish(Arc::downgrade(self))),
@@ -348,7 +349,7 @@ impl<S: Replicated> Node<S> {
     pub async fn stop(&self) {
         self.hand_over().await;
         self.backlog.close();
-        checkpoints::last(&self.raft, self.space.checkpoint(), STOP_CHECKPOINT_TIMEOUT).await;
+        checkpoints::last(&self.raft, &self.space, STOP_CHECKPOINT_TIMEOUT).await;
         if let Err(error) = self.raft.shutdown().await {
             tracing::warn!(%error, "consensus did not stop in order");
         }

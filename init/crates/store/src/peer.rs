@@ -27,7 +27,10 @@
 //! # Invariants
 //!
 //! - A member is who it says: its store id must be the one that the membership has, so one that lost its disk cannot vote under its old id; with mutual TLS
-//!   its certificate must name a host of its peer URLs, or the member itself (`--peer-cert-names-member`), so no member can speak for another.
+//!   its certificate must name a host of its peer URLs, or the member itself (`--peer-cert-names-member`), so no member can speak for another. What
+//!   a message says of its sender must be whoever the connection is of.
+//! - One that this member does not know may be newer than what this member knows. It may lead this one, or stand for election, while no leader is heard
+//!   besides; is answered nothing else but who the members are; and proves who it is as soon as it is known. Whoever was removed is not listened to.
 //! - Everything is bounded: frames by a limit that is checked before memory is taken (and before the hello, by a small one), connections by
 //!   number, requests under way by lane.
 //! - A request whose answer did not come may have been carried out. [`CallError::NotSent`] alone says that it was not.
@@ -150,6 +153,8 @@ pub struct SnapshotBegin {
     pub last: Option<LogId>,
     pub membership: Membership,
     pub membership_id: Option<LogId>,
+    /// Bytes of all rows. An older release does not say.
+    pub bytes: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq)]
@@ -291,12 +296,21 @@ pub trait Transport: Debug + Send + Sync + 'static {
     }
 }
 
+/// Whose connection it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// A member's, who has proven it.
+    Member,
+    /// Of somebody whom this member does not know: before each request it is asked again.
+    Stranger,
+}
+
 /// Who answers requests of other members.
 pub trait Handler: Send + Sync + 'static {
     fn local(&self) -> Local;
 
     /// Whether a connection is let in.
-    fn admit(&self, hello: &Hello, certificate: Option<&CertificateDer<'_>>) -> Result<(), Refusal>;
+    fn admit(&self, hello: &Hello, certificate: Option<&CertificateDer<'_>>) -> Result<Standing, Refusal>;
 
     fn handle(self: Arc<Self>, from: MemberId, request: Request) -> BoxFuture<'static, Answer>;
 

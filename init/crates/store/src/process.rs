@@ -1,7 +1,7 @@
 //! The process: settings in, exit code out.
 //!
-//! Exit codes are etcd's: 0 after an ordered stop, 1 after a failure and for settings that cannot be, 2 for arguments that are no flags of it or
-//! no values of theirs.
+//! Exit codes are etcd's: 1 after a failure and for settings that cannot be, 2 for arguments that are no flags of it or no values of theirs. After an
+//! ordered stop it is 0; etcd ends itself with the signal that stopped it, by which a stop looks like a death.
 
 use std::process::ExitCode;
 use std::sync::Arc;

@@ -84,6 +84,11 @@ impl Rows {
         &self.applied
     }
 
+    /// Bytes of all of them.
+    pub fn bytes(&self) -> u64 {
+        self.expected
+    }
+
     fn missing(&self) -> CheckpointError {
         CheckpointError::Missing { found: self.found, expected: self.expected }
     }

@@ -152,11 +152,11 @@ impl Keeper {
                     result => return result,
                 }
             }
-            match self.node.ask_leader(Request::Renew(id.0)).await {
-                Some(Answer::Renewed { ttl }) => return Ok(ttl),
+            match self.node.ask_leader(Request::Renew(id.0)).await? {
+                Answer::Renewed { ttl } => return Ok(ttl),
                 // This member has come to lead.
-                Some(Answer::Failed(Failure::NotLeader(_))) => {}
-                Some(Answer::Failed(failure)) => return Err(KeepError::Propose(failure.into())),
+                Answer::Failed(Failure::NotLeader(_)) => {}
+                Answer::Failed(failure) => return Err(KeepError::Propose(failure.into())),
                 _ => return Err(KeepError::Read(ReadError::Timeout)),
             }
         }
@@ -196,9 +196,9 @@ impl Keeper {
                 self.node.read_index().await?;
                 return Ok(self.time_left(id, keys));
             }
-            match self.node.ask_leader(Request::TimeToLive { id: id.0, keys }).await {
-                Some(Answer::TimeToLive(left)) => return Ok(left),
-                Some(Answer::Failed(Failure::NotLeader(_))) => {}
+            match self.node.ask_leader(Request::TimeToLive { id: id.0, keys }).await? {
+                Answer::TimeToLive(left) => return Ok(left),
+                Answer::Failed(Failure::NotLeader(_)) => {}
                 _ => return Err(KeepError::Read(ReadError::Timeout)),
             }
         }

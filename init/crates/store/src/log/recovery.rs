@@ -40,6 +40,11 @@ pub enum OpenError {
          Remove it from the cluster, empty its data directory and let it join as a new member"
     )]
     Damaged { name: String, offset: u64, expected: u64, found: u64, later: String },
+    #[error(
+        "the log is damaged: {name} is cut off at byte {found} of {expected}. Acknowledged writes and votes may be lost on this disk; this member must \
+         not return under its id. Remove it from the cluster, empty its data directory and let it join as a new member"
+    )]
+    Cut { name: String, found: u64, expected: u64 },
     #[error("the log is damaged: segment {missing:016x} is missing before {name}. This member must join as a new one")]
     Gap { missing: u64, name: String },
     #[error(
@@ -111,8 +116,13 @@ fn load(disk: &dyn Disk, number: u64, options: Options) -> Result<Loaded, OpenEr
         move |source| OpenError::Io { operation, name, source }
     };
     let file = disk.open(&name).map_err(io_error("open"))?;
-    let len = usize::try_from(file.len().map_err(io_error("measure"))?).unwrap_or(usize::MAX);
-    let mut data = vec![0; len];
+    let found = file.len().map_err(io_error("measure"))?;
+    let cut = |name, size| OpenError::Cut { name, found, expected: u64::from(size) };
+    // A segment has its name only once all of it is durable.
+    if found < u64::from(SEGMENT_HEADER_LEN) {
+        return Err(cut(name, SEGMENT_HEADER_LEN));
+    }
+    let mut data = vec![0; usize::try_from(found).unwrap_or(usize::MAX)];
     file.read_at(0, &mut data).map_err(io_error("read"))?;
     let header = SegmentHeader::decode(&data).map_err(|source| OpenError::Header { name: name.clone(), source })?;
     if header.store_id != options.store_id {
@@ -120,6 +130,9 @@ fn load(disk: &dyn Disk, number: u64, options: Options) -> Result<Loaded, OpenEr
     }
     if header.number != number {
         return Err(OpenError::Header { name, source: HeaderError::Checksum });
+    }
+    if found < u64::from(header.size) {
+        return Err(cut(name, header.size));
     }
     // What a crash of this process (not of the machine) left in the page cache looks durable and is not yet: it counts from here on, so
     // it has to be.

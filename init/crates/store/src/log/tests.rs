@@ -409,6 +409,23 @@ fn damage_in_an_older_segment_and_missing_segments_are_refused() {
     assert!(matches!(open(&beheaded, 2), Err(OpenError::NoBeginning { .. } | OpenError::Damaged { .. })));
 }
 
+/// What is cut off a file's end may have been acknowledged, also where no batch follows that would tell.
+#[test]
+fn a_segment_that_is_cut_short_is_refused() {
+    let disk = FakeDisk::new();
+    append(&open(&disk, 1).unwrap(), entries(1, 1..6, 50));
+    let name = segment::file_name(1);
+    let whole = disk.content(&name).unwrap();
+    let end = whole.iter().rposition(|byte| *byte != 0).unwrap();
+    for len in [0, 47, format::SEGMENT_HEADER_LEN as usize, end / 8 * 8, whole.len() - 1] {
+        let short = disk.copy();
+        short.set_content(&name, whole[..len].to_vec());
+        let error = open(&short, 2).unwrap_err();
+        assert!(matches!(error, OpenError::Cut { found, .. } if found == len as u64), "{len}: {error}");
+        assert!(error.to_string().contains("let it join as a new member"), "{error}");
+    }
+}
+
 #[test]
 fn files_of_another_store_or_a_newer_format_are_refused() {
     let disk = FakeDisk::new();

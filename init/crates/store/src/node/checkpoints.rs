@@ -5,8 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::checkpoint::writer::Writer;
-use crate::log::Log;
+use super::space::Space;
 use crate::raft::Raft;
 use crate::state::Replicated;
 
@@ -32,7 +31,8 @@ impl Default for Policy {
 /// How often the wish for a checkpoint is repeated.
 const REPEAT: Duration = Duration::from_millis(100);
 
-pub(super) async fn run<S: Replicated>(policy: Policy, raft: Raft<S>, writer: Arc<Writer>, log: Log) {
+pub(super) async fn run<S: Replicated>(policy: Policy, raft: Raft<S>, space: Arc<Space>) {
+    let log = space.log();
     let mut made_at = Instant::now();
     let mut made_bytes = log.appended_bytes();
     let mut poll = tokio::time::interval(policy.poll);
@@ -46,7 +46,7 @@ pub(super) async fn run<S: Replicated>(policy: Policy, raft: Raft<S>, writer: Ar
         }
         made_bytes = log.appended_bytes();
         made_at = Instant::now();
-        if make(&raft, &writer).await.is_none() {
+        if make(&raft, &space).await.is_none() {
             return;
         }
         if let Some(last) = log.purge_point(policy.keep_bytes) {
@@ -62,19 +62,23 @@ pub(super) async fn run<S: Replicated>(policy: Policy, raft: Raft<S>, writer: Ar
 ///
 /// One that was begun before does not count, and while it is under way openraft drops the wish for another: so the wish is
 /// repeated. How far openraft says to have applied does not tell: that lags behind the answers that clients have.
-pub(super) async fn make<S: Replicated>(raft: &Raft<S>, writer: &Writer) -> Option<()> {
+pub(super) async fn make<S: Replicated>(raft: &Raft<S>, space: &Space) -> Option<()> {
+    let writer = space.checkpoint();
     let before = writer.begun();
+    // What is appended from here on may not be in it.
+    let appended = space.log().appended_bytes();
     loop {
         raft.trigger().snapshot().await.ok()?;
         if tokio::time::timeout(REPEAT, writer.later_than(before)).await.is_ok() {
+            space.checkpointed(appended);
             return Some(());
         }
     }
 }
 
 /// The checkpoint before a stop.
-pub(super) async fn last<S: Replicated>(raft: &Raft<S>, writer: &Writer, timeout: Duration) {
-    if tokio::time::timeout(timeout, make(raft, writer)).await.is_err() {
+pub(super) async fn last<S: Replicated>(raft: &Raft<S>, space: &Space, timeout: Duration) {
+    if tokio::time::timeout(timeout, make(raft, space)).await.is_err() {
         tracing::warn!("the last checkpoint took too long; the next start replays the log instead");
     }
 }

@@ -23,9 +23,16 @@ pub enum StartError {
     )]
     LogLost,
     #[error(
-        "the checkpoint ends at entry {checkpoint}, and the log begins after {purged}: entries between them are lost"
+        "the checkpoint ends at entry {checkpoint}, and the log begins after {purged}: entries between them are lost. Remove this member from \
+         the cluster, empty its data directory and let it join as a new member"
     )]
     Hole { checkpoint: u64, purged: u64 },
+    #[error(
+        "the log ends at entry {log}, and the checkpoint has entry {checkpoint}, which could not be committed before it was durable here: the end of \
+         the log is lost, and what this member promised to others with it. Restore a snapshot, or make a cluster of what is left with \
+         keelson-store recover"
+    )]
+    EndLost { log: u64, checkpoint: u64 },
     #[error("consensus settings")]
     Config(#[source] openraft::ConfigError),
     #[error("start consensus: {0}")]

@@ -12,7 +12,7 @@ use openraft::metrics::RaftServerMetrics;
 use openraft::type_config::alias::{CommittedLeaderIdOf, WatchReceiverOf};
 use tokio::time::Instant;
 
-use super::{BACKLOG_BYTES, Node, ProposeError, RETRY_PAUSE, space};
+use super::{BACKLOG_BYTES, Node, ProposeError, RETRY_PAUSE, ReadError, space};
 use crate::command::{Command, Encoded};
 use crate::log::LogId;
 use crate::member::MemberId;
@@ -191,24 +191,25 @@ impl<S: Replicated> Node<S> {
         self.transport.call(leader, Lane::Forward, request, left).await
     }
 
-    /// Has whoever leads answer a request: this member by `here`, or another.
-    /// None if nobody leads, or if it is not known whether the leader got it.
-    pub async fn ask_leader(&self, request: Request) -> Option<Answer> {
+    /// Has whoever leads answer a request, if that is another member. An error if nobody leads, or if it is not known whether the leader got it.
+    pub async fn ask_leader(&self, request: Request) -> Result<Answer, ReadError> {
         let deadline = self.deadline();
         loop {
             match self.leader() {
                 Some(leader) if leader != self.identity.member_id => {
                     match self.call_leader(leader, request.clone(), deadline).await {
                         Ok(Answer::Failed(Failure::NotLeader(_))) | Err(CallError::NotSent { .. }) => {}
-                        Ok(answer) => return Some(answer),
-                        Err(_) => return None,
+                        Ok(answer) => return Ok(answer),
+                        Err(_) => return Err(ReadError::Timeout),
                     }
                 }
-                Some(_) => return Some(Answer::Failed(Failure::NotLeader(Some(self.identity.member_id)))),
+                Some(_) => return Ok(Answer::Failed(Failure::NotLeader(Some(self.identity.member_id)))),
                 None => {}
             }
             if Instant::now() >= deadline {
-                return None;
+                // One that is still heard, and cannot be asked, is a leader all the same.
+                let leads = self.status().leader.is_some();
+                return Err(if leads { ReadError::Timeout } else { ReadError::NoLeader });
             }
             tokio::time::sleep(RETRY_PAUSE).await;
         }

@@ -17,7 +17,7 @@ pub enum MaintenanceError {
 impl<S: Replicated> Node<S> {
     /// Makes a checkpoint of what is applied now, so that what was deleted is gone from the file too and the bytes in use are true.
     pub async fn checkpoint(&self) -> Result<(), MaintenanceError> {
-        checkpoints::make(&self.raft, self.space.checkpoint()).await.ok_or(MaintenanceError::Stopped)
+        checkpoints::make(&self.raft, &self.space).await.ok_or(MaintenanceError::Stopped)
     }
 
     /// Gives the checkpoint's free space back to the disk.

@@ -64,6 +64,12 @@ pub(super) async fn open<S: Replicated>(
                 return Err(StartError::Hole { checkpoint, purged: purged.index });
             }
         }
+        if let (Some(last), Some(applied_last)) = (marks.last, applied.last)
+            && last.index < applied_last.index
+            && applied.membership.needs(identity.member_id)
+        {
+            return Err(StartError::EndLost { log: last.index, checkpoint: applied_last.index });
+        }
         let checkpoint = Arc::new(Writer::start(checkpoint)?);
         let machine = Machine::new(state, Arc::clone(&checkpoint), &applied).map_err(StartError::Thread)?;
         Ok(Parts { log, checkpoint, machine })

@@ -9,6 +9,7 @@ use rustls::server::ParsedCertificate;
 use rustls_pki_types::{CertificateDer, ServerName};
 
 use super::Node;
+use super::changes::Metrics;
 use super::forward::Proposed;
 use crate::command::Encoded;
 use crate::flags::{Address, Endpoint};
@@ -16,7 +17,8 @@ use crate::lease::LeaseService;
 use crate::member::{Member, MemberId};
 use crate::peer::traffic::Counters;
 use crate::peer::{
-    Answer, Append, Ballot, BoxFuture, ClusterInfo, Failure, Handler, Hello, Local, Refusal, Request, Transfer,
+    Answer, Append, Ballot, BoxFuture, Change, ClusterInfo, Failure, Handler, Hello, Local, Refusal, Request, Standing,
+    Transfer,
 };
 use crate::raft::{TypeConfig, from_entry, from_log_id, from_vote, to_log_id, to_membership, to_vote};
 use crate::state::Replicated;
@@ -26,13 +28,11 @@ impl<S: Replicated> Handler for Node<S> {
         Self::local(self)
     }
 
-    fn admit(&self, hello: &Hello, certificate: Option<&CertificateDer<'_>>) -> Result<(), Refusal> {
+    fn admit(&self, hello: &Hello, certificate: Option<&CertificateDer<'_>>) -> Result<Standing, Refusal> {
         let metrics = self.raft.metrics();
         let metrics = metrics.borrow_watched();
-        // One that is not known may be newer than what this member knows; consensus judges what it says.
-        let Some(member) = metrics.membership_config.membership().get_node(&hello.from.member_id) else {
-            return Ok(());
-        };
+        // One that is not known may be newer than what this member knows.
+        let Some(member) = known(&metrics, hello.from.member_id) else { return Ok(Standing::Stranger) };
         let known =
             if member.has_started() { Some(member.store_id) } else { self.transport.store_of(hello.from.member_id) };
         if known.is_some_and(|store| store != hello.from.store_id) {
@@ -40,12 +40,15 @@ impl<S: Replicated> Handler for Node<S> {
         }
         match certificate {
             Some(certificate) if !self.is_named(certificate, member) => Err(Refusal::Certificate),
-            _ => Ok(()),
+            _ => Ok(Standing::Member),
         }
     }
 
-    fn handle(self: Arc<Self>, _from: MemberId, request: Request) -> BoxFuture<'static, Answer> {
+    fn handle(self: Arc<Self>, from: MemberId, request: Request) -> BoxFuture<'static, Answer> {
         Box::pin(async move {
+            if !self.listens_to(from, &request) {
+                return Answer::Failed(Failure::NotLeader(None));
+            }
             match request {
                 Request::Append(append) => self.append(append).await,
                 Request::Vote(ballot) => self.vote(ballot, false).await,
@@ -88,6 +91,37 @@ impl<S: Replicated> Handler for Node<S> {
     }
 }
 
+/// A member of the list in force, or of the one before it: the newer one may never be committed.
+fn known(metrics: &Metrics, id: MemberId) -> Option<&Member> {
+    let (effective, committed) = (&metrics.membership_config, &metrics.committed_membership_config);
+    effective.membership().get_node(&id).or_else(|| committed.membership().get_node(&id))
+}
+
+/// Whose a request says that it is.
+fn said_sender(request: &Request) -> Option<MemberId> {
+    match request {
+        Request::Append(append) => Some(append.vote.member),
+        Request::Vote(ballot) | Request::PreVote(ballot) => Some(ballot.vote.member),
+        Request::Transfer(transfer) => Some(transfer.from.member),
+        Request::SnapshotBegin(begin) => Some(begin.vote.member),
+        Request::Change(Change::Publish { id, .. }) => Some(*id),
+        _ => None,
+    }
+}
+
+fn is_of_consensus(request: &Request) -> bool {
+    matches!(
+        request,
+        Request::Append(_)
+            | Request::Vote(_)
+            | Request::PreVote(_)
+            | Request::Transfer(_)
+            | Request::SnapshotBegin(_)
+            | Request::SnapshotRows(_)
+            | Request::SnapshotEnd(_)
+    )
+}
+
 /// Whether a certificate names a host of the member's peer URLs.
 fn names_host(certificate: &CertificateDer<'_>, member: &Member) -> bool {
     let Ok(certificate) = ParsedCertificate::try_from(certificate) else { return false };
@@ -102,6 +136,32 @@ fn names_host(certificate: &CertificateDer<'_>, member: &Member) -> bool {
 }
 
 impl<S: Replicated> Node<S> {
+    /// Whether a request is one that its sender may ask of this member.
+    fn listens_to(&self, from: MemberId, request: &Request) -> bool {
+        if said_sender(request).is_some_and(|said| said != from) {
+            tracing::warn!(member = %from, "a request in the name of another member is refused");
+            return false;
+        }
+        // Also one that was removed is told so.
+        if matches!(request, Request::ClusterInfo) || known(&self.raft.metrics().borrow_watched(), from).is_some() {
+            return true;
+        }
+        is_of_consensus(request) && self.may_follow(from)
+    }
+
+    /// Whether somebody whom this member does not know may lead it, or stand for election. A member that is behind cannot know all who do; one that
+    /// has a leader is told by that one.
+    fn may_follow(&self, stranger: MemberId) -> bool {
+        // The log is ahead of what consensus publishes.
+        let leader = self.log.vote().filter(|vote| vote.committed).map(|vote| vote.member);
+        if leader == Some(stranger) {
+            // Also one that was removed: it leads on until it has handed over.
+            return true;
+        }
+        let removed = self.roll.lock().unwrap_or_else(PoisonError::into_inner).removed.contains(&stranger);
+        !removed && leader.is_none_or(|leader| !self.is_fresh(leader, &self.raft.metrics().borrow_watched()))
+    }
+
     fn is_named(&self, certificate: &CertificateDer<'_>, member: &Member) -> bool {
         if !self.certificates_name_members || member.name.is_empty() {
             return names_host(certificate, member);

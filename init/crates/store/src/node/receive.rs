@@ -1,7 +1,8 @@
 //! A snapshot that the leader sends.
 //!
 //! Pieces are spooled; the last one starts the installation, which is asked after until it is done, so that it may take as long as it
-//! has to without a time limit that fits no size.
+//! has to without a time limit that fits no size. One for which there is no room is refused before it comes: a disk that fills up in the middle of
+//! it would end this member, after each start anew.
 
 use std::io;
 use std::sync::Arc;
@@ -42,6 +43,9 @@ impl<S: Replicated> Node<S> {
         let mut receiving = self.receiving.lock().await;
         // An installation that is under way is not interrupted; consensus refuses what is older.
         *receiving = None;
+        if begin.bytes.is_some_and(|bytes| !self.space.has_room_for_rows(bytes)) {
+            return Answer::Failed(Failure::NoSpace);
+        }
         tracing::info!(index = begin.last.map_or(0, |id| id.index), "receiving a snapshot");
         match Spool::create(Arc::clone(&self.disk), begin.transfer) {
             Ok(spool) => {
@@ -100,7 +104,8 @@ impl<S: Replicated> Node<S> {
 
 fn refused(error: &io::Error) -> Answer {
     tracing::error!(%error, "a snapshot cannot be received");
-    Answer::Failed(Failure::Snapshot)
+    let is_full = error.kind() == io::ErrorKind::StorageFull;
+    Answer::Failed(if is_full { Failure::NoSpace } else { Failure::Snapshot })
 }
 
 async fn install<S: Replicated>(node: Arc<Node<S>>, begin: SnapshotBegin, spool: Spool) -> Result<Vote, Failure> {

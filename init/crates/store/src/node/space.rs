@@ -13,7 +13,7 @@ use keelson_etcd_api::etcdserverpb as pb;
 
 use tokio::sync::Semaphore;
 
-use super::{BACKLOG_BYTES, Config, Node};
+use super::{BACKLOG_BYTES, Config, Node, checkpoints};
 use crate::checkpoint::writer::Writer;
 use crate::command::Command;
 use crate::disk::Disk;
@@ -28,7 +28,8 @@ pub const DEFAULT_RESERVE_BYTES: u64 = 64 << 20;
 const POLL: Duration = Duration::from_millis(500);
 /// And after so many bytes of proposals, since a fast disk takes more than the reserve between two polls.
 const LOOK_BYTES: u64 = 4 << 20;
-/// A byte of a command takes one in the log, and up to two in the checkpoint, where a large value takes a power of two of pages.
+/// A byte of a command takes one in the log, and up to two in the checkpoint, where a large value takes a power of two of pages. One of a row that
+/// another member sends takes one in the spool, and as many there.
 const BYTES_FOR_EACH: u64 = 3;
 
 /// What the store takes.
@@ -54,13 +55,25 @@ pub(super) struct Space {
     /// Of them taken since there is no space.
     cluster_bytes: AtomicU64,
     exhausted: AtomicBool,
-    /// The alarm was raised for the present lack of space.
-    alarm_raised: AtomicBool,
+    /// Held by whoever raises the alarm.
+    raising: tokio::sync::Mutex<()>,
     /// Since free space was looked at.
     proposed_bytes: AtomicU64,
-    /// Log bytes appended when `checkpoint_bytes` was last seen to change.
+    /// Log bytes that had been appended before the last durable checkpoint was begun.
     appended_at_checkpoint: AtomicU64,
-    checkpoint_bytes: AtomicU64,
+}
+
+/// What there is too little of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Lack {
+    over_quota: bool,
+    full: bool,
+}
+
+impl Lack {
+    fn is_any(self) -> bool {
+        self.over_quota || self.full
+    }
 }
 
 impl Space {
@@ -72,7 +85,6 @@ impl Space {
         backlog: Arc<Semaphore>,
     ) -> Self {
         Self {
-            checkpoint_bytes: AtomicU64::new(checkpoint.bytes_in_use()),
             appended_at_checkpoint: AtomicU64::new(log.appended_bytes()),
             disk,
             checkpoint,
@@ -83,7 +95,7 @@ impl Space {
             cluster_reserve_bytes: config.cluster_reserve_bytes,
             cluster_bytes: AtomicU64::new(0),
             exhausted: AtomicBool::new(false),
-            alarm_raised: AtomicBool::new(false),
+            raising: tokio::sync::Mutex::default(),
             proposed_bytes: AtomicU64::new(0),
         }
     }
@@ -94,6 +106,15 @@ impl Space {
 
     pub(super) fn disk(&self) -> &Arc<dyn Disk> {
         &self.disk
+    }
+
+    pub(super) fn log(&self) -> &Log {
+        &self.log
+    }
+
+    /// Notes a durable checkpoint, by the log bytes that had been appended before it was begun.
+    pub(super) fn checkpointed(&self, appended: u64) {
+        self.appended_at_checkpoint.fetch_max(appended, Ordering::Relaxed);
     }
 
     pub(super) fn exhausted(&self) -> bool {
@@ -120,14 +141,10 @@ impl Space {
 
     /// What is taken, and how many bytes of log there are since the last checkpoint.
     fn measure(&self) -> (Usage, u64) {
-        let in_use = self.checkpoint.bytes_in_use();
-        if self.checkpoint_bytes.swap(in_use, Ordering::Relaxed) != in_use {
-            self.appended_at_checkpoint.store(self.log.appended_bytes(), Ordering::Relaxed);
-        }
         let since = self.log.appended_bytes().saturating_sub(self.appended_at_checkpoint.load(Ordering::Relaxed));
         let usage = Usage {
             database_bytes: self.checkpoint.checkpoint().file_bytes(),
-            in_use_bytes: in_use + since,
+            in_use_bytes: self.checkpoint.bytes_in_use() + since,
             quota_bytes: self.quota_bytes,
         };
         (usage, since)
@@ -141,6 +158,11 @@ impl Space {
         }
     }
 
+    /// Free space that is not to be taken.
+    fn kept_bytes(&self) -> u64 {
+        self.reserve_bytes + BYTES_FOR_EACH * self.cluster_reserve_bytes
+    }
+
     /// Bytes that what is accepted will still need: in the log what is under way, in the checkpoint that and all since the last one,
     /// there up to twice, since a large value takes a power of two of pages.
     fn pending_bytes(&self, since_checkpoint: u64) -> u64 {
@@ -148,23 +170,44 @@ impl Space {
         under_way + 2 * (under_way + since_checkpoint)
     }
 
-    /// Looks again; returns whether there is no space.
-    fn look(&self, state: &impl Replicated) -> bool {
+    /// Whether so many bytes of rows from another member fit: once as they come in, and up to twice in the checkpoint, beside those that they
+    /// replace.
+    pub(super) fn has_room_for_rows(&self, bytes: u64) -> bool {
+        let needed = bytes.saturating_mul(BYTES_FOR_EACH);
+        match self.disk.available() {
+            Ok(available) => {
+                let available = available.saturating_sub(self.kept_bytes());
+                if available < needed {
+                    tracing::error!(
+                        needed,
+                        available,
+                        "no room for the state that the leader sends: free some on this disk"
+                    );
+                }
+                available >= needed
+            }
+            Err(error) => {
+                tracing::warn!(%error, "free space cannot be told");
+                true
+            }
+        }
+    }
+
+    /// Looks again.
+    fn look(&self, state: &impl Replicated) -> Lack {
         self.proposed_bytes.store(0, Ordering::Relaxed);
         let (usage, since) = self.measure();
         let counted = usage.in_use_bytes.saturating_sub(state.exempt_bytes());
         let over_quota = usage.quota_bytes > 0 && counted >= usage.quota_bytes;
         let full = match self.disk.available() {
-            Ok(available) => {
-                let reserve = self.reserve_bytes + BYTES_FOR_EACH * self.cluster_reserve_bytes;
-                available < reserve + self.pending_bytes(since)
-            }
+            Ok(available) => available < self.kept_bytes() + self.pending_bytes(since),
             Err(error) => {
                 tracing::warn!(%error, "free space cannot be told");
                 false
             }
         };
-        let exhausted = over_quota || full;
+        let lack = Lack { over_quota, full };
+        let exhausted = lack.is_any();
         let before = self.exhausted.swap(exhausted, Ordering::Relaxed);
         if !exhausted {
             self.cluster_bytes.store(0, Ordering::Relaxed);
@@ -178,7 +221,7 @@ impl Space {
                 "no space: writes are refused until something is deleted, compacted and the alarm disarmed"
             );
         }
-        exhausted
+        lack
     }
 }
 
@@ -189,17 +232,17 @@ pub(super) async fn watch<S: Replicated>(node: Weak<Node<S>>) {
     loop {
         poll.tick().await;
         let Some(node) = node.upgrade() else { return };
-        if node.space.look(&node.state) {
+        if node.space.look(&node.state).is_any() {
             raise_alarm(&node).await;
-        } else {
-            node.space.alarm_raised.store(false, Ordering::Relaxed);
         }
     }
 }
 
-/// Raises the alarm, unless somebody does or has; whoever is refused for lack of space does so first.
+/// Raises the alarm, unless somebody does or has; whoever is refused for lack of space does so first. One that was disarmed while there is no
+/// space is raised again, as in etcd.
 pub(super) async fn raise_alarm<S: Replicated>(node: &Node<S>) {
-    if node.space.alarm_raised.swap(true, Ordering::Relaxed) {
+    let Ok(_one_at_a_time) = node.space.raising.try_lock() else { return };
+    if node.state.tells_no_space(node.member_id()) || !lacks(node).await {
         return;
     }
     let alarm = pb::AlarmRequest {
@@ -209,6 +252,15 @@ pub(super) async fn raise_alarm<S: Replicated>(node: &Node<S>) {
     };
     if let Err(error) = node.propose(Command::Alarm(alarm)).await {
         tracing::warn!(%error, "the alarm cannot be raised");
-        node.space.alarm_raised.store(false, Ordering::Relaxed);
     }
+}
+
+/// Whether there is no space now. What was deleted and compacted counts only with the next checkpoint, and whoever disarmed the alarm may have made
+/// one on another member only. A disk that is full is not made fuller for it.
+async fn lacks<S: Replicated>(node: &Node<S>) -> bool {
+    let lack = node.space.look(&node.state);
+    if lack.full || !lack.over_quota {
+        return lack.full;
+    }
+    checkpoints::make(&node.raft, &node.space).await.is_some() && node.space.look(&node.state).is_any()
 }

@@ -46,7 +46,7 @@ impl<S: Replicated> Node<S> {
 
     /// Consensus keeps naming the last leader, also on a member that is cut off: for a leader, ask when a quorum answered last; for
     /// another, when the leader was heard last.
-    fn is_fresh(&self, leader: MemberId, metrics: &openraft::RaftMetrics<TypeConfig>) -> bool {
+    pub(super) fn is_fresh(&self, leader: MemberId, metrics: &openraft::RaftMetrics<TypeConfig>) -> bool {
         // When a follower that hears nothing has certainly begun an election.
         let limit = 2 * self.timing.election_timeout;
         if leader == self.identity.member_id {

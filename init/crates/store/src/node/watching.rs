@@ -1,7 +1,8 @@
 //! What a member watches besides its own work: who the members are, and whether it is still one.
 
+use std::collections::BTreeSet;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Weak};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use openraft::async_runtime::watch::WatchReceiver;
 
@@ -13,12 +14,36 @@ use crate::state::Replicated;
 
 const REMOVED: &str = "this member was removed from the cluster, and stops. To let the machine join again, empty the data directory and add it as a new member";
 
-/// Tells the transport where members are, at each change.
-pub(super) async fn follow_members<S: Replicated>(raft: Raft<S>, transport: Arc<dyn Transport>) {
+/// Who the members are, as committed, and who was one since this one started. Ids are not used again, so there they stay.
+#[derive(Debug, Default)]
+pub(super) struct Roll {
+    pub(super) members: BTreeSet<MemberId>,
+    pub(super) removed: BTreeSet<MemberId>,
+}
+
+impl Roll {
+    fn note(&mut self, members: BTreeSet<MemberId>) {
+        self.removed.extend(self.members.difference(&members));
+        self.members = members;
+    }
+}
+
+/// Tells the transport where members are, at each change, and notes who is none any more.
+pub(super) async fn follow_members<S: Replicated>(
+    raft: Raft<S>,
+    transport: Arc<dyn Transport>,
+    roll: Arc<Mutex<Roll>>,
+) {
     let mut metrics = raft.server_metrics();
     let mut known = None;
     loop {
-        let membership = to_membership(metrics.borrow_watched().membership_config.membership());
+        let (membership, committed) = {
+            let metrics = metrics.borrow_watched();
+            // What is not committed may be taken back.
+            let committed = metrics.committed_membership_config.nodes().map(|(id, _)| *id).collect();
+            (to_membership(metrics.membership_config.membership()), committed)
+        };
+        roll.lock().unwrap_or_else(PoisonError::into_inner).note(committed);
         if known.as_ref() != Some(&membership) {
             transport.set_members(membership.members.clone().into_iter().collect());
             known = Some(membership);

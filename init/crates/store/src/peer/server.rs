@@ -11,7 +11,7 @@ use tokio::sync::Semaphore;
 
 use super::frame::{self, Frame, Reader};
 use super::wire::{AnswerRecord, HelloRecord, RequestRecord};
-use super::{Answer, Failure, Handler, Hello, Lane, Refusal};
+use super::{Answer, Failure, Handler, Hello, Lane, Refusal, Standing};
 use crate::flags::{Endpoint, TlsFiles};
 use crate::listener::{Connection, ListenError, Listener, Opening, Room};
 
@@ -79,7 +79,8 @@ async fn serve(connection: Connection, handler: Arc<dyn Handler>, limit: usize) 
     let first = tokio::time::timeout(HELLO_TIMEOUT, reader.next()).await??;
     let Some(first) = first else { return Ok(()) };
     let hello = HelloRecord::decode(first.body).map_err(io::Error::other)?;
-    let admitted = hello.hello().and_then(|hello| check(handler.as_ref(), hello, certificate.as_ref()));
+    let certificate = certificate.as_ref();
+    let admitted = hello.hello().and_then(|hello| check(handler.as_ref(), hello, certificate));
     let answer = Hello { from: handler.local(), target: hello.local().member_id, lane: Lane::Join };
     let mut answer = HelloRecord::new(&answer);
     answer.lane = hello.lane;
@@ -87,9 +88,15 @@ async fn serve(connection: Connection, handler: Arc<dyn Handler>, limit: usize) 
     write.write_all(&frame::encode(first.id, &answer)).await?;
     write.flush().await?;
     match admitted {
-        Ok(hello) => {
+        Ok((hello, mut standing)) => {
             reader.set_limit(limit);
-            let ended = answer_requests(reader, write, &hello, Arc::clone(&handler)).await;
+            let still_admitted = || -> Result<(), Refusal> {
+                if standing == Standing::Stranger {
+                    standing = handler.admit(&hello, certificate)?;
+                }
+                Ok(())
+            };
+            let ended = answer_requests(reader, write, &hello, Arc::clone(&handler), still_admitted).await;
             if hello.lane == Lane::Control {
                 handler.hung_up(hello.from.member_id);
             }
@@ -106,7 +113,7 @@ fn check(
     handler: &dyn Handler,
     hello: Hello,
     certificate: Option<&rustls_pki_types::CertificateDer<'_>>,
-) -> Result<Hello, Refusal> {
+) -> Result<(Hello, Standing), Refusal> {
     let local = handler.local();
     if hello.lane != Lane::Join {
         if hello.from.cluster_id != local.cluster_id {
@@ -116,8 +123,8 @@ fn check(
             return Err(Refusal::Target);
         }
     }
-    handler.admit(&hello, certificate)?;
-    Ok(hello)
+    let standing = handler.admit(&hello, certificate)?;
+    Ok((hello, standing))
 }
 
 async fn answer_requests(
@@ -125,6 +132,7 @@ async fn answer_requests(
     mut write: WriteHalf<Connection>,
     hello: &Hello,
     handler: Arc<dyn Handler>,
+    mut still_admitted: impl FnMut() -> Result<(), Refusal>,
 ) -> io::Result<()> {
     // What must not overtake each other is answered one after the other.
     let at_once = match hello.lane {
@@ -147,6 +155,7 @@ async fn answer_requests(
             }
             frame = reader.next(), if under_way.len() < at_once => match frame? {
                 Some(frame) => {
+                    still_admitted().map_err(io::Error::other)?;
                     if let Some(counters) = counters() {
                         counters.received(frame.wire_len());
                     }

@@ -2,7 +2,7 @@
 
 mod mutation;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -53,14 +53,21 @@ fn requests() -> Vec<Request> {
         Change::Update { id: MemberId(1), peer_urls: urls.clone() },
         Change::Publish { id: MemberId(1), name: "n".into(), client_urls: urls, store_id: 3, level: 2 },
     ];
-    let begin =
-        SnapshotBegin { transfer: 4, vote, last: Some(id(7)), membership: membership(), membership_id: Some(id(2)) };
+    let begin = SnapshotBegin {
+        transfer: 4,
+        vote,
+        last: Some(id(7)),
+        membership: membership(),
+        membership_id: Some(id(2)),
+        bytes: Some(0),
+    };
     let mut requests = vec![
         Request::Append(Append { vote, previous: None, committed: Some(id(1)), entries }),
         Request::Append(Append { vote, previous: Some(id(0)), committed: None, entries: Vec::new() }),
         Request::Vote(ballot),
         Request::PreVote(Ballot { last: None, leadership_transfer: false, ..ballot }),
         Request::Transfer(Transfer { from: vote, to: MemberId(8), last: None }),
+        Request::SnapshotBegin(SnapshotBegin { bytes: None, ..begin.clone() }),
         Request::SnapshotBegin(begin),
         Request::SnapshotRows(SnapshotRows { transfer: 4, sequence: 1, rows: vec![row] }),
         Request::SnapshotEnd(4),
@@ -171,6 +178,8 @@ struct Echo {
     local: Local,
     handled: Mutex<Vec<MemberId>>,
     held: AtomicUsize,
+    /// What is found each time that a stranger is looked at.
+    of_strangers: Mutex<VecDeque<Result<Standing, Refusal>>>,
     hung_up: tokio::sync::mpsc::UnboundedSender<MemberId>,
 }
 
@@ -179,8 +188,12 @@ impl Handler for Echo {
         self.local
     }
 
-    fn admit(&self, hello: &Hello, _: Option<&CertificateDer<'_>>) -> Result<(), Refusal> {
-        if hello.from.store_id == 666 { Err(Refusal::Reborn) } else { Ok(()) }
+    fn admit(&self, hello: &Hello, _: Option<&CertificateDer<'_>>) -> Result<Standing, Refusal> {
+        match hello.from.store_id {
+            666 => Err(Refusal::Reborn),
+            STRANGE => self.of_strangers.lock().unwrap().pop_front().unwrap_or(Ok(Standing::Member)),
+            _ => Ok(Standing::Member),
+        }
     }
 
     fn handle(self: Arc<Self>, from: MemberId, request: Request) -> BoxFuture<'static, Answer> {
@@ -214,6 +227,8 @@ struct Port {
 
 const LOCAL: Local = Local { cluster_id: 1, member_id: MemberId(10), store_id: 100 };
 const OTHER: Local = Local { cluster_id: 1, member_id: MemberId(20), store_id: 200 };
+/// The data directory of one that is not known at first.
+const STRANGE: u64 = 777;
 
 async fn serve() -> Port {
     serve_as(LOCAL).await
@@ -224,7 +239,8 @@ async fn serve_as(local: Local) -> Port {
     let url = format!("http://127.0.0.1:{port}");
     let server = server::Server::bind(&[Endpoint::parse(&url).unwrap()], None, CONNECTIONS).await.unwrap();
     let (hung_up, hang_ups) = tokio::sync::mpsc::unbounded_channel();
-    let echo = Arc::new(Echo { local, handled: Mutex::default(), held: AtomicUsize::new(0), hung_up });
+    let held = AtomicUsize::new(0);
+    let echo = Arc::new(Echo { local, handled: Mutex::default(), held, of_strangers: Mutex::default(), hung_up });
     let handler: Arc<dyn Handler> = Arc::<Echo>::clone(&echo);
     Port { url, number: port, echo, hang_ups, serving: tokio::spawn(server.serve(handler, 1 << 20)) }
 }
@@ -299,6 +315,29 @@ async fn who_is_not_meant_or_not_who_it_was_is_refused() {
         assert!(matches!(answer, Err(CallError::Refused { refusal, .. }) if refusal == expected), "{answer:?}");
     }
     assert!(port.echo.handled.lock().unwrap().is_empty());
+}
+
+/// Whoever was let in as a stranger has proven nothing yet: it has to once it is known, and once is enough.
+#[tokio::test]
+async fn a_stranger_is_looked_at_again_until_it_is_known() {
+    let port = serve().await;
+    let known = |local| links(local, LOCAL.member_id, &port.url);
+    let found = |results: &[Result<Standing, Refusal>]| {
+        *port.echo.of_strangers.lock().unwrap() = results.iter().copied().collect();
+    };
+    found(&[Ok(Standing::Stranger), Ok(Standing::Stranger), Ok(Standing::Member), Err(Refusal::Certificate)]);
+    let links = known(Local { store_id: STRANGE, ..OTHER });
+    for number in 0..4 {
+        links.call(LOCAL.member_id, Lane::Forward, Request::Renew(number), DEADLINE).await.unwrap();
+    }
+    assert_eq!(port.echo.of_strangers.lock().unwrap().len(), 1, "a member is not asked any more");
+
+    found(&[Ok(Standing::Stranger), Err(Refusal::Certificate)]);
+    let links = known(Local { store_id: STRANGE, ..OTHER });
+    let handled = port.echo.handled.lock().unwrap().len();
+    let refused = links.call(LOCAL.member_id, Lane::Forward, Request::Renew(1), DEADLINE).await;
+    assert!(matches!(refused, Err(CallError::Lost { .. })), "{refused:?}");
+    assert_eq!(port.echo.handled.lock().unwrap().len(), handled, "it was not carried out");
 }
 
 /// Before the list of members names its data directory, too.

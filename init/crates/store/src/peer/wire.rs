@@ -204,6 +204,8 @@ struct SnapshotBeginRecord {
     membership: Bytes,
     #[prost(message, optional, tag = "5")]
     membership_id: Option<LogIdRecord>,
+    #[prost(uint64, optional, tag = "6")]
+    bytes: Option<u64>,
 }
 
 #[derive(Clone, PartialEq, Message)]
@@ -396,6 +398,7 @@ impl From<Request> for RequestRecord {
                 last: begin.last.map(Into::into),
                 membership: begin.membership.encode().into(),
                 membership_id: begin.membership_id.map(Into::into),
+                bytes: begin.bytes,
             }),
             Request::SnapshotRows(SnapshotRows { transfer, sequence, rows }) => {
                 RequestBody::SnapshotRows(SnapshotRowsRecord { transfer, sequence, rows: row_records(rows) })
@@ -437,6 +440,7 @@ impl RequestRecord {
                 last: begin.last.map(Into::into),
                 membership: Membership::decode(begin.membership)?,
                 membership_id: begin.membership_id.map(Into::into),
+                bytes: begin.bytes,
             }),
             RequestBody::SnapshotRows(rows) => Request::SnapshotRows(SnapshotRows {
                 transfer: rows.transfer,

@@ -33,6 +33,16 @@ pub enum SnapshotRows {
     Received(Spool),
 }
 
+impl SnapshotRows {
+    /// Bytes of all rows, where they are known.
+    pub fn bytes(&self) -> Option<u64> {
+        match self {
+            Self::Checkpoint(rows) => Some(rows.bytes()),
+            Self::Received(_) => None,
+        }
+    }
+}
+
 impl Iterator for SnapshotRows {
     type Item = Result<Row, LoadError>;
 

@@ -30,6 +30,9 @@ const PIECE_BYTES: usize = 256 << 10;
 /// What a follower may take to make entries, or a piece of a snapshot, durable before it is taken for dead.
 const PROGRESS_TIMEOUT: Duration = Duration::from_secs(10);
 
+/// How long a follower without room for the state is left alone before it is asked again.
+const NO_ROOM_PAUSE: Duration = Duration::from_secs(10);
+
 /// Makes clients for other members.
 #[derive(Clone, Debug)]
 pub struct Peers {
@@ -123,6 +126,7 @@ impl Peer {
             last: snapshot.meta.last_log_id.as_ref().map(to_log_id),
             membership: to_membership(snapshot.meta.last_membership.membership()),
             membership_id: snapshot.meta.last_membership.log_id().as_ref().map(to_log_id),
+            bytes: snapshot.snapshot.bytes(),
         };
         self.snapshot_call(Request::SnapshotBegin(begin)).await?;
         let mut rows = snapshot.snapshot;
@@ -145,7 +149,12 @@ impl Peer {
     async fn snapshot_call(&self, request: Request) -> Result<Answer, RPCError<TypeConfig>> {
         match self.call(Lane::Snapshot, request, PROGRESS_TIMEOUT).await? {
             answer @ (Answer::Done | Answer::Installing | Answer::Installed { .. }) => Ok(answer),
-            other => Err(unexpected(&other)),
+            other => {
+                if matches!(other, Answer::Failed(Failure::NoSpace)) {
+                    tokio::time::sleep(NO_ROOM_PAUSE).await;
+                }
+                Err(unexpected(&other))
+            }
         }
     }
 }
@@ -237,5 +246,68 @@ impl RaftNetworkV2<TypeConfig> for Peer {
             }
             other => Err(unexpected(&other)),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Mutex;
+
+    use openraft::storage::{Snapshot, SnapshotMeta};
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::checkpoint::{Applied, Checkpoint};
+    use crate::disk::fake::FakeDisk;
+    use crate::log::{LogId, Vote};
+    use crate::member::Membership;
+    use crate::peer::BoxFuture;
+    use crate::raft::from_stored;
+    use crate::random::SystemRandom;
+    use crate::state::{Delta, Table};
+
+    /// A follower without room, and what it was asked.
+    #[derive(Debug, Default)]
+    struct Full(Mutex<Vec<Request>>);
+
+    impl Transport for Full {
+        fn call(
+            &self,
+            _target: MemberId,
+            _lane: Lane,
+            request: Request,
+            _timeout: Duration,
+        ) -> BoxFuture<'_, Result<Answer, CallError>> {
+            self.0.lock().unwrap().push(request);
+            Box::pin(std::future::ready(Ok(Answer::Failed(Failure::NoSpace))))
+        }
+
+        fn set_members(&self, _members: Vec<(MemberId, Member)>) {}
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_follower_without_room_is_told_how_much_comes_and_then_left_alone_for_a_while() {
+        let checkpoint = Checkpoint::open(&FakeDisk::new(), 1).unwrap();
+        let row = Row { table: Table::Revisions, key: "key".into(), value: vec![7; 1000].into() };
+        let applied = Applied { last: Some(LogId { term: 1, index: 1 }), ..Applied::default() };
+        let bytes = checkpoint.commit(&Delta { puts: vec![row], deletes: Vec::new() }, &applied).unwrap();
+        let rows = checkpoint.rows().unwrap();
+        let last_membership = from_stored(None, &Membership::default()).unwrap();
+        let meta = SnapshotMeta { last_log_id: applied.last.map(from_log_id), last_membership };
+        let snapshot = Snapshot { meta, snapshot: SnapshotRows::Checkpoint(Box::new(rows)) };
+        let vote = from_vote(Vote { term: 1, member: MemberId(1), committed: true });
+
+        let follower = Arc::new(Full::default());
+        let transport: Arc<dyn Transport> = Arc::<Full>::clone(&follower);
+        let mut peers = Peers::new(transport, Arc::new(SystemRandom), Duration::from_secs(1));
+        let peer = peers.new_snapshot_client(MemberId(2), &Member::default()).await;
+        let began = Instant::now();
+        assert!(peer.send_snapshot(vote, snapshot).await.is_err());
+        assert!(began.elapsed() >= NO_ROOM_PAUSE);
+        let asked = follower.0.lock().unwrap();
+        assert!(
+            matches!(&asked[..], [Request::SnapshotBegin(SnapshotBegin { bytes: Some(told), .. })] if *told == bytes),
+            "{asked:?}"
+        );
     }
 }

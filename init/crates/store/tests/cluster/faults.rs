@@ -12,6 +12,8 @@ use crate::harness::{Cluster, Member, REQUEST, get, put};
 use crate::waiting::wait_until;
 
 const CLIENTS: usize = 6;
+/// What a write is told that has waited for a leader.
+const OUT_OF_TIME: (tonic::Code, &str) = (tonic::Code::DeadlineExceeded, "context deadline exceeded");
 
 /// Clients that write ever higher numbers, each to a key of its own, wherever they are answered.
 struct Load {
@@ -221,8 +223,10 @@ async fn without_a_quorum_there_is_no_leader_and_no_linearizable_read() {
     let request = keelson_etcd_api::etcdserverpb::RangeRequest { key: "key".into(), ..Default::default() };
     let refused = alone.kv().range(request).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    // In the log of a member that does not know yet that it leads no more, or waiting for one that does: its time is over, as etcd says either.
     let refused = alone.kv().put(put("key", "other")).await.unwrap_err();
-    assert_eq!(refused.code(), tonic::Code::Unavailable, "{refused}");
+    let told = [(tonic::Code::Unavailable, "etcdserver: request timed out"), OUT_OF_TIME];
+    assert!(told.contains(&(refused.code(), refused.message())), "{refused}");
     // Whoever asks for a leader learns at once that there is none, also where it would be answered without one.
     let asked = std::time::Instant::now();
     let mut request = tonic::Request::new(serializable("key"));
@@ -251,4 +255,36 @@ async fn without_a_quorum_there_is_no_leader_and_no_linearizable_read() {
     })
     .await;
     assert_eq!(get(&mut cluster.members[first].kv(), "key", false).await.as_deref(), Some("again"));
+}
+
+/// As etcd: a write waits for a leader until its time is over; whoever has to ask the leader itself is told that there is none.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn without_a_leader_writes_run_out_of_time_and_leases_have_nobody_to_ask() {
+    let mut cluster = Cluster::founded(3, &[]).await;
+    let leader = cluster.leader().await;
+    let grant = pb::LeaseGrantRequest { id: 7, ttl: 600 };
+    cluster.members[leader].lease().lease_grant(grant).await.unwrap();
+    let (left, other) = ((leader + 1) % 3, (leader + 2) % 3);
+    // The leader last, so that no other is elected.
+    cluster.members[other].kill();
+    cluster.members[leader].kill();
+    let left = &cluster.members[left];
+    wait_until("the loss of the leader is noticed", async || {
+        left.status().await.is_some_and(|status| status.leader == 0)
+    })
+    .await;
+    let (mut kv, mut lease, mut lease_too) = (left.kv(), left.lease(), left.lease());
+    let renewed = async {
+        let requests = futures::stream::iter([pb::LeaseKeepAliveRequest { id: 7 }]).chain(futures::stream::pending());
+        lease.lease_keep_alive(requests).await?.into_inner().message().await
+    };
+    let (written, renewed, told) = tokio::join!(
+        kv.put(put("key", "value")),
+        renewed,
+        lease_too.lease_time_to_live(pb::LeaseTimeToLiveRequest { id: 7, keys: false }),
+    );
+    let written = written.unwrap_err();
+    assert_eq!((written.code(), written.message()), OUT_OF_TIME);
+    assert_no_leader(&renewed.unwrap_err());
+    assert_no_leader(&told.unwrap_err());
 }
