@@ -9,6 +9,7 @@ use std::error::Error;
 use std::fs;
 use std::path::PathBuf;
 
+use protox::prost_reflect::prost::Message as _;
 use protox::prost_reflect::prost_types::{DescriptorProto, EnumDescriptorProto};
 
 /// Messages of the servers' family: all that hold a `KeyValue` or an `Event`, directly or not.
@@ -28,6 +29,10 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
     let definitions = protox::compile(["rpc.proto", "health.proto", "lock.proto", "election.proto"], ["proto"])?;
     let out = PathBuf::from(std::env::var_os("OUT_DIR").ok_or("cargo sets OUT_DIR")?);
+
+    let mut bare = definitions.clone();
+    bare.file.iter_mut().for_each(|file| file.source_code_info = None);
+    fs::write(out.join("definitions.bin"), bare.encode_to_vec())?;
 
     let client = out.join("client");
     fs::create_dir_all(&client)?;

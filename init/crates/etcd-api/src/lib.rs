@@ -14,6 +14,9 @@ pub mod encoded;
 pub const CLUSTER_KEYS: &str = "keelson-keys";
 pub const CLUSTER_KEYS_VALUE: &str = "cluster";
 
+/// The definitions themselves, without comments: an encoded `google.protobuf.FileDescriptorSet`.
+pub const DEFINITIONS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/definitions.bin"));
+
 macro_rules! generated {
     ($(#[$doc:meta])* $name:ident, $file:literal) => {
         $(#[$doc])*
