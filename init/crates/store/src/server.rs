@@ -1,7 +1,8 @@
 //! The servers: etcd's v3 API over gRPC, and its HTTP paths.
 //!
 //! Everything is served by one kind of listener: a plain or TLS socket whose connections speak HTTP/2 (gRPC, and the HTTP
-//! paths) or HTTP/1.1 (the HTTP paths). Client addresses serve all of it, as etcd's do; metrics addresses the HTTP paths only.
+//! paths) or HTTP/1.1 (the HTTP paths). Client addresses serve all of it, as etcd's do, unless the HTTP paths have addresses of their own; metrics
+//! addresses serve the HTTP paths only.
 //!
 //! No lock is held over I/O: services await consensus, then take the state's lock for bounded work, then encode.
 
@@ -28,6 +29,7 @@ use tonic::service::{InterceptorLayer, Routes};
 use tower::util::{MapRequestLayer, MapResponseLayer};
 
 use self::errors::Error;
+use self::gateway::{Gateway, GatewayError};
 use self::metered::Metered;
 use self::metrics::Metrics;
 use self::unfinished::Unfinished;
@@ -45,9 +47,11 @@ mod auto_compaction;
 mod callers;
 mod cluster;
 mod contest;
+mod deadline;
 mod election;
 pub mod errors;
 mod fragments;
+mod gateway;
 mod health;
 mod http;
 mod kv;
@@ -86,6 +90,8 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(5);
 pub enum ServerError {
     #[error(transparent)]
     Listen(#[from] ListenError),
+    #[error("the JSON gateway")]
+    Gateway(#[from] GatewayError),
 }
 
 /// Bounds of what is served.
@@ -263,6 +269,9 @@ pub struct Server {
     context: Arc<Context>,
     clients: Vec<Listener>,
     metrics: Vec<Listener>,
+    /// If there are any, clients' addresses serve gRPC only.
+    http: Vec<Listener>,
+    gateway: Option<Gateway>,
     auto_compaction: AutoCompaction,
 }
 
@@ -274,7 +283,9 @@ impl Server {
         Ok(Self {
             context: Arc::new(Context::new(node, Limits::new(settings), Arc::new(SystemRandom))),
             clients: listeners(&settings.listen_client, tls, &room).await?,
-            metrics: listeners(&[&settings.listen_metrics[..], &settings.listen_http].concat(), tls, &room).await?,
+            metrics: listeners(&settings.listen_metrics, tls, &room).await?,
+            http: listeners(&settings.listen_http, tls, &room).await?,
+            gateway: settings.json_gateway.then(Gateway::new).transpose()?,
             auto_compaction: settings.auto_compaction,
         })
     }
@@ -286,7 +297,7 @@ impl Server {
 
     /// Serves until `shutdown` is done and connections have ended.
     pub async fn serve(self, shutdown: impl Future<Output = ()> + Send) {
-        let Self { context, clients, metrics, auto_compaction } = self;
+        let Self { context, clients, metrics, http, gateway, auto_compaction } = self;
         let mut background = tokio::task::JoinSet::new();
         let shared = Arc::clone(&context);
         background.spawn(async move { shared.leases.run().await });
@@ -300,8 +311,19 @@ impl Server {
         }
 
         let mut serving = tokio::task::JoinSet::new();
+        let paths = http::client_router(&context);
+        let paths = match gateway {
+            Some(gateway) => {
+                paths.merge(gateway.router(&client_routes(&context, http::grpc_router()), largest(&context)))
+            }
+            None => paths,
+        };
+        let clients_paths = if http.is_empty() { paths.clone() } else { http::grpc_router() };
         for listener in clients {
-            serving.spawn(serve(listener, client_routes(&context), Arc::clone(&context)));
+            serving.spawn(serve(listener, client_routes(&context, clients_paths.clone()), Arc::clone(&context)));
+        }
+        for listener in http {
+            serving.spawn(serve(listener, Routes::from(paths.clone()), Arc::clone(&context)));
         }
         for listener in metrics {
             serving.spawn(serve(listener, http::metrics_routes(&context), Arc::clone(&context)));
@@ -323,10 +345,10 @@ async fn listeners(endpoints: &[Endpoint], tls: Option<&TlsFiles>, room: &Room) 
     Ok(listeners)
 }
 
-fn client_routes(context: &Arc<Context>) -> Routes {
+fn client_routes(context: &Arc<Context>, paths: axum::Router) -> Routes {
     let share = || Arc::clone(context);
-    let largest = context.limits.request_bytes + GRPC_OVERHEAD_BYTES;
-    Routes::from(http::client_router(context))
+    let largest = largest(context);
+    Routes::from(paths)
         .add_service(KvServer::new(kv::KvService(share())).max_decoding_message_size(largest))
         .add_service(WatchServer::new(watch::WatchService(share())).max_decoding_message_size(largest))
         .add_service(LeaseServer::new(lease::LeaseService(share())).max_decoding_message_size(largest))
@@ -339,6 +361,11 @@ fn client_routes(context: &Arc<Context>) -> Routes {
         .add_service(ElectionServer::new(election::ElectionService(share())).max_decoding_message_size(largest))
         .add_service(HealthServer::new(health::HealthService(share())))
         .prepare()
+}
+
+/// Of a client's messages.
+fn largest(context: &Context) -> usize {
+    context.limits.request_bytes + GRPC_OVERHEAD_BYTES
 }
 
 async fn serve(listener: Listener, routes: Routes, context: Arc<Context>) {

@@ -18,6 +18,7 @@ use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::server;
 
 use crate::command::Command;
+use crate::member::MemberId;
 use crate::peer::BoxFuture;
 
 mod apply;
@@ -25,10 +26,12 @@ mod hash;
 mod key_space;
 #[cfg(test)]
 mod mutation;
+mod pins;
 mod snapshot;
 mod store;
 
-pub use self::key_space::{KeySpace, Pin, Revisions};
+pub use self::key_space::{KeySpace, Revisions};
+pub use self::pins::Pin;
 pub use self::snapshot::Snapshot;
 pub use self::store::State;
 
@@ -55,6 +58,11 @@ pub trait Replicated: Clone + Send + Sync + 'static {
     /// Bytes of what a checkpoint holds that everybody's quota is not about.
     fn exempt_bytes(&self) -> u64 {
         0
+    }
+
+    /// Whether the alarm says that a member has no space. Where there are no alarms, none says so.
+    fn tells_no_space(&self, _member: MemberId) -> bool {
+        false
     }
 
     /// A hash of a range of keys at a revision, 0 for the newest, by which members are compared. None where there is no such revision, not yet or no
@@ -154,6 +162,8 @@ pub enum LoadError {
     Row { table: Table, key: Bytes, reason: String },
     #[error("the checkpoint cannot be read")]
     Read(#[source] std::io::Error),
+    #[error("the state was compacted while its rows were read")]
+    Compacted,
 }
 
 /// What applying an entry answers to the client that proposed it. Headers are filled in by the server.

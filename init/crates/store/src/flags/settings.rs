@@ -28,7 +28,7 @@ pub struct Settings {
     pub initial_cluster_token: String,
     /// Whether the cluster is there already.
     pub join: bool,
-    /// Beside the metrics' addresses, which serve the same paths.
+    /// If there are any, client addresses serve gRPC only.
     pub listen_http: Vec<Endpoint>,
     pub listen_metrics: Vec<Endpoint>,
     pub client_tls: Option<TlsFiles>,
@@ -57,6 +57,8 @@ pub struct Settings {
     pub lease_checkpoints: bool,
     /// Zero turns it off.
     pub corrupt_check: Duration,
+    /// Whether the API is served as JSON, too.
+    pub json_gateway: bool,
     /// Whether metrics tell how long calls took.
     pub extensive_metrics: bool,
     pub log_level: tracing::Level,
@@ -148,6 +150,7 @@ impl Settings {
             watch_progress_notify_interval: take.duration("watch-progress-notify-interval", Duration::from_mins(10))?,
             lease_checkpoints: take.lease_checkpoints()?,
             corrupt_check: take.duration("corrupt-check-time", Duration::ZERO)?,
+            json_gateway: take.switch_or("enable-grpc-gateway", true)?,
             extensive_metrics: take.extensive_metrics()?,
             log_level: take.log_level()?,
             name,

@@ -1,7 +1,8 @@
 //! Reads: which pairs a range request answers with.
 //!
 //! A [`Scan`] walks the keys in steps, so that a large read need not hold the lock throughout: it stays at the revision it
-//! began with. (Whoever lets go of the lock between steps must hold back physical compaction of that revision.)
+//! began with. (Whoever lets go of the lock between steps must hold back physical compaction of that revision, and look at each step whether
+//! that still holds: a [`crate::state::Pin`] does both.)
 
 use bytes::Bytes;
 use keelson_etcd_api::encoded::KeyValue;

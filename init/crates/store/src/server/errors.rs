@@ -69,6 +69,9 @@ pub enum Error {
     Stopped,
     #[error("etcdserver: request timed out")]
     Timeout,
+    /// In etcd a write waits for a leader until its own time is over, and is answered with Go's words for that.
+    #[error("context deadline exceeded")]
+    DeadlineExceeded,
     #[error("etcdserver: corrupt cluster")]
     Corrupt,
     #[error("etcdserver: bad leader transferee")]
@@ -129,6 +132,7 @@ impl Error {
             Self::NoLeader | Self::Stopped | Self::Timeout | Self::Unhealthy | Self::TimeoutLeaderTransfer => {
                 Code::Unavailable
             }
+            Self::DeadlineExceeded => Code::DeadlineExceeded,
             Self::Corrupt => Code::DataLoss,
             Self::PermissionDenied => Code::PermissionDenied,
         }
@@ -159,7 +163,7 @@ impl From<ProposeError> for Error {
     fn from(error: ProposeError) -> Self {
         match error {
             ProposeError::Timeout => Self::Timeout,
-            ProposeError::NoLeader => Self::NoLeader,
+            ProposeError::NoLeader => Self::DeadlineExceeded,
             ProposeError::NoSpace => Self::NoSpace,
             ProposeError::TooLarge => Self::RequestTooLarge,
             ProposeError::TooManyRequests => Self::TooManyRequests,

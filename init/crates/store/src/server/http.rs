@@ -6,14 +6,19 @@ use std::sync::Arc;
 use axum::Router;
 use axum::body::Body;
 use axum::extract::{RawQuery, Request, State};
+use axum::handler::Handler;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{MethodRouter, get};
 use keelson_etcd_api::etcdserverpb::AlarmType;
 use tonic::Status;
 use tonic::service::Routes;
 
 use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION};
+
+/// What the checks are for, as metrics name it.
+const LIVE: &str = "livez";
+const READY: &str = "readyz";
 
 /// Only the HTTP paths, for a metrics address.
 pub(super) fn metrics_routes(context: &Arc<Context>) -> Routes {
@@ -25,18 +30,37 @@ pub(super) fn client_router(context: &Arc<Context>) -> Router {
     router().fallback(unknown).with_state(Arc::clone(context))
 }
 
+/// What is left of them on client addresses where the HTTP paths have addresses of their own.
+pub(super) fn grpc_router() -> Router {
+    Router::new().fallback(unknown)
+}
+
 fn router() -> Router<Arc<Context>> {
+    let one = |probe, check| only_get(move |context, query| one(context, query, probe, check));
     Router::new()
-        .route("/health", get(health))
-        .route("/livez", get(livez))
-        .route("/livez/serializable_read", get(|context, query| one(context, query, Check::SerializableRead)))
-        .route("/readyz", get(readyz))
-        .route("/readyz/data_corruption", get(|context, query| one(context, query, Check::DataCorruption)))
-        .route("/readyz/serializable_read", get(|context, query| one(context, query, Check::SerializableRead)))
-        .route("/readyz/linearizable_read", get(|context, query| one(context, query, Check::LinearizableRead)))
-        .route("/readyz/non_learner", get(|context, query| one(context, query, Check::NonLearner)))
-        .route("/version", get(version))
+        .route("/health", only_get(health))
+        .route("/livez", only_get(livez))
+        .route("/livez/serializable_read", one(LIVE, Check::SerializableRead))
+        .route("/readyz", only_get(readyz))
+        .route("/readyz/data_corruption", one(READY, Check::DataCorruption))
+        .route("/readyz/serializable_read", one(READY, Check::SerializableRead))
+        .route("/readyz/linearizable_read", one(READY, Check::LinearizableRead))
+        .route("/readyz/non_learner", one(READY, Check::NonLearner))
+        .route("/version", only_get(version))
         .route("/metrics", get(metrics))
+}
+
+/// As etcd's: HEAD is not let pass as a GET.
+fn only_get<H, T>(handler: H) -> MethodRouter<Arc<Context>>
+where
+    H: Handler<T, Arc<Context>>,
+    T: 'static,
+{
+    get(handler).head(not_allowed).fallback(not_allowed)
+}
+
+async fn not_allowed() -> impl IntoResponse {
+    (StatusCode::METHOD_NOT_ALLOWED, [(header::ALLOW, "GET")], "Method Not Allowed\n")
 }
 
 /// A gRPC service that is not served is told so in gRPC's way.
@@ -149,25 +173,32 @@ impl Check {
 }
 
 async fn livez(State(context): State<Arc<Context>>, RawQuery(query): RawQuery) -> Response {
-    run_checks(&context, &Query::new(query), &Check::LIVE).await
+    run_checks(&context, &Query::new(query), LIVE, &Check::LIVE).await
 }
 
 async fn readyz(State(context): State<Arc<Context>>, RawQuery(query): RawQuery) -> Response {
-    run_checks(&context, &Query::new(query), &Check::READY).await
+    run_checks(&context, &Query::new(query), READY, &Check::READY).await
 }
 
-async fn one(State(context): State<Arc<Context>>, RawQuery(query): RawQuery, check: Check) -> Response {
-    run_checks(&context, &Query::new(query), &[check]).await
+async fn one(
+    State(context): State<Arc<Context>>,
+    RawQuery(query): RawQuery,
+    probe: &'static str,
+    check: Check,
+) -> Response {
+    run_checks(&context, &Query::new(query), probe, &[check]).await
 }
 
-async fn run_checks(context: &Context, query: &Query, checks: &[Check]) -> Response {
+async fn run_checks(context: &Context, query: &Query, probe: &'static str, checks: &[Check]) -> Response {
     let mut report = String::new();
     let mut failed = false;
     for check in checks {
         if query.values("exclude").any(|excluded| excluded == check.name()) {
             continue;
         }
-        let line = match check.run(context).await {
+        let result = check.run(context).await;
+        context.metrics.count_check(check.name(), probe, result.is_ok());
+        let line = match result {
             Ok(()) => format!("[+]{} ok", check.name()),
             Err(reason) => {
                 failed = true;

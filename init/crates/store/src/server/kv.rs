@@ -37,37 +37,39 @@ impl KvService {
 }
 
 /// How a scan is made, beyond what the request says.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug)]
 struct Manner {
     /// Count what lies behind the limit.
     total_count: bool,
     /// Keep the revision from compaction when the scan is done, for another at it.
     keep_pin: bool,
-    /// The revision is being kept: a compaction since does not matter.
-    pinned: bool,
 }
 
-/// Runs a scan to its end without holding the lock for long.
+/// Runs a scan to its end without holding the lock for long. With a pin it reads what that one keeps; without, it makes one if it needs one.
 async fn scan(
     space: &KeySpace,
     request: &pb::RangeRequest,
     manner: Manner,
-) -> Result<(Scan, Option<RevisionPin>), Error> {
-    let begin = |mvcc: &Mvcc, current| {
-        let mut scan = if manner.pinned { Scan::pinned(request, current) } else { Scan::new(mvcc, request, current)? };
-        if !manner.total_count {
-            scan = scan.without_total_count();
-        }
+    pin: &mut Option<RevisionPin>,
+) -> Result<Scan, Error> {
+    let begin = |scan: Scan, mvcc: &Mvcc| {
+        let mut scan = if manner.total_count { scan } else { scan.without_total_count() };
         let done = scan.step(mvcc, SCAN_KEYS);
-        let pin = (!done || manner.keep_pin).then(|| space.pin(scan.revision()));
-        Ok::<_, Rejection>((scan, pin, done))
+        (scan, done)
     };
-    let (mut scan, pin, mut done) = space.read(begin)?;
-    while !done {
+    let (mut scan, mut done) = match pin {
+        Some(pin) => pin.read(|mvcc, current| begin(Scan::pinned(request, current), mvcc))?,
+        None => space.read(|mvcc, current| {
+            let (scan, done) = begin(Scan::new(mvcc, request, current)?, mvcc);
+            *pin = (!done || manner.keep_pin).then(|| space.pin(scan.revision()));
+            Ok::<_, Rejection>((scan, done))
+        })?,
+    };
+    while !done && let Some(pin) = pin {
         tokio::task::yield_now().await;
-        done = space.read(|mvcc, _| scan.step(mvcc, SCAN_KEYS));
+        done = pin.read(|mvcc, _| scan.step(mvcc, SCAN_KEYS))?;
     }
-    Ok((scan, pin))
+    Ok(scan)
 }
 
 #[tonic::async_trait]
@@ -78,8 +80,8 @@ impl Kv for KvService {
         validate::range(&request)?;
         self.0.metrics.ranges.fetch_add(1, Ordering::Relaxed);
         self.linearize(request.serializable).await?;
-        let manner = Manner { total_count: true, ..Manner::default() };
-        let (scan, _pin) = scan(self.0.node.state().of(keys), &request, manner).await?;
+        let manner = Manner { total_count: true, keep_pin: false };
+        let scan = scan(self.0.node.state().of(keys), &request, manner, &mut None).await?;
         let mut response = scan.finish(&request);
         self.0.fill(keys, &mut response.header);
         Ok(Response::new(response))
@@ -189,7 +191,7 @@ pub(super) fn unexpected(response: &state::Response) -> Status {
     Status::internal("keelson-store: an answer of another kind")
 }
 
-/// A streamed range: pieces at one revision, which is kept from compaction until the stream ends.
+/// A streamed range: pieces at one revision, which is kept from compaction as long as the client takes them.
 struct Pieces {
     context: Arc<Context>,
     keys: Keys,
@@ -211,10 +213,8 @@ impl Pieces {
 
     /// The next piece, and whether it is the last.
     async fn next(&mut self) -> Result<(RangeStreamResponse, bool), Error> {
-        let pinned = self.pin.is_some();
-        let manner = Manner { total_count: self.request.count_only, keep_pin: !pinned, pinned };
-        let (scan, pin) = scan(self.context.node.state().of(self.keys), &self.request, manner).await?;
-        self.pin = self.pin.take().or(pin);
+        let manner = Manner { total_count: self.request.count_only, keep_pin: true };
+        let scan = scan(self.context.node.state().of(self.keys), &self.request, manner, &mut self.pin).await?;
         let (revision, current) = (scan.revision(), scan.current());
         let mut response = scan.finish(&self.request);
         if self.header_revision == 0 {
@@ -251,7 +251,7 @@ impl Pieces {
     }
 
     /// Keys that the limit left out.
-    async fn count_behind(&self, next_key: Option<Bytes>) -> Result<i64, Error> {
+    async fn count_behind(&mut self, next_key: Option<Bytes>) -> Result<i64, Error> {
         let Some(key) = next_key else { return Ok(0) };
         let request = pb::RangeRequest {
             key,
@@ -260,8 +260,8 @@ impl Pieces {
             count_only: true,
             ..pb::RangeRequest::default()
         };
-        let manner = Manner { total_count: true, keep_pin: false, pinned: true };
-        let (scan, _pin) = scan(self.context.node.state().of(self.keys), &request, manner).await?;
+        let manner = Manner { total_count: true, keep_pin: true };
+        let scan = scan(self.context.node.state().of(self.keys), &request, manner, &mut self.pin).await?;
         Ok(scan.finish(&request).count)
     }
 }

@@ -13,7 +13,7 @@ use axum::http::{HeaderMap, Request, Response};
 use tonic::Code;
 use tower::{Layer, Service};
 
-use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION};
+use super::{Context, ETCD_CLUSTER_VERSION, ETCD_VERSION, deadline};
 use crate::histogram::{Histogram, Snapshot};
 use crate::peer::traffic::{Counters, Traffic};
 
@@ -33,7 +33,17 @@ pub(super) struct Metrics {
     pub(super) transactions: AtomicU64,
     healthy: AtomicU64,
     unhealthy: AtomicU64,
+    /// By the name of a check and what it is for.
+    checks: Mutex<BTreeMap<(&'static str, &'static str), Checked>>,
     calls: Mutex<BTreeMap<String, Call>>,
+}
+
+/// How often a check of health passed and failed, and whether it did the last time.
+#[derive(Clone, Copy, Debug, Default)]
+struct Checked {
+    passed: u64,
+    failed: u64,
+    passes: bool,
 }
 
 /// Calls of one gRPC method. There are as many of these as methods: paths that are not served are not counted.
@@ -56,6 +66,14 @@ impl Metrics {
     pub(super) fn count_health(&self, healthy: bool) {
         let counter = if healthy { &self.healthy } else { &self.unhealthy };
         counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    pub(super) fn count_check(&self, name: &'static str, probe: &'static str, passes: bool) {
+        let mut checks = self.checks.lock().unwrap_or_else(PoisonError::into_inner);
+        let checked = checks.entry((name, probe)).or_default();
+        let count = if passes { &mut checked.passed } else { &mut checked.failed };
+        *count += 1;
+        checked.passes = passes;
     }
 
     fn started(&self, path: &str, timed: bool) {
@@ -100,7 +118,7 @@ fn is_counted(path: &str) -> bool {
     SERVICES.iter().any(|(name, methods)| *name == service && methods.contains(&method))
 }
 
-/// Counts gRPC calls by method and code.
+/// Counts gRPC calls by method and code, and ends those whose time is over.
 #[derive(Clone, Debug)]
 pub(super) struct CountLayer {
     context: Arc<Context>,
@@ -148,13 +166,17 @@ where
             let (context, path) = (Arc::clone(&self.context), path.to_owned());
             Ending { context, path, code: Code::Cancelled as i32, began: Instant::now() }
         });
+        let deadline = deadline::of(request.headers());
         let response = self.inner.call(request);
         Box::pin(async move {
             let mut ending = ending;
-            let response = response.await?;
+            let response = match deadline::within(deadline, response).await {
+                Some(response) => response?.map(|body| Some(Box::pin(body))),
+                None => deadline::exceeded(),
+            };
             // A refusal comes in the headers, without a body.
             note_code(&mut ending, response.headers());
-            Ok(response.map(|body| CountedBody { body: Box::pin(body), ending }))
+            Ok(response.map(|body| CountedBody { body, ending }))
         })
     }
 }
@@ -181,16 +203,16 @@ impl Drop for Ending {
     }
 }
 
-/// A body whose trailers are looked at.
+/// A body, if there is one, whose trailers are looked at.
 #[derive(Debug)]
 pub(super) struct CountedBody<B> {
-    body: Pin<Box<B>>,
+    body: Option<Pin<Box<B>>>,
     ending: Option<Ending>,
 }
 
-impl<B: Default> Default for CountedBody<B> {
+impl<B> Default for CountedBody<B> {
     fn default() -> Self {
-        Self { body: Box::pin(B::default()), ending: None }
+        Self { body: None, ending: None }
     }
 }
 
@@ -202,7 +224,8 @@ impl<B: HttpBody> HttpBody for CountedBody<B> {
         mut self: Pin<&mut Self>,
         context: &mut task::Context<'_>,
     ) -> Poll<Option<Result<hyper::body::Frame<B::Data>, B::Error>>> {
-        let frame = task::ready!(self.body.as_mut().poll_frame(context));
+        let Some(body) = &mut self.body else { return Poll::Ready(None) };
+        let frame = task::ready!(body.as_mut().poll_frame(context));
         if let Some(Ok(frame)) = &frame
             && let Some(trailers) = frame.trailers_ref()
         {
@@ -212,11 +235,11 @@ impl<B: HttpBody> HttpBody for CountedBody<B> {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        self.body.as_ref().is_none_or(HttpBody::is_end_stream)
     }
 
     fn size_hint(&self) -> hyper::body::SizeHint {
-        self.body.size_hint()
+        self.body.as_ref().map_or_else(|| hyper::body::SizeHint::with_exact(0), HttpBody::size_hint)
     }
 }
 
@@ -276,12 +299,28 @@ pub(super) fn render(context: &Context) -> String {
         "Health checks failed.",
         metrics.unhealthy.load(Ordering::Relaxed),
     );
+    checks(&mut page, metrics);
     counters(&mut page, context);
     leases(&mut page, context);
     network(&mut page, context);
     calls(&mut page, metrics);
     process(&mut page);
     page.0
+}
+
+fn checks(page: &mut Page, metrics: &Metrics) {
+    let checks = metrics.checks.lock().unwrap_or_else(PoisonError::into_inner);
+    let passes = checks
+        .iter()
+        .map(|((name, probe), checked)| (format!("name=\"{name}\",type=\"{probe}\""), u8::from(checked.passes)));
+    page.labelled("etcd_server_healthcheck", "gauge", "Whether a check of health passed the last time.", passes);
+    let counts = checks.iter().flat_map(|((name, probe), checked)| {
+        [("success", checked.passed), ("error", checked.failed)]
+            .into_iter()
+            .filter(|(_, count)| *count > 0)
+            .map(move |(status, count)| (format!("name=\"{name}\",status=\"{status}\",type=\"{probe}\""), count))
+    });
+    page.labelled("etcd_server_healthchecks_total", "counter", "Checks of health.", counts);
 }
 
 fn counters(page: &mut Page, context: &Context) {

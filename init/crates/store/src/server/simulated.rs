@@ -33,6 +33,8 @@ pub(crate) struct Services {
     tasks: Vec<JoinHandle<()>>,
 }
 
+pub(crate) type Answers<A> = Pin<Box<dyn Stream<Item = Result<A, Status>>>>;
+
 /// Ours are messages with parts in wire form; a client sees the plain ones.
 fn plain<A: Message, B: Message + Default>(answer: Response<A>) -> B {
     B::decode(answer.into_inner().encode_to_vec().as_slice()).unwrap()
@@ -84,6 +86,14 @@ impl Services {
 
     pub(crate) async fn range(&self, request: pb::RangeRequest) -> Result<pb::RangeResponse, Status> {
         self.kv().range(Request::new(request)).await.map(plain)
+    }
+
+    pub(crate) async fn range_stream(
+        &self,
+        request: pb::RangeRequest,
+    ) -> Result<Answers<pb::RangeStreamResponse>, Status> {
+        let pieces = self.kv().range_stream(Request::new(request)).await?.into_inner();
+        Ok(Box::pin(pieces.map(|piece| piece.map(|piece| plain(Response::new(piece))))))
     }
 
     pub(crate) async fn put(&self, request: pb::PutRequest) -> Result<pb::PutResponse, Status> {
@@ -164,7 +174,7 @@ impl Services {
     }
 
     /// A stream of watches.
-    pub(crate) fn watch<R>(&self, requests: R) -> Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>>>>
+    pub(crate) fn watch<R>(&self, requests: R) -> Answers<pb::WatchResponse>
     where
         R: Stream<Item = pb::WatchRequest> + Unpin + 'static,
     {

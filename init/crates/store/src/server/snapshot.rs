@@ -25,7 +25,8 @@ use keelson_etcd_api::etcdserverpb::SnapshotResponse;
 use tonic::Status;
 
 use super::ETCD_CLUSTER_VERSION;
-use crate::state::{Snapshot, State, Table};
+use super::errors::Error;
+use crate::state::{Rejection, Snapshot, State, Table};
 
 pub(crate) const MAGIC: &[u8; 8] = b"KEELSNAP";
 pub(crate) const FORMAT: u32 = 1;
@@ -34,15 +35,21 @@ pub(crate) const BLOCK: u64 = 512;
 const SLICE_ROWS: usize = 512;
 const PIECE_BYTES: usize = 256 << 10;
 
+/// In front of each record.
+const RECORD_HEAD: usize = 1 + 4 + 4;
+
 pub(super) fn stream(state: &State) -> impl Stream<Item = Result<SnapshotResponse, Status>> + Send + use<> {
     stream::unfold(Some(Writer::new(state)), |writer| async {
         let mut writer = writer?;
-        let piece = writer.piece();
+        let piece = match writer.piece() {
+            Ok(piece) => piece,
+            Err(rejection) => return Some((Err(Status::from(Error::from(rejection))), None)),
+        };
         let last = writer.stage == Stage::Done;
         tokio::task::yield_now().await;
         let answer = SnapshotResponse {
             header: None,
-            remaining_bytes: 0,
+            remaining_bytes: writer.remaining(),
             blob: piece,
             version: ETCD_CLUSTER_VERSION.to_owned(),
         };
@@ -61,6 +68,8 @@ struct Writer {
     snapshot: Snapshot,
     stage: Stage,
     digest: digest::Context,
+    /// Bytes before the checksum, as far as that can be known: rows that compaction is about to remove may be among them.
+    total: u64,
     written: u64,
     buffer: BytesMut,
 }
@@ -72,15 +81,24 @@ impl Writer {
         buffer.put_u32(FORMAT);
         buffer.put_u32(FORMAT);
         let digest = digest::Context::new(&digest::SHA256);
-        Self { snapshot: state.snapshot(), stage: Stage::Rows, digest, written: 0, buffer }
+        let snapshot = state.snapshot();
+        let (rows, bytes) = snapshot.size();
+        let records = bytes + (rows * RECORD_HEAD) as u64;
+        let total = (buffer.len() as u64 + records + 1).next_multiple_of(BLOCK);
+        Self { snapshot, stage: Stage::Rows, digest, total, written: 0, buffer }
     }
 
-    fn piece(&mut self) -> Bytes {
+    /// What is still to come; as etcd, without the checksum.
+    fn remaining(&self) -> u64 {
+        if self.stage == Stage::Rows { self.total.saturating_sub(self.written) } else { 0 }
+    }
+
+    fn piece(&mut self) -> Result<Bytes, Rejection> {
         while self.buffer.len() < PIECE_BYTES {
             match self.stage {
                 Stage::Rows => {
                     if let Some(rows) = self.snapshot.slice(SLICE_ROWS) {
-                        for row in rows {
+                        for row in rows? {
                             record(&mut self.buffer, row.table, &row.key, &row.value);
                         }
                         continue;
@@ -95,7 +113,7 @@ impl Writer {
                 }
                 Stage::Checksum => {
                     self.stage = Stage::Done;
-                    return Bytes::copy_from_slice(self.digest.clone().finish().as_ref());
+                    return Ok(Bytes::copy_from_slice(self.digest.clone().finish().as_ref()));
                 }
                 Stage::Done => break,
             }
@@ -103,7 +121,7 @@ impl Writer {
         let piece = self.buffer.split().freeze();
         self.digest.update(&piece);
         self.written += piece.len() as u64;
-        piece
+        Ok(piece)
     }
 }
 
@@ -114,4 +132,43 @@ fn record(buffer: &mut BytesMut, table: Table, key: &[u8], value: &[u8]) {
     buffer.put_slice(key);
     buffer.put_u32(length(value));
     buffer.put_slice(value);
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use futures::stream::StreamExt as _;
+    use keelson_etcd_api::etcdserverpb as pb;
+
+    use super::*;
+    use crate::command::Command;
+    use crate::state::{Committed, Keys, Replicated as _};
+
+    #[tokio::test]
+    async fn what_is_still_to_come_is_told_with_each_piece() {
+        let state = State::default();
+        let put = |key: u32| {
+            let request = pb::PutRequest {
+                key: format!("key/{key}").into(),
+                value: vec![7; 500].into(),
+                ..pb::PutRequest::default()
+            };
+            Command::Put(request).on(if key.is_multiple_of(3) { Keys::Cluster } else { Keys::Public })
+        };
+        let lease = Command::LeaseGrant(pb::LeaseGrantRequest { ttl: 60, id: 7 });
+        for command in (0..3000).map(put).chain([lease]) {
+            state.apply(&[Committed { index: 1, term: 1, command: Arc::new(command) }]);
+        }
+        let answers: Vec<SnapshotResponse> = stream(&state).map(Result::unwrap).collect().await;
+        let (checksum, pieces) = answers.split_last().unwrap();
+        assert_eq!((checksum.remaining_bytes, checksum.blob.len()), (0, 32));
+        let length = |piece: &SnapshotResponse| piece.blob.len() as u64;
+        let mut left = pieces.iter().map(length).sum::<u64>();
+        assert!(left > 1_000_000 && pieces.len() > 3);
+        for piece in pieces {
+            left -= length(piece);
+            assert_eq!(piece.remaining_bytes, left);
+        }
+    }
 }

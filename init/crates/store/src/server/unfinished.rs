@@ -2,7 +2,8 @@
 //!
 //! A request is taken up once it is there as a whole, and until then what has come of it is in memory. One is bounded, the streams of a connection
 //! are as good as not, and whoever sends the last byte of none of them could have all the memory there is. So the bytes of
-//! unfinished messages are counted, and one that would exceed the sum is refused with etcd's word for too much at once. etcd has no such bound.
+//! unfinished messages are counted, and something for each stream on which no message has come yet, and one that would exceed the sum is refused with
+//! etcd's word for too much at once. etcd has no such bound.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -19,6 +20,9 @@ use super::errors::Error;
 
 /// Nearly a hundred of the largest requests, and thousands of usual ones. Most come in one piece, and count for nothing.
 pub(super) const MOST_BYTES: usize = 128 << 20;
+/// Of a stream on which no message has come: its headers may be as large, and the rest of it is less. Eight thousand of them may be there, more
+/// than of clients that mean it, whose first message comes right behind the headers.
+const STREAM_BYTES: usize = 16 << 10;
 /// In front of each message (gRPC over HTTP/2, "Length-Prefixed-Message"): a flag and a length.
 const HEADER_LEN: usize = 5;
 
@@ -53,7 +57,10 @@ impl Held {
     /// False if that is too much for all.
     fn set(&mut self, bytes: usize) -> bool {
         let before = std::mem::replace(&mut self.bytes, bytes);
-        if bytes <= before {
+        if bytes == before {
+            return true;
+        }
+        if bytes < before {
             self.all.held.fetch_sub(before - bytes, Ordering::Relaxed);
             return true;
         }
@@ -77,11 +84,13 @@ struct Message {
     /// Bytes of the message that are there, and those that are not.
     got: usize,
     missing: usize,
+    /// One was there as a whole.
+    any: bool,
 }
 
 impl Message {
-    /// Takes the next bytes of the body and returns how many of it belong to a message that is not finished.
-    fn advance(&mut self, mut bytes: &[u8]) -> usize {
+    /// Takes the next bytes of the body.
+    fn advance(&mut self, mut bytes: &[u8]) {
         while !bytes.is_empty() {
             if self.missing == 0 {
                 let (taken, rest) = bytes.split_at((HEADER_LEN - self.header_len).min(bytes.len()));
@@ -94,15 +103,22 @@ impl Message {
                     let [_, length @ ..] = self.header;
                     (self.header_len, self.got) = (0, 0);
                     self.missing = usize::try_from(u32::from_be_bytes(length)).unwrap_or(usize::MAX);
+                    self.any |= self.missing == 0;
                 }
             } else {
                 let taken = self.missing.min(bytes.len());
                 self.missing -= taken;
                 self.got += taken;
+                self.any |= self.missing == 0;
                 bytes = bytes.get(taken..).unwrap_or_default();
             }
         }
-        if self.missing == 0 { self.header_len } else { self.got }
+    }
+
+    /// What is counted for it.
+    fn held(&self) -> usize {
+        let unfinished = if self.missing == 0 { self.header_len } else { self.got };
+        if self.any { unfinished } else { STREAM_BYTES + unfinished }
     }
 }
 
@@ -122,16 +138,16 @@ impl HttpBody for Counted {
         context: &mut task::Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(context));
-        if let Some(Ok(frame)) = &frame
+        let frame = Pin::new(&mut this.body).poll_frame(context);
+        if let Poll::Ready(Some(Ok(frame))) = &frame
             && let Some(bytes) = frame.data_ref()
         {
-            let unfinished = this.message.advance(bytes);
-            if !this.held.set(unfinished) {
-                return Poll::Ready(Some(Err(Error::TooManyRequests.into())));
-            }
+            this.message.advance(bytes);
         }
-        Poll::Ready(frame)
+        if !matches!(frame, Poll::Ready(None | Some(Err(_)))) && !this.held.set(this.message.held()) {
+            return Poll::Ready(Some(Err(Error::TooManyRequests.into())));
+        }
+        frame
     }
 
     fn is_end_stream(&self) -> bool {
@@ -166,14 +182,15 @@ mod tests {
             for part in bytes.chunks(piece) {
                 at += part.len();
                 let expected = match at {
-                    0..=4 => at,
-                    5..25 => at - 5,
+                    0..=4 => STREAM_BYTES + at,
+                    5..25 => STREAM_BYTES + at - 5,
                     25..30 => at - 25,
                     30..35 => at - 30,
                     35..38 => at - 35,
                     _ => 0,
                 };
-                assert_eq!(stream.advance(part), expected, "{at} of pieces of {piece}");
+                stream.advance(part);
+                assert_eq!(stream.held(), expected, "{at} of pieces of {piece}");
             }
         }
     }
@@ -192,7 +209,7 @@ mod tests {
 
     #[test]
     fn unfinished_requests_are_refused_where_there_are_too_many_and_no_others() {
-        let all = Unfinished::new(30);
+        let all = Unfinished::new(2 * STREAM_BYTES + 30);
         let half = |len: u8| message(len)[..usize::from(len)].to_vec();
         let (mut first, mut second) = (body(&all, vec![half(20)]), body(&all, vec![half(25)]));
         assert_eq!(read(&mut first).unwrap().unwrap(), 20);
@@ -204,9 +221,24 @@ mod tests {
         // Those that are whole need no room, however large.
         assert_eq!(read(&mut body(&all, vec![message(200)])).unwrap().unwrap(), 205);
         drop(second);
-        assert_eq!(all.held.load(Ordering::Relaxed), 15);
+        assert_eq!(all.held.load(Ordering::Relaxed), STREAM_BYTES + 15);
         drop(first);
         assert_eq!(all.held.load(Ordering::Relaxed), 0);
         assert_eq!(read(&mut body(&all, vec![half(25)])).unwrap().unwrap(), 25);
+    }
+
+    #[test]
+    fn streams_that_say_nothing_are_counted_until_they_have_said_something() {
+        let all = Unfinished::new(2 * STREAM_BYTES);
+        let silent = || body(&all, Vec::new());
+        let (mut first, mut second, mut third) = (silent(), silent(), silent());
+        assert!(read(&mut first).is_none() && read(&mut second).is_none());
+        assert_eq!(read(&mut third).unwrap().unwrap_err().code(), tonic::Code::ResourceExhausted);
+        drop(third);
+        // Whoever waits for the next message on a stream, as most watches do, holds nothing.
+        let mut watch = body(&all, vec![message(20)]);
+        assert_eq!(read(&mut watch).unwrap().unwrap(), 25);
+        assert!(read(&mut watch).is_none());
+        assert_eq!(all.held.load(Ordering::Relaxed), 2 * STREAM_BYTES);
     }
 }

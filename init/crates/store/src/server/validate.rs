@@ -9,6 +9,11 @@ use keelson_etcd_api::etcdserverpb::{DeleteRangeRequest, PutRequest, RangeReques
 
 use super::errors::Error;
 
+/// How deep transactions may be nested. The decoder takes a hundred messages inside each other: two of each transaction, of requests as of
+/// answers, and up to three of the innermost operation's answer, which a member that forwards decodes. etcd bounds only the operations, of which each level
+/// takes at least one.
+const MOST_NESTED: usize = 48;
+
 pub fn range(request: &RangeRequest) -> Result<(), Error> {
     if request.key.is_empty() {
         return Err(Error::EmptyKey);
@@ -37,15 +42,15 @@ pub fn delete_range(request: &DeleteRangeRequest) -> Result<(), Error> {
 }
 
 pub fn txn(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
-    txn_ops(request, max_ops)?;
+    txn_ops(request, max_ops, MOST_NESTED)?;
     // Behind the check of the size, so that many overlaps cannot cost much.
     intervals(&request.success)?;
     intervals(&request.failure)?;
     Ok(())
 }
 
-/// A nested transaction may use what the outer one left of the allowance.
-fn txn_ops(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
+/// A nested transaction may use what the outer one left of both allowances.
+fn txn_ops(request: &TxnRequest, max_ops: usize, most_nested: usize) -> Result<(), Error> {
     let used = request.compare.len().max(request.success.len()).max(request.failure.len());
     let left = max_ops.checked_sub(used).ok_or(Error::TooManyOps)?;
     if request.compare.iter().any(|compare| compare.key.is_empty()) {
@@ -55,7 +60,9 @@ fn txn_ops(request: &TxnRequest, max_ops: usize) -> Result<(), Error> {
         Some(Request::RequestRange(request)) => range(request),
         Some(Request::RequestPut(request)) => put(request),
         Some(Request::RequestDeleteRange(request)) => delete_range(request),
-        Some(Request::RequestTxn(request)) => txn_ops(request, left),
+        Some(Request::RequestTxn(request)) => {
+            txn_ops(request, left, most_nested.checked_sub(1).ok_or(Error::TooManyOps)?)
+        }
         None => Err(Error::KeyNotFound),
     })
 }
@@ -206,6 +213,40 @@ mod tests {
         let request = TxnRequest { success: vec![nested(ops(2), vec![])], ..TxnRequest::default() };
         assert_eq!(txn(&request, 3), Ok(()));
         assert_eq!(txn(&request, 2), Err(Error::TooManyOps));
+    }
+
+    #[test]
+    fn a_transaction_is_nested_no_deeper_than_its_answer_can_be_decoded() {
+        use keelson_etcd_api::encoded::KeyValue;
+        use keelson_etcd_api::server;
+        use keelson_etcd_api::server::response_op::Response;
+        use prost::Message as _;
+
+        let request = |depth| {
+            let innermost = TxnRequest { success: vec![put_op("a")], ..TxnRequest::default() };
+            (0..depth).fold(innermost, |inner, _| {
+                let op = RequestOp { request: Some(Request::RequestTxn(inner)) };
+                TxnRequest { success: vec![op], ..TxnRequest::default() }
+            })
+        };
+        let answer = |depth| {
+            let put = server::PutResponse { header: None, prev_kv: Some(KeyValue::default()) };
+            (0..=depth).fold(Response::ResponsePut(put), |inner, _| {
+                let op = server::ResponseOp { response: Some(inner) };
+                Response::ResponseTxn(server::TxnResponse { responses: vec![op], ..Default::default() })
+            })
+        };
+        let decodes = |depth| {
+            let Response::ResponseTxn(answer) = answer(depth) else { panic!("not of a transaction") };
+            server::TxnResponse::decode(&*answer.encode_to_vec()).is_ok()
+        };
+        assert_eq!(txn(&request(MOST_NESTED), 128), Ok(()));
+        assert_eq!(txn(&request(MOST_NESTED + 1), 128), Err(Error::TooManyOps));
+        assert!(
+            TxnRequest::decode(&*request(MOST_NESTED + 1).encode_to_vec()).is_ok(),
+            "it comes here and would be applied"
+        );
+        assert!(decodes(MOST_NESTED) && !decodes(MOST_NESTED + 1));
     }
 
     #[test]

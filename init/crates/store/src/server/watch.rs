@@ -1,11 +1,12 @@
 //! The Watch service: one stream of requests and answers, any number of watches.
 //!
 //! A stream has no task of its own: the answers are pulled, by the connection, when the client has room for them. Each pull
-//! first sends what the hub has queued, then reads history for watches that are behind, then waits for a request, news
-//! or a timer. While a client takes nothing, nothing is read for it, not even its requests, and its memory is bounded by its
+//! first sends what the hub has queued, then reads history for watches that are behind, a slice for one and then for the next, then waits for a
+//! request, news or a timer. While a client takes nothing, nothing is read for it, not even its requests, and its memory is bounded by its
 //! queue.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
@@ -120,6 +121,8 @@ struct Watches<R> {
     /// Watches that compaction ended: to etcd their ids are taken until the client cancels them too.
     ended: BTreeSet<WatchId>,
     next_id: i64,
+    /// The watch for which history was read last.
+    last_read: WatchId,
     /// A request for progress that awaits the watches that are behind.
     progress_wanted: bool,
     tick: Instant,
@@ -148,6 +151,7 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
             by_id: BTreeMap::new(),
             ended: BTreeSet::new(),
             next_id: 0,
+            last_read: WatchId::NONE,
             progress_wanted: false,
             tick,
             fragments: None,
@@ -157,20 +161,26 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
     /// The next answer, as long as the connection carries the stream.
     async fn next(&mut self) -> Result<WatchResponse, Status> {
         loop {
-            if let Some(answer) = self.pending() {
+            if let Some(answer) = self.queued() {
                 return Ok(answer);
             }
-            let woken = if self.is_behind() {
-                // There is work to do: only look whether a request has come.
-                let request = self.requests.next().now_or_never();
-                tokio::task::consume_budget().await;
-                request.flatten().map_or(Woken::News, Woken::Request)
-            } else {
-                self.wait().await
-            };
-            match woken {
-                Woken::Request(Ok(request)) => self.handle(request),
-                Woken::Request(Err(status)) => return Err(ended(status)),
+            if self.is_behind() {
+                // There is work to do: others go first, since it takes its time, and then it is only looked whether a request has come.
+                tokio::task::yield_now().await;
+                if let Some(request) = self.requests.next().now_or_never().flatten() {
+                    self.handle(request.map_err(ended)?);
+                }
+                if let Some(answer) = self.read_history() {
+                    return Ok(answer);
+                }
+                continue;
+            }
+            if std::mem::take(&mut self.progress_wanted) {
+                self.tell_progress();
+                continue;
+            }
+            match self.wait().await {
+                Woken::Request(request) => self.handle(request.map_err(ended)?),
                 Woken::News => {}
                 Woken::Tick => self.tell_idle_watches(),
                 Woken::NoLeader => return Err(Error::NoLeader.into()),
@@ -191,8 +201,8 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
         }
     }
 
-    /// What can be answered without waiting.
-    fn pending(&mut self) -> Option<WatchResponse> {
+    /// What can be answered without reading.
+    fn queued(&mut self) -> Option<WatchResponse> {
         if let Some(fragment) = self.next_fragment() {
             return Some(fragment);
         }
@@ -204,14 +214,6 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
             if let Some(watcher) = self.by_id.get_mut(&id) {
                 watcher.place = Place::Unsynced { next };
             }
-        }
-        if let Some(answer) = self.read_history() {
-            return Some(answer);
-        }
-        if self.progress_wanted && !self.is_behind() {
-            self.progress_wanted = false;
-            self.tell_progress();
-            return self.take_queued();
         }
         None
     }
@@ -279,30 +281,34 @@ impl<R: Stream<Item = Result<pb::WatchRequest, Status>> + Unpin> Watches<R> {
         fragment
     }
 
-    /// Reads a slice for each watch that is behind, until one has something to send.
+    /// Reads a slice for a watch that is behind, each in its turn: one that stays there keeps no other from catching up.
     fn read_history(&mut self) -> Option<WatchResponse> {
-        let behind = |watcher: &Watcher| match watcher.place {
+        let (spec, next) = self.next_behind()?;
+        self.last_read = spec.id;
+        let (slice, visible) = self.space.read(|mvcc, visible| (history::read(mvcc, &spec, next, visible), visible));
+        let slice = match slice {
+            Ok(slice) => slice,
+            Err(compacted) => return Some(self.compacted(spec.id, compacted.compact_revision)),
+        };
+        let token = self.space.hub().rejoin(&spec, slice.next, &self.queue);
+        if let Some(watcher) = self.by_id.get_mut(&spec.id) {
+            // Nothing that the hub queues from here on is sent before what was read.
+            watcher.place = token.map_or(Place::Unsynced { next: slice.next }, Place::Synced);
+        }
+        if slice.events.is_empty() {
+            return None;
+        }
+        let revision = if slice.next > visible { visible } else { slice.next - 1 };
+        Some(self.finish_events(spec.id, revision, slice.events))
+    }
+
+    fn next_behind(&self) -> Option<(Arc<Spec>, i64)> {
+        let behind = |(_, watcher): (&WatchId, &Watcher)| match watcher.place {
             Place::Unsynced { next } => Some((Arc::clone(&watcher.spec), next)),
             Place::Synced(_) => None,
         };
-        let behind: Vec<(Arc<Spec>, i64)> = self.by_id.values().filter_map(behind).collect();
-        for (spec, next) in behind {
-            let (slice, visible) =
-                self.space.read(|mvcc, visible| (history::read(mvcc, &spec, next, visible), visible));
-            let slice = match slice {
-                Ok(slice) => slice,
-                Err(compacted) => return Some(self.compacted(spec.id, compacted.compact_revision)),
-            };
-            let token = self.space.hub().rejoin(&spec, slice.next, &self.queue);
-            let Some(watcher) = self.by_id.get_mut(&spec.id) else { continue };
-            // Nothing that the hub queues from here on is sent before what was read.
-            watcher.place = token.map_or(Place::Unsynced { next: slice.next }, Place::Synced);
-            if !slice.events.is_empty() {
-                let revision = if slice.next > visible { visible } else { slice.next - 1 };
-                return Some(self.finish_events(spec.id, revision, slice.events));
-            }
-        }
-        None
+        let others = self.by_id.range((Bound::Excluded(self.last_read), Bound::Unbounded));
+        others.chain(self.by_id.range(..=self.last_read)).find_map(behind)
     }
 
     /// Cancels a watch that wants what compaction has taken. The header has no revision: so does etcd answer.

@@ -302,7 +302,7 @@ impl Cluster {
             let hash = running.services.hash(0).await.map_err(|error| failed(&error))?;
             let state = running.node().state();
             let own = state.of(Keys::Cluster).hash_at(0).await.map_err(|error| format!("{error:?}"))?;
-            let rows = state.snapshot().rows(usize::MAX);
+            let rows = state.snapshot().rows(usize::MAX).map(Result::unwrap);
             let others: Vec<Row> = rows.filter(|row| row.table != row.table.keys().tables().revisions).collect();
             states.push((slot.id, running.node().status().applied, (hash, own), others));
         }

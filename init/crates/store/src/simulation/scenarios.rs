@@ -17,10 +17,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use futures::channel::mpsc::{UnboundedSender, unbounded};
-use futures::stream::{Stream, StreamExt as _};
+use futures::stream::StreamExt as _;
 use keelson_etcd_api::etcdserverpb as pb;
 use keelson_etcd_api::etcdserverpb::watch_request::RequestUnion;
-use tonic::Status;
 
 use super::check::truth;
 use super::cluster::{Cluster, Running, Slot};
@@ -28,6 +27,7 @@ use super::operator::leader;
 use super::watch_check;
 use super::watchers::Session;
 use crate::member::MemberId;
+use crate::server::simulated::Answers;
 
 /// How long anything may take that is not kept from happening.
 const DEADLINE: Duration = Duration::from_secs(30);
@@ -148,7 +148,7 @@ fn from(start_revision: i64, watch_id: i64) -> pb::WatchCreateRequest {
 struct Watching {
     session: Session,
     requests: UnboundedSender<pb::WatchRequest>,
-    answers: std::pin::Pin<Box<dyn Stream<Item = Result<pb::WatchResponse, Status>>>>,
+    answers: Answers<pb::WatchResponse>,
 }
 
 impl Watching {

@@ -18,20 +18,17 @@ impl KeySpace {
                 return Err(Rejection::FutureRevision);
             }
             let revision = if revision <= 0 { current } else { revision };
-            // Keeps the rows that a compaction after this moment would remove.
+            // Keeps the rows that a compaction after this moment would remove. Those of earlier ones are not in the hash, however far that is.
             let pin = self.pin(mvcc.compact_revision());
             Ok((Hasher::new(mvcc, revision), pin, current))
         };
         let (mut hasher, pin, current) = self.read(begin)?;
-        // Those of earlier compactions must be gone, or the hash would depend on how far that is.
-        self.compacted(hasher.compact_revision).await;
         let hash = loop {
-            if let Some(hash) = self.read(|mvcc, _| hasher.step(mvcc, HASH_ROWS)) {
+            if let Some(hash) = pin.read(|mvcc, _| hasher.step(mvcc, HASH_ROWS))? {
                 break hash;
             }
             tokio::task::yield_now().await;
         };
-        drop(pin);
         Ok((Hashed { revision: hasher.revision, compact_revision: hasher.compact_revision, hash }, current))
     }
 }

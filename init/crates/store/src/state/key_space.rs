@@ -6,14 +6,16 @@
 //!
 //! Meta rows of a checkpoint: `revision` and `compact_revision`, 8 bytes big endian.
 
-use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
+use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
+use tokio::time::Instant;
 
-use super::{Delta, Keys, LoadError, Row, Table};
+use super::pins::{Pin, Pins};
+use super::{Delta, Keys, LoadError, Rejection, Row, Table};
 use crate::lease::LeaseId;
 use crate::mvcc::{Changes, Mvcc, Revision};
 use crate::watch::Hub;
@@ -23,6 +25,9 @@ const META_COMPACT_REVISION: &[u8] = b"compact_revision";
 
 /// Rows that physical compaction removes under one hold of the write lock: well below a millisecond.
 const COMPACTION_SLICE: usize = 256;
+
+/// How long a reader may take nothing while a compaction waits for it; at most twice that. Longer than a slow connection takes for one answer.
+const READER_PATIENCE: Duration = Duration::from_secs(30);
 
 /// Further than any store counts its revisions: sums with those beyond would overflow.
 const REVISION_MAX: i64 = i64::MAX / 2;
@@ -38,14 +43,22 @@ struct Shared {
     /// The revision that readers see: the last that was published.
     visible: AtomicI64,
     hub: Hub,
-    /// Revisions that readers between two holds of the lock still need, with how many do.
-    pins: Mutex<BTreeMap<i64, usize>>,
+    pins: Pins,
     compaction_due: Notify,
     /// Keys put and keys deleted since the start.
     puts: AtomicU64,
     deletes: AtomicU64,
-    /// Up to which revision physical compaction is complete.
+    /// Up to which revision physical compaction is complete, but for what readers still need.
     compacted: watch::Sender<i64>,
+}
+
+/// What is left to be removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Left {
+    More,
+    /// Only what readers need.
+    Pinned,
+    Nothing,
 }
 
 #[derive(Debug, Default)]
@@ -117,7 +130,7 @@ impl KeySpace {
             keys,
             visible: AtomicI64::new(revision),
             hub: Hub::new(revision),
-            pins: Mutex::default(),
+            pins: Pins::default(),
             compaction_due: Notify::new(),
             puts: AtomicU64::new(0),
             deletes: AtomicU64::new(0),
@@ -174,70 +187,71 @@ impl KeySpace {
         self.0.compaction_due.notify_one();
     }
 
-    /// Keeps rows that a reader at `revision` sees until the pin is dropped. To be called inside [`KeySpace::read`].
+    /// Keeps rows that a reader at `revision` sees, as long as it goes on reading. To be called inside [`KeySpace::read`].
     pub fn pin(&self, revision: i64) -> Pin {
-        *self.pins().entry(revision).or_default() += 1;
-        Pin { space: self.clone(), revision }
+        Pin::new(self, revision)
     }
 
-    fn pins(&self) -> MutexGuard<'_, BTreeMap<i64, usize>> {
-        self.0.pins.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(super) fn pins(&self) -> &Pins {
+        &self.0.pins
     }
 
     /// Removes superseded rows as compactions come, for ever. One task per range.
     pub async fn remove_garbage(&self) {
+        let mut review = Instant::now();
         loop {
-            while self.remove_garbage_slice() {
+            match self.remove_garbage_slice() {
                 // Between slices, whoever waits for the lock gets it.
-                tokio::task::yield_now().await;
+                Left::More => tokio::task::yield_now().await,
+                Left::Nothing => self.0.compaction_due.notified().await,
+                Left::Pinned => {
+                    if tokio::time::timeout_at(review, self.0.compaction_due.notified()).await.is_err() {
+                        self.0.pins.review(self.read(|mvcc, _| mvcc.compact_revision()));
+                        review = Instant::now() + READER_PATIENCE;
+                    }
+                }
             }
-            self.0.compaction_due.notified().await;
         }
     }
 
-    /// True if there may be more to remove.
-    fn remove_garbage_slice(&self) -> bool {
+    pub(super) fn remove_garbage_slice(&self) -> Left {
         let mut inner = self.write_lock();
         let compact_revision = inner.mvcc.compact_revision();
-        let floor = self.pins().keys().next().map_or(compact_revision, |pinned| compact_revision.min(*pinned));
+        let floor = self.0.pins.lowest().map_or(compact_revision, |pinned| compact_revision.min(pinned));
         let removed = inner.mvcc.remove_garbage(floor, COMPACTION_SLICE);
         let more = removed.len() == COMPACTION_SLICE;
         let Checkpointed { rows, removed: all_removed, .. } = &mut inner.checkpointed;
         all_removed.extend(removed.into_iter().filter(|revision| *revision < *rows));
         drop(inner);
-        if !more {
-            self.0.compacted.send_if_modified(|done| std::mem::replace(done, floor) != floor);
+        if more {
+            return Left::More;
         }
-        more
+        self.0.compacted.send_if_modified(|done| std::mem::replace(done, compact_revision) != compact_revision);
+        if floor < compact_revision { Left::Pinned } else { Left::Nothing }
     }
 
-    /// Waits until the rows that a compaction to `revision` made superfluous are gone from memory.
+    /// Waits until the rows that a compaction to `revision` made superfluous are gone from memory, but for what readers still need. It is not
+    /// known of a reader when it will be done.
     pub async fn compacted(&self, revision: i64) {
         let mut compacted = self.0.compacted.subscribe();
         // The sender lives as long as the range, so the wait cannot fail.
         let _ = compacted.wait_for(|done| *done >= revision).await;
     }
 
-    /// Rows of keys from a revision on, as a checkpoint has them: at most `limit`, of revisions up to `last`; and where the next one is.
-    pub(super) fn rows(&self, from: Revision, last: i64, limit: usize) -> (Vec<Row>, Option<Revision>) {
-        let table = self.0.keys.tables().revisions;
-        self.read(|mvcc, _| {
-            let mut rows = mvcc.rows_from(from).take_while(|row| row.revision().main <= last);
-            let taken = rows.by_ref().take(limit).map(|row| key_row(table, row)).collect();
-            (taken, rows.next().map(crate::mvcc::Row::revision))
-        })
-    }
-
-    /// Rows that are not keys, with the revision that they are of, and what keeps the rows of keys up to there. While `meanwhile` runs,
-    /// nothing is applied to this range.
-    pub(super) fn freeze<R>(&self, meanwhile: impl FnOnce() -> R) -> (i64, Vec<Row>, Pin, R) {
+    /// Begins to read all that is there. While `meanwhile` runs, nothing is applied to this range.
+    pub(super) fn freeze<R>(&self, meanwhile: impl FnOnce() -> R) -> (Frozen, R) {
         let inner = self.read_lock();
-        let pin = self.pin(inner.mvcc.compact_revision());
         let table = self.0.keys.tables().leases;
         let lease = |(id, record): (LeaseId, _)| lease_row(table, id, record);
-        let mut rows: Vec<Row> = inner.mvcc.leases.records().map(lease).collect();
-        rows.extend(Revisions::of(&inner.mvcc).rows(self.0.keys));
-        (inner.mvcc.revision(), rows, pin, meanwhile())
+        let mut others: Vec<Row> = inner.mvcc.leases.records().map(lease).collect();
+        others.extend(Revisions::of(&inner.mvcc).rows(self.0.keys));
+        let keys = FrozenKeys {
+            pin: self.pin(inner.mvcc.compact_revision()),
+            table: self.0.keys.tables().revisions,
+            from: Revision::default(),
+            last: inner.mvcc.revision(),
+        };
+        (Frozen { keys, rows: inner.mvcc.rows(), bytes: inner.mvcc.bytes(), others }, meanwhile())
     }
 
     /// What changed since the last call.
@@ -266,13 +280,51 @@ impl KeySpace {
         delta
     }
 
-    /// Replaces all that is there.
-    pub(super) fn replace(&self, loaded: Loading) {
-        let revision = loaded.inner.mvcc.revision();
-        *self.write_lock() = loaded.inner;
-        self.0.hub.restore(revision);
-        self.0.visible.store(revision, Ordering::Release);
+    /// Replaces all that is there, of which the watches' hub knows already. While `meanwhile` runs, nobody sees the new range or the old.
+    pub(super) fn replace(&self, loaded: Loading, meanwhile: impl FnOnce()) {
+        let mut inner = self.write_lock();
+        *inner = loaded.inner;
+        // Under the lock, like the pins: nothing was kept in it for those who read the one before, whose newest revision may be compacted in it.
+        self.0.visible.store(inner.mvcc.revision(), Ordering::Release);
+        self.0.pins.clear();
+        meanwhile();
+        drop(inner);
         self.0.compaction_due.notify_one();
+    }
+}
+
+/// A range as of one moment.
+#[derive(Debug)]
+pub(super) struct Frozen {
+    pub(super) keys: FrozenKeys,
+    /// Rows of keys and their bytes, at most: some may be garbage that is about to be removed.
+    pub(super) rows: usize,
+    pub(super) bytes: u64,
+    /// Those that are not keys.
+    pub(super) others: Vec<Row>,
+}
+
+/// The rows of keys from a revision on, up to another.
+#[derive(Debug)]
+pub(super) struct FrozenKeys {
+    pin: Pin,
+    table: Table,
+    from: Revision,
+    last: i64,
+}
+
+impl FrozenKeys {
+    /// The next rows, as a checkpoint has them, at most `limit`; and whether there are more.
+    pub(super) fn slice(&mut self, limit: usize) -> Result<(Vec<Row>, bool), Rejection> {
+        let (taken, next) = self.pin.read(|mvcc, _| {
+            let mut rows = mvcc.rows_from(self.from).take_while(|row| row.revision().main <= self.last);
+            let taken = rows.by_ref().take(limit).map(|row| key_row(self.table, row)).collect();
+            (taken, rows.next().map(crate::mvcc::Row::revision))
+        })?;
+        if let Some(next) = next {
+            self.from = next;
+        }
+        Ok((taken, next.is_some()))
     }
 }
 
@@ -294,6 +346,10 @@ pub(super) struct Loading {
 }
 
 impl Loading {
+    pub(super) fn revision(&self) -> i64 {
+        self.inner.mvcc.revision()
+    }
+
     pub(super) fn row(&mut self, row: &Row) -> Result<(), LoadError> {
         let refused = |reason: &str| refused(row, reason);
         let tables = row.table.keys().tables();
@@ -335,24 +391,4 @@ impl Loading {
 
 pub(super) fn refused(row: &Row, reason: &str) -> LoadError {
     LoadError::Row { table: row.table, key: row.key.clone(), reason: reason.to_owned() }
-}
-
-/// Holds back physical compaction.
-#[derive(Debug)]
-pub struct Pin {
-    space: KeySpace,
-    revision: i64,
-}
-
-impl Drop for Pin {
-    fn drop(&mut self) {
-        let mut pins = self.space.pins();
-        if let Some(count) = pins.get_mut(&self.revision) {
-            *count -= 1;
-            if *count == 0 {
-                pins.remove(&self.revision);
-                self.space.0.compaction_due.notify_one();
-            }
-        }
-    }
 }

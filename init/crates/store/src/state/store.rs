@@ -9,18 +9,17 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
-use keelson_etcd_api::etcdserverpb::{AlarmMember, AlarmResponse};
+use keelson_etcd_api::etcdserverpb::{AlarmMember, AlarmResponse, AlarmType};
 use prost::Message;
 use tokio::sync::Notify;
 
 use super::apply::{Alarms, Applied};
 use super::key_space::{Loading, refused};
-use super::snapshot::Part;
 use super::{Committed, Delta, Hashed, KeySpace, Keys, LoadError, Replicated, Response, Row, Snapshot, Table};
 use crate::histogram::Histogram;
 use crate::lease::deadlines::Deadlines;
 use crate::lease::{Lease, LeaseId};
-use crate::mvcc::Revision;
+use crate::member::MemberId;
 use crate::peer::BoxFuture;
 
 const META_ALARMS: &[u8] = b"alarms";
@@ -134,20 +133,12 @@ impl State {
     pub fn snapshot(&self) -> Snapshot {
         // All are held at once, or it would not be of one moment.
         let rest = || self.of(Keys::Cluster).freeze(|| alarms_row(&locked(&self.0.alarms)));
-        let (public_last, mut public_others, public_pin, (cluster_last, cluster_others, cluster_pin, alarms)) =
-            self.public().freeze(rest);
-        insert_meta(&mut public_others, alarms);
-        let part =
-            |keys, last, pin| Part::Keys { space: self.of(keys).clone(), from: Revision::default(), last, _pin: pin };
-        Snapshot(
-            [
-                part(Keys::Public, public_last, public_pin),
-                Part::Others(public_others),
-                part(Keys::Cluster, cluster_last, cluster_pin),
-                Part::Others(cluster_others),
-            ]
-            .into(),
-        )
+        let (mut public, (cluster, alarms)) = self.public().freeze(rest);
+        insert_meta(&mut public.others, alarms);
+        let mut snapshot = Snapshot::default();
+        snapshot.push(public);
+        snapshot.push(cluster);
+        snapshot
     }
 
     fn publish(&self, keys: Keys, applied: Applied) -> Response {
@@ -221,16 +212,25 @@ impl Replicated for State {
             }
         }
         let (public, cluster) = (public.finish(Keys::Public)?, cluster.finish(Keys::Cluster)?);
-        self.public().replace(public);
-        self.of(Keys::Cluster).replace(cluster);
-        *locked(&self.0.checkpointed_alarms) = Some(alarms_row(&alarms));
-        *locked(&self.0.alarms) = alarms;
+        self.public().hub().restore(public.revision());
+        self.of(Keys::Cluster).hub().restore(cluster.revision());
+        // All at once, or a snapshot could be of two moments.
+        self.public().replace(public, || {
+            self.of(Keys::Cluster).replace(cluster, || {
+                *locked(&self.0.checkpointed_alarms) = Some(alarms_row(&alarms));
+                *locked(&self.0.alarms) = alarms;
+            });
+        });
         self.deadlines().clear();
         Ok(())
     }
 
     fn exempt_bytes(&self) -> u64 {
         self.of(Keys::Cluster).read(|mvcc, _| mvcc.bytes())
+    }
+
+    fn tells_no_space(&self, member: MemberId) -> bool {
+        self.alarms().contains(&AlarmMember { member_id: member.0, alarm: AlarmType::Nospace.into() })
     }
 
     fn hash(&self, keys: Keys, revision: i64) -> BoxFuture<'_, Option<Hashed>> {
@@ -243,10 +243,11 @@ impl State {
     /// Changes the newest value of a public key and nothing else, as a memory does that fails.
     pub(crate) fn corrupt(&self, key: &[u8]) {
         let newest = self.public().read(|mvcc, _| {
-            mvcc.rows_from(Revision::default()).filter(|row| row.key() == key).map(crate::mvcc::Row::revision).last()
+            let rows = mvcc.rows_from(crate::mvcc::Revision::default());
+            rows.filter(|row| row.key() == key).map(crate::mvcc::Row::revision).last()
         });
         let newest = newest.unwrap().to_key();
-        let rows = self.snapshot().rows(usize::MAX).map(move |mut row| {
+        let rows = self.snapshot().rows(usize::MAX).map(Result::unwrap).map(move |mut row| {
             if row.table == Table::Revisions && row.key == newest[..] {
                 let mut value = row.value.to_vec();
                 // Without a lease, the value comes last.

@@ -105,7 +105,7 @@ impl Stopped {
         let old = beside(&format!(".before-recovery-{:x}", self.identity.cluster_id));
         let new = beside(".recovered");
         let at = self.last.unwrap_or(LogId { term: 1, index: 1 });
-        let mut rows = Rewritten::new(self.state.snapshot().rows(SLICE_ROWS).map(Ok), bump);
+        let mut rows = Rewritten::new(self.state.snapshot().rows(SLICE_ROWS), bump);
         let identity = restore::write(&new, self.member.clone(), at, &mut rows)?;
         let renamed = std::fs::rename(&self.path, &old).and_then(|()| std::fs::rename(&new, &self.path));
         renamed.map_err(|source| RecoverError::Rename { old: self.path.clone(), new, source })?;

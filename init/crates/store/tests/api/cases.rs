@@ -5,7 +5,7 @@ use keelson_etcd_api::etcdserverpb as pb;
 use tonic::Code;
 
 use crate::compare::{Answer, Seen, seen};
-use crate::servers::{Clients, Server, etcd_program};
+use crate::servers::{Clients, Server, etcd_program, within};
 
 type Outcome = (String, Seen<String>);
 
@@ -229,11 +229,81 @@ async fn health_is_told_in_every_form() {
         ("/metrics", "HTTP/1.1 200", "etcd_server_leader_changes_seen_total 1\n"),
         ("/metrics", "HTTP/1.1 200", "etcd_mvcc_put_total 0\n"),
         ("/metrics", "HTTP/1.1 200", "grpc_method=\"Check\",grpc_service=\"grpc.health.v1.Health\""),
+        ("/metrics", "HTTP/1.1 200", "etcd_server_healthcheck{name=\"serializable_read\",type=\"livez\"} 1\n"),
+        (
+            "/metrics",
+            "HTTP/1.1 200",
+            "etcd_server_healthchecks_total{name=\"non_learner\",status=\"success\",type=\"readyz\"} 2\n",
+        ),
         ("/nothing", "HTTP/1.1 404", "not found"),
     ] {
         let answer = crate::tls::plain_get(server.port, path).await;
         assert!(answer.starts_with(start) && answer.contains(body), "{path}: {answer}");
     }
+    for path in ["/health", "/livez", "/readyz/non_learner", "/version"] {
+        let request = format!("HEAD {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        let answer = crate::tls::plain(server.port, &request).await;
+        assert!(answer.starts_with("HTTP/1.1 405") && answer.contains("allow: GET\r\n"), "{path}: {answer}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn http_paths_with_addresses_of_their_own_are_served_nowhere_else() {
+    let port = keelson_ports::free_port().unwrap();
+    let server = Server::keelson(&[&format!("--listen-client-http-urls=http://127.0.0.1:{port}")]).await;
+    assert!(crate::tls::plain_get(port, "/health").await.starts_with("HTTP/1.1 200"));
+    assert!(crate::tls::plain_get(server.port, "/health").await.starts_with("HTTP/1.1 404"));
+    server.clients().put("k", "v").await;
+    let service = format!("http://127.0.0.1:{port}");
+    let endpoint = tonic::transport::Endpoint::from_shared(service).unwrap();
+    let mut elsewhere = pb::kv_client::KvClient::new(endpoint.connect().await.unwrap());
+    let refused = elsewhere.range(pb::RangeRequest { key: "k".into(), ..Default::default() }).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unimplemented);
+}
+
+/// A client of this library would not wait for the answer.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_call_whose_time_is_over_is_told_so() {
+    use keelson_etcd_api::v3lockpb::LockRequest;
+    let server = Server::keelson(&[]).await;
+    let Clients { mut lock, mut lease, .. } = server.clients();
+    for id in [1, 2] {
+        lease.lease_grant(pb::LeaseGrantRequest { ttl: 600, id }).await.unwrap();
+    }
+    lock.lock(LockRequest { name: "name".into(), lease: 1 }).await.unwrap();
+    // The same by lease 2, with the message's length before it.
+    let message = "\0\0\0\0\x08\x0a\x04name\x10\x02";
+    let request = format!(
+        "POST /v3lockpb.Lock/Lock HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Type: application/grpc\r\n\
+         TE: trailers\r\ngrpc-timeout: 300m\r\nContent-Length: {}\r\n\r\n{message}",
+        message.len()
+    );
+    let answer = crate::tls::plain(server.port, &request).await;
+    assert!(answer.contains("grpc-status: 4\r\n") && answer.contains("context%20deadline%20exceeded"), "{answer}");
+    let page = crate::tls::plain_get(server.port, "/metrics").await;
+    let counted = "grpc_server_handled_total{grpc_code=\"DeadlineExceeded\",grpc_method=\"Lock\"";
+    assert!(page.lines().any(|line| line.starts_with(counted) && line.ends_with("} 1")), "{page}");
+}
+
+/// etcd takes what `--max-txn-ops` allows, 128.
+#[tokio::test(flavor = "multi_thread")]
+async fn transactions_that_are_nested_too_deep_are_refused_as_too_large() {
+    let server = Server::keelson(&[]).await;
+    let mut kv = server.clients().kv;
+    let nested = |depth| {
+        let innermost = pb::TxnRequest { success: ops(1), ..Default::default() };
+        (0..depth).fold(innermost, |inner, _| {
+            let op = pb::RequestOp { request: Some(pb::request_op::Request::RequestTxn(inner)) };
+            pb::TxnRequest { success: vec![op], ..Default::default() }
+        })
+    };
+    let revision = kv.txn(nested(48)).await.unwrap().into_inner().header.unwrap().revision;
+    for depth in [49, 60] {
+        let refused = kv.txn(nested(depth)).await.unwrap_err();
+        let text = "etcdserver: too many operations in txn request";
+        assert_eq!((refused.code(), refused.message()), (Code::InvalidArgument, text), "{depth}");
+    }
+    assert_eq!(server.clients().put("k", "v").await, revision + 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -255,6 +325,33 @@ async fn defragmenting_gives_the_space_of_what_was_compacted_back() {
     let empty = maintenance.status(pb::StatusRequest {}).await.unwrap().into_inner();
     assert!(empty.db_size < 2_000_000 && empty.db_size_in_use < 1_000_000, "{empty:?}");
     clients.put("after", "v").await;
+}
+
+/// As in etcd, whose readers compactions do not wait for.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_stops_reading_holds_up_no_compaction_and_no_hash() {
+    let server = Server::keelson(&[]).await;
+    let clients = server.clients();
+    for key in 100..200 {
+        clients.put(&format!("k{key}"), &"x".repeat(100_000)).await;
+    }
+    let Clients { mut kv, mut maintenance, .. } = clients.clone();
+    let request = pb::RangeRequest { key: "k".into(), range_end: "l".into(), ..Default::default() };
+    let mut pieces = kv.range_stream(request).await.unwrap().into_inner();
+    let mut kvs = pieces.message().await.unwrap().unwrap().range_response.unwrap().kvs;
+    let mut revision = 0;
+    for key in 100..200 {
+        revision = clients.put(&format!("k{key}"), "new").await;
+    }
+    let compaction = pb::CompactionRequest { revision, physical: true };
+    within("a compaction", kv.compact(compaction)).await.unwrap();
+    let hash = within("a hash", maintenance.hash_kv(pb::HashKvRequest { revision: 0 })).await.unwrap().into_inner();
+    assert_eq!((hash.hash_revision, hash.compact_revision), (revision, revision));
+    // It finds what it had begun to read, if that is not long ago.
+    while let Some(piece) = pieces.message().await.unwrap() {
+        kvs.extend(piece.range_response.unwrap().kvs);
+    }
+    assert!(kvs.len() == 100 && kvs.iter().all(|kv| kv.value.len() == 100_000));
 }
 
 #[tokio::test(flavor = "multi_thread")]

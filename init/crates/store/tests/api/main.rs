@@ -23,6 +23,7 @@ mod compare;
 mod concurrency;
 mod differential;
 mod etcdctl;
+mod gateway;
 mod histories;
 mod kubernetes;
 mod leases;

@@ -28,6 +28,11 @@ pub(crate) async fn plain_get(port: u16, path: &str) -> String {
     get(TcpStream::connect(("127.0.0.1", port)).await.unwrap(), path).await.unwrap()
 }
 
+/// The same, of one that is given as a whole.
+pub(crate) async fn plain(port: u16, request: &str) -> String {
+    exchange(TcpStream::connect(("127.0.0.1", port)).await.unwrap(), request).await.unwrap()
+}
+
 fn write_pair(directory: &Path, (certificate, key): &(rcgen::Certificate, KeyPair)) {
     // By rename, the key first: the server may look at any moment.
     for (name, text) in [("server.key", key.serialize_pem()), ("server.crt", certificate.pem())] {

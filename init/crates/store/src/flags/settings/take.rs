@@ -72,7 +72,11 @@ impl Take<'_> {
     }
 
     pub(super) fn switch(&self, name: &str) -> Result<bool, SettingsError> {
-        let Some(word) = self.word(name) else { return Ok(false) };
+        self.switch_or(name, false)
+    }
+
+    pub(super) fn switch_or(&self, name: &str, default: bool) -> Result<bool, SettingsError> {
+        let Some(word) = self.word(name) else { return Ok(default) };
         // What Go's flags take.
         match word.value.as_str() {
             "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),

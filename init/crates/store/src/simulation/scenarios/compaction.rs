@@ -94,3 +94,49 @@ fn issue_18667_a_transaction_that_reads_the_compacted_past_has_no_effect() {
         world.check().await;
     });
 }
+
+/// A snapshot that a member installed took the place of what it was being read, and the reader went on in it (here, not in etcd): what had been compacted
+/// in it was missing from the answer.
+#[test]
+fn a_read_under_which_a_snapshot_is_installed_is_complete_or_fails() {
+    for compact in [false, true] {
+        run(3, |world| async move {
+            for number in 10..50 {
+                world.put(&format!("key/{number}"), "before").await;
+            }
+            world.settle().await;
+            let follower = world.follower().await;
+            let running = follower.running().unwrap();
+            let keys = crate::simulation::clients::range("key/");
+            let keys = pb::RangeRequest { range_end: "key0".into(), serializable: true, ..keys };
+            let mut pieces = running.services.range_stream(keys).await.unwrap();
+            let mut kvs = pieces.next().await.unwrap().unwrap().range_response.unwrap().kvs;
+            assert!(kvs.len() < 20);
+
+            world.0.isolate(&follower, true, true);
+            for number in 10..50 {
+                world.put_elsewhere(Some(follower.id), &format!("key/{number}"), "after").await;
+            }
+            let last = world.put_much(Some(follower.id)).await;
+            if compact {
+                world.leader().await.running().unwrap().services.compact(last).await.unwrap();
+            }
+            world.0.network.heal();
+            world.settle().await;
+            assert!(running.node().state().public().revision() >= last);
+            let mut end = Ok(());
+            while let Some(piece) = pieces.next().await {
+                match piece {
+                    Ok(piece) => kvs.extend(piece.range_response.unwrap().kvs),
+                    Err(status) => end = Err(status.code()),
+                }
+            }
+            if compact {
+                assert_eq!(end, Err(tonic::Code::OutOfRange));
+            } else {
+                assert_eq!((end, kvs.len()), (Ok(()), 40));
+                assert!(kvs.iter().all(|kv| kv.value == "before"), "of another revision");
+            }
+        });
+    }
+}

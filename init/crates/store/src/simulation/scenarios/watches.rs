@@ -99,3 +99,43 @@ fn issue_20221_a_watch_of_the_future_is_told_nothing_before_it() {
         watching.check();
     });
 }
+
+/// Whoever was far behind kept the other watches of its stream waiting, and the thread that read for it all others (here, not in etcd, which has one
+/// task for all that are behind).
+#[test]
+fn watches_that_are_far_behind_take_turns_and_let_others_go_on() {
+    run(1, |world| async move {
+        let put = |number: u32| pb::request_op::Request::RequestPut(put(&format!("key/{number}"), "value"));
+        let success = (0..100).map(|number| pb::RequestOp { request: Some(put(number)) }).collect();
+        let txn = pb::TxnRequest { success, ..pb::TxnRequest::default() };
+        let running = world.running(0);
+        let mut last = 0;
+        // Several times what is read in one go.
+        for _ in 0..70 {
+            last = running.services.txn(txn.clone()).await.unwrap().header.unwrap().revision;
+        }
+        let mut watching = Watching::open(&running, vec![from(1, 1), from(1, 2)]);
+        watching.read_until(last).await;
+        watching.check();
+        let told: Vec<i64> = watching
+            .session
+            .answers
+            .iter()
+            .filter(|answer| !answer.events.is_empty())
+            .map(|answer| answer.watch_id)
+            .collect();
+        assert!(told.len() > 6 && told.windows(2).all(|pair| pair[0] != pair[1]), "{told:?}");
+
+        let nothing = pb::WatchCreateRequest { key: "nothing".into(), range_end: "".into(), ..from(1, 1) };
+        let mut watching = Watching::open(&running, vec![nothing]);
+        assert!(watching.next(DEADLINE).await.unwrap().created);
+        watching.ask_for_progress();
+        let mut polls = 0;
+        let told = std::future::poll_fn(|context| {
+            polls += 1;
+            watching.answers.poll_next_unpin(context)
+        });
+        assert_eq!(told.await.unwrap().unwrap().header.unwrap().revision, last);
+        assert!(polls > 3, "{polls}");
+    });
+}
