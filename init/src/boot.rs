@@ -1,23 +1,25 @@
 //! The second stage's boot: from an executed root to the moment services start.
 //!
 //! Boot is data: [`phases::PHASES`] lists the named steps in order, each with the rule for its failure. A phase takes what
-//! earlier ones found out and adds to it; nothing is decided in two places. What the last phase leaves is [`Boot`], all that
+//! earlier ones found out and adds to it; nothing is decided in two places. What the last phase leaves is [`Facts`], all that
 //! the supervisor gets to know.
 //!
-//! Until services start PID 1 may wait for a child with a deadline; after that it waits for nothing but its event loop.
+//! Until services start PID 1 may wait for a child with a deadline; after that it waits for nothing but its event loop. Whoever asks for
+//! the machine's end meanwhile is obeyed between two phases, and a child that is waited for is killed.
 
+use std::io;
 use std::time::Duration;
 
 use keelson_config::NodeConfig;
-use keelson_init::buttons::Buttons;
-use keelson_init::shutdown::Enforcer;
-use keelson_job::{BootRecord, Cause, Progress};
-use keelson_sys::watchdog::Watchdog;
+use keelson_job::{BootRecord, Cause};
 use serde::{Deserialize, Serialize};
+use thiserror::Error;
 
 use crate::console::Console;
 use crate::recovery::{Failure, Rule};
 use crate::root::handover;
+use crate::signals::Request;
+use crate::vitals::Vitals;
 
 pub(crate) mod history;
 pub(crate) mod job;
@@ -27,20 +29,23 @@ pub(crate) mod phases;
 /// The root of the cgroup v2 hierarchy. PID 1 itself is in `/init` below it; services go below `/keelson`.
 pub(crate) const CGROUP_ROOT: &str = "/sys/fs/cgroup";
 
-/// What boot hands to the supervisor. `main` keeps it, so that the end of the machine can still use it whatever becomes of the
-/// supervisor.
+/// Why a boot did not come to its services.
 #[derive(Debug)]
-pub(crate) struct Boot {
-    pub(crate) facts: Facts,
-    /// What the boot's record says so far.
-    pub(crate) progress: Progress,
-    /// Armed already, if the machine has one. To be fed from the event loop, at [`WATCHDOG_INTERVAL`](phases::watchdog::INTERVAL).
-    pub(crate) watchdog: Option<Watchdog>,
-    /// What was pressed since the boot began is still to be obeyed.
-    pub(crate) buttons: Buttons,
-    /// The thread that keeps the deadline of the machine's end, once services run.
-    pub(crate) enforcer: Option<Enforcer>,
+pub(crate) enum Stop {
+    Failed(Failure),
+    /// Somebody wants the machine to end.
+    Asked(Request),
 }
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+#[derive(Debug, Error)]
+#[error("cannot start the threads that keep the deadline of the machine's end")]
+struct NoEnforcer(#[source] io::Error);
 
 /// What boot found out. Plain values.
 #[derive(Debug)]
@@ -68,7 +73,8 @@ pub(crate) struct Span {
     pub(crate) length: Duration,
 }
 
-/// Why and how the machine is to end. The supervisor returns it once all services have stopped, or could not be.
+/// Why and how the machine is to end. The supervisor returns it once all services have stopped, or could not be; in the boot somebody asked
+/// for it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Verdict {
     pub(crate) action: Action,
@@ -92,12 +98,19 @@ impl Action {
     }
 }
 
-/// Runs all phases.
-pub(crate) fn run(console: &mut Console) -> Result<Boot, Failure> {
-    let buttons = Buttons::open();
-    let mut machine = phases::Machine::new(handover::receive(std::env::args().skip(1)));
-    for phase in phases::PHASES {
-        phases::run(phase, &mut machine, console).map_err(|failure| failure.with(machine.progress()))?;
+impl From<Request> for Verdict {
+    fn from(request: Request) -> Self {
+        Self { action: request.action, cause: Cause::Asked, reason: request.by.to_owned() }
     }
-    machine.into_boot(buttons).ok_or_else(|| Failure::new("boot", Rule::Fatal, "a phase left nothing behind"))
+}
+
+/// Runs all phases.
+pub(crate) fn run(console: &mut Console, vitals: &mut Vitals) -> Result<Facts, Stop> {
+    vitals.requests.open();
+    vitals.start_enforcer().map_err(|error| Failure::new("boot", Rule::Fatal, NoEnforcer(error)))?;
+    let mut machine = phases::Machine::new(vitals, handover::receive(std::env::args().skip(1)));
+    for phase in phases::PHASES {
+        phases::run(phase, &mut machine, console)?;
+    }
+    machine.into_facts().ok_or_else(|| Failure::new("boot", Rule::Fatal, "a phase left nothing behind").into())
 }

@@ -33,6 +33,10 @@ impl Buttons {
             let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
             devices.extend(rustix::fs::open(Path::new("/dev/input").join(&name), flags, Mode::empty()));
         }
+        Self::of(devices)
+    }
+
+    pub fn of(devices: Vec<OwnedFd>) -> Self {
         Self { devices }
     }
 

@@ -1,8 +1,8 @@
-//! The machine's end: what is left is stopped, the record is written, file systems are unmounted, the kernel is told.
+//! The machine's end: what is left is killed, the record is written, file systems are unmounted, the kernel is told.
 //!
 //! Any of these steps may block for ever (a dead disk, a network file system without a server). So each is done by a process or
-//! a thread that may hang in PID 1's stead, with a limit, and what does not answer is named and abandoned. Behind that stands
-//! the enforcer's thread (`shutdown`), whose deadline is drawn near as soon as the services have ended, and behind that the
+//! a thread that may hang in PID 1's stead, with a limit, and what does not answer is named and abandoned. Behind that stand
+//! the enforcer's threads (`shutdown`), whose deadline is drawn near as soon as the services have ended, and until the kernel is told the
 //! watchdog, if there is one: it is never disarmed, and fed between the steps but in none of them.
 //!
 //! Nobody reads signals any more, so ctrl-alt-del is the kernel's to obey: who presses it now has waited long enough, and gets a
@@ -16,9 +16,9 @@ use keelson_control::ShutdownKind;
 use keelson_job::{BootEnd, Request};
 use keelson_sys::{clock, power, process};
 
-use crate::boot::job;
-use crate::boot::{Action, Boot, Verdict};
+use crate::boot::{Action, Verdict, job};
 use crate::console::Console;
+use crate::vitals::Vitals;
 use crate::{recovery, signals};
 
 mod unmount;
@@ -47,23 +47,26 @@ impl From<Action> for power::End {
     }
 }
 
-/// Ends the machine. Services have stopped, or could not be stopped.
-pub(crate) fn end(console: &mut Console, boot: &mut Boot, verdict: &Verdict) -> ! {
+/// Ends the machine. Services have stopped, could not be stopped, or were not started yet.
+pub(crate) fn end(console: &mut Console, vitals: &mut Vitals, verdict: &Verdict) -> ! {
     if let Err(error) = power::ctrl_alt_del_restarts() {
         console.warn(SUBJECT, format_args!("ctrl-alt-del does nothing from here on: {error}"));
     }
     console.info(SUBJECT, format_args!("{}: {}", verdict.action.words(), verdict.reason));
-    if let Some(enforcer) = &boot.enforcer {
+    if let Some(enforcer) = &vitals.enforcer {
         enforcer.hasten(verdict.action.into(), clock::since_boot());
     }
-    feed(boot);
-    record(console, boot, verdict);
+    // Each step gets the watchdog's whole timeout.
+    vitals.feed();
+    // An update of the record may be under way; it must not write after the end.
     kill_everything(console);
-    feed(boot);
+    vitals.feed();
+    record(console, vitals, verdict);
+    vitals.feed();
     unmount::everything(console);
-    feed(boot);
+    vitals.feed();
     recovery::sync_bounded(console);
-    feed(boot);
+    vitals.feed();
     console.info(SUBJECT, verdict.action.words());
     console.flush();
     let error = power::end(verdict.action.into());
@@ -74,21 +77,18 @@ pub(crate) fn end(console: &mut Console, boot: &mut Boot, verdict: &Verdict) -> 
     }
 }
 
-/// Each step gets the watchdog's whole timeout.
-fn feed(boot: &mut Boot) {
-    if let Some(watchdog) = &mut boot.watchdog {
-        let _ = watchdog.feed();
+/// If this boot has a record.
+fn record(console: &mut Console, vitals: &mut Vitals, verdict: &Verdict) {
+    if !recovery::has_state() {
+        return;
     }
-}
-
-fn record(console: &mut Console, boot: &mut Boot, verdict: &Verdict) {
     let end = BootEnd {
         at: clock::wall().as_secs(),
         action: verdict.action.words().to_owned(),
         reason: verdict.reason.clone(),
         cause: verdict.cause,
     };
-    let request = Request::CloseState { progress: boot.progress_now(), end };
+    let request = Request::CloseState { progress: vitals.progress_now(), end };
     if let Err(error) = job::run::<()>(console, &request) {
         console.warn(SUBJECT, format_args!("the boot's record was not kept: {}", recovery::chain(&error)));
     }

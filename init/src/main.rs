@@ -15,13 +15,15 @@ mod root;
 mod screen;
 mod signals;
 mod supervise;
+mod vitals;
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::ExitCode;
 
-use boot::Boot;
+use boot::{Stop, Verdict};
 use console::Console;
 use recovery::{Failure, Rule};
+use vitals::Vitals;
 
 fn main() -> ExitCode {
     if std::process::id() != 1 {
@@ -30,32 +32,26 @@ fn main() -> ExitCode {
     signals::block_all();
     let mut console = Console::default();
     recovery::report_panics();
-    let mut boot = None;
-    let outcome = catch_unwind(AssertUnwindSafe(|| live(&mut console, &mut boot)));
-    let failure = match outcome {
-        Ok(failure) => failure,
-        Err(_) => Failure::panicked(),
-    };
-    let failure = match &mut boot {
-        Some(boot) => failure.with(boot.progress_now()),
-        None => failure,
-    };
-    // An armed watchdog must be fed even by a machine that holds.
-    let watchdog = boot.and_then(|boot| boot.watchdog).or_else(boot::phases::watchdog::take_up_again);
-    recovery::recover(&mut console, &failure, watchdog)
+    // Outside, so that the end can use them after a panic.
+    let mut vitals = Vitals::default();
+    let outcome = catch_unwind(AssertUnwindSafe(|| live(&mut console, &mut vitals)));
+    let failure = outcome.unwrap_or_else(|_| Failure::panicked());
+    recovery::recover(&mut console, &failure, &mut vitals)
 }
 
-/// Returns only what cannot be helped. What a finished boot left is kept outside, so that the end can use it after a panic.
-fn live(console: &mut Console, boot: &mut Option<Boot>) -> Failure {
+/// Returns only what cannot be helped.
+fn live(console: &mut Console, vitals: &mut Vitals) -> Failure {
+    match run(console, vitals) {
+        Ok(verdict) => finish::end(console, vitals, &verdict),
+        Err(Stop::Asked(request)) => finish::end(console, vitals, &request.into()),
+        Err(Stop::Failed(failure)) => failure,
+    }
+}
+
+fn run(console: &mut Console, vitals: &mut Vitals) -> Result<Verdict, Stop> {
     if root::in_initramfs() {
-        return root::enter(console);
+        return Err(root::enter(console, vitals));
     }
-    let boot = match boot::run(console) {
-        Ok(finished) => boot.insert(finished),
-        Err(failure) => return failure,
-    };
-    match supervise::run(console, boot) {
-        Ok(verdict) => finish::end(console, boot, &verdict),
-        Err(error) => Failure::new("services", Rule::Fatal, error),
-    }
+    let mut facts = boot::run(console, vitals)?;
+    supervise::run(console, &mut facts, vitals).map_err(|error| Failure::new("services", Rule::Fatal, error).into())
 }

@@ -13,8 +13,8 @@ use std::error::Error;
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
-use keelson_init::buttons::Buttons;
-use keelson_job::{BootEnd, Cause, Progress};
+use keelson_init::supervisor::short;
+use keelson_job::{BootEnd, Cause};
 use keelson_sys::clock;
 use keelson_sys::power::{self, End};
 use keelson_sys::watchdog::Watchdog;
@@ -23,14 +23,12 @@ use crate::boot::history::FAILED_BOOTS_MAX;
 use crate::boot::job;
 use crate::bounded;
 use crate::console::Console;
-use crate::signals::{self, Request};
+use crate::vitals::Vitals;
 
 /// How long the last sync may take.
 const SYNC_LIMIT: Duration = Duration::from_secs(10);
 /// How often a holding machine says why it holds.
 const REMINDER_INTERVAL: Duration = Duration::from_mins(1);
-/// How often a holding machine feeds its watchdog: well within any timeout.
-const FEEDING_INTERVAL: Duration = Duration::from_secs(10);
 /// The name under which recovery speaks.
 const SUBJECT: &str = "recovery";
 
@@ -52,8 +50,6 @@ pub(crate) struct Failure {
     pub(crate) phase: &'static str,
     pub(crate) rule: Rule,
     pub(crate) error: Box<dyn Error + Send + Sync>,
-    /// For the boot's record.
-    progress: Box<Progress>,
 }
 
 /// Set once STATE is mounted and this boot has a record in it: how many boots before this one failed in a row.
@@ -65,17 +61,18 @@ pub(crate) fn state_is_open(failed_before: u32) {
     let _ = FAILED_BEFORE.set(failed_before);
 }
 
+/// Whether this boot has a record on STATE.
+pub(crate) fn has_state() -> bool {
+    FAILED_BEFORE.get().is_some()
+}
+
 pub(crate) fn failed_before() -> u32 {
     FAILED_BEFORE.get().copied().unwrap_or_default()
 }
 
 impl Failure {
     pub(crate) fn new(phase: &'static str, rule: Rule, error: impl Into<Box<dyn Error + Send + Sync>>) -> Self {
-        Self { phase, rule, error: error.into(), progress: Box::default() }
-    }
-
-    pub(crate) fn with(self, progress: Progress) -> Self {
-        Self { progress: Box::new(progress), ..self }
+        Self { phase, rule, error: error.into() }
     }
 
     /// The panic's own words are in the kernel's log already.
@@ -107,36 +104,37 @@ pub(crate) fn report_panics() {
 }
 
 /// Ends the machine, or waits for a person who does.
-pub(crate) fn recover(console: &mut Console, failure: &Failure, watchdog: Option<Watchdog>) -> ! {
-    let mut attended = Attended { watchdog, buttons: Buttons::open() };
+pub(crate) fn recover(console: &mut Console, failure: &Failure, vitals: &mut Vitals) -> ! {
+    // The supervisor may have had the buttons.
+    vitals.requests.open();
     if console.is_closed() {
         console.open();
     }
     console.leave_screen();
     report(console, failure);
     let patience = patience(failure.rule, kernel_panic_seconds(), failed_before());
-    keep(console, failure, patience.is_some());
+    keep(console, failure, vitals, patience.is_some());
     sync_bounded(console);
     if let Some(delay) = patience {
         console.error(SUBJECT, format_args!("rebooting in {} s", delay.as_secs()));
-        attended.wait_for_person(delay);
+        wait_for_person(vitals, delay);
         power::end(End::Reboot);
         // Only a kernel that cannot reboot comes here: hold.
     } else if failed_before() + 1 >= FAILED_BOOTS_MAX {
         console.error(SUBJECT, format_args!("this is failed boot {} in a row", failed_before() + 1));
     }
-    hold(console, failure, attended)
+    hold(console, failure, vitals)
 }
 
 /// Keeps the reason for the next boot, if there is a STATE to keep it on.
-fn keep(console: &mut Console, failure: &Failure, reboots: bool) {
-    if FAILED_BEFORE.get().is_none() {
+fn keep(console: &mut Console, failure: &Failure, vitals: &mut Vitals, reboots: bool) {
+    if !has_state() {
         return;
     }
     let action = if reboots { "reboot" } else { "hold" }.to_owned();
-    let reason = format!("{}: {}", failure.phase, chain(&*failure.error)).replace('\n', "; ");
+    let reason = short(format!("{}: {}", failure.phase, chain(&*failure.error)).replace('\n', "; "));
     let end = BootEnd { at: clock::wall().as_secs(), action, reason, cause: Cause::Failure };
-    let request = keelson_job::Request::CloseState { progress: (*failure.progress).clone(), end };
+    let request = keelson_job::Request::CloseState { progress: vitals.progress_now(), end };
     if let Err(error) = job::run::<()>(console, &request) {
         console.warn(SUBJECT, format_args!("the boot's record was not kept: {}", chain(&error)));
     }
@@ -146,38 +144,28 @@ fn report(console: &mut Console, failure: &Failure) {
     console.error(failure.phase, chain(&*failure.error));
 }
 
-fn hold(console: &mut Console, failure: &Failure, mut attended: Attended) -> ! {
+fn hold(console: &mut Console, failure: &Failure, vitals: &mut Vitals) -> ! {
     loop {
         console.error(
             SUBJECT,
             "this machine holds until the above is corrected; ctrl-alt-del reboots it, the power button turns it off",
         );
-        attended.wait_for_person(REMINDER_INTERVAL);
+        wait_for_person(vitals, REMINDER_INTERVAL);
         report(console, failure);
     }
 }
 
-/// What a machine that waits looks after.
-struct Attended {
-    watchdog: Option<Watchdog>,
-    buttons: Buttons,
-}
-
-impl Attended {
-    /// Reaps for so long, unless ctrl-alt-del, the power button or the like says to end sooner.
-    fn wait_for_person(&mut self, limit: Duration) {
-        let deadline = Instant::now() + limit;
-        loop {
-            if let Some(watchdog) = &mut self.watchdog {
-                let _ = watchdog.feed();
-            }
-            let left = deadline.saturating_duration_since(Instant::now());
-            match signals::wait_for_request(left.min(FEEDING_INTERVAL), &mut self.buttons) {
-                Some(Request::Reboot) => drop(power::end(End::Reboot)),
-                Some(Request::PowerOff) => drop(power::end(End::PowerOff)),
-                None if left <= FEEDING_INTERVAL => return,
-                None => {}
-            }
+/// Reaps for so long, unless ctrl-alt-del, the power button or the like says to end sooner, or has said so in the boot.
+fn wait_for_person(vitals: &mut Vitals, limit: Duration) {
+    let deadline = Instant::now() + limit;
+    let interval = vitals.watchdog.as_ref().map_or(limit, Watchdog::interval);
+    loop {
+        vitals.feed();
+        let left = deadline.saturating_duration_since(Instant::now());
+        match vitals.requests.wait(left.min(interval)) {
+            Some(request) => drop(power::end(request.action.into())),
+            None if left <= interval => return,
+            None => {}
         }
     }
 }

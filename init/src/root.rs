@@ -20,10 +20,12 @@ use keelson_sys::mount::{self, MountFlags};
 use keelson_sys::{clock, memfd, process};
 use thiserror::Error;
 
-use crate::boot::{Span, job, mounts};
+use crate::boot::job::JobError;
+use crate::boot::{Span, Stop, job, mounts};
 use crate::bounded;
 use crate::console::Console;
 use crate::recovery::{Failure, Rule};
+use crate::vitals::Vitals;
 
 mod empty;
 pub(crate) mod handover;
@@ -50,7 +52,7 @@ enum RootError {
     #[error("cannot read the kernel command line")]
     CommandLine(#[source] io::Error),
     #[error("there is no root")]
-    Find(#[source] job::JobError),
+    Find(#[source] JobError),
     #[error("cannot mount {device} at {NEW_ROOT}")]
     Mount { device: PathBuf, source: io::Error },
     #[error("{device} did not give the root within {} s", ROOT_LIMIT.as_secs())]
@@ -75,21 +77,23 @@ pub(crate) fn in_initramfs() -> bool {
     })
 }
 
-/// Moves to the root and executes it. Returns only if that failed.
-pub(crate) fn enter(console: &mut Console) -> Failure {
-    match try_enter(console) {
+/// Moves to the root and executes it. Returns only if that failed, or if somebody has asked for the machine's end.
+pub(crate) fn enter(console: &mut Console, vitals: &mut Vitals) -> Stop {
+    match try_enter(console, vitals) {
         Ok(never) => match never {},
-        Err(error) => Failure::new("root", Rule::Fatal, error),
+        Err(RootError::Find(JobError::Asked(request))) => Stop::Asked(request),
+        Err(error) => Failure::new("root", Rule::Fatal, error).into(),
     }
 }
 
-fn try_enter(console: &mut Console) -> Result<Infallible, RootError> {
+fn try_enter(console: &mut Console, vitals: &mut Vitals) -> Result<Infallible, RootError> {
     let start = clock::since_boot();
     mounts::mount_first_stage()?;
+    vitals.requests.open();
     console.open();
     console.info("root", format_args!("Keelson {}", env!("CARGO_PKG_VERSION")));
 
-    let device = find(console)?;
+    let device = find(console, vitals)?;
     let new_root = Path::new(NEW_ROOT);
     mount_root(&device, new_root)?;
     for mount in KEPT_MOUNTS {
@@ -112,10 +116,10 @@ fn try_enter(console: &mut Console) -> Result<Infallible, RootError> {
 }
 
 /// The verified device.
-fn find(console: &mut Console) -> Result<PathBuf, RootError> {
+fn find(console: &mut Console, vitals: &mut Vitals) -> Result<PathBuf, RootError> {
     let command_line = fs::read("/proc/cmdline").map_err(RootError::CommandLine)?;
     let request = Request::Root { command_line: CommandLine(command_line) };
-    let root: Root = job::run_in_first_stage(console, &request).map_err(RootError::Find)?;
+    let root: Root = job::run_in_first_stage(console, &request, vitals).map_err(RootError::Find)?;
     console.info("root", format_args!("{} is verified as it is read", root.found_on.display()));
     Ok(root.device)
 }

@@ -1,16 +1,18 @@
-//! The thread that ends the machine when nothing else does.
+//! The threads that end the machine when nothing else does.
 //!
 //! An ordered shutdown stops services, asks disks and unmounts: each of these can hang, and so can the code that is to
-//! keep their deadlines. This thread cannot: it is started while all is well, its stack and text are locked in memory
+//! keep their deadlines. The deadline's thread cannot: it is started while all is well, its stack and text are locked in memory
 //! (boot does that before services start), and all it ever does is wait on a futex with a timeout and make one call. It
 //! takes no lock, allocates nothing, reads no file. It is armed when a shutdown is asked for and never disarmed.
 //!
-//! What can still hang is the reboot call itself, in a driver; for that there is the watchdog, which this thread does not
-//! feed.
+//! That call is reboot(2), which can hang in a driver, and waits for ever behind another one that does (`system_transition_mutex`). No
+//! watchdog ends that: before the kernel shuts its devices down it stops those whose drivers ask for it, and most do
+//! (`watchdog_stop_on_reboot`). So a second thread, which does nothing else, then waits for [`LAST_RESORT_AFTER`] and takes the last
+//! resort, which asks no driver. It restarts even a machine that was to be off.
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
@@ -23,7 +25,10 @@ use crate::supervisor::SHUTDOWN_MAX;
 /// patience: a machine that is to be off must not be reset instead.
 const FINISH_MAX: Duration = Duration::from_secs(40);
 
-/// All of its stack is locked memory.
+/// From the deadline's call to the last resort: what a driver may take that is slow and does not hang.
+const LAST_RESORT_AFTER: Duration = Duration::from_secs(10);
+
+/// All of a stack is locked memory.
 const STACK_BYTES: usize = 64 * 1024;
 
 /// Between two attempts to end the machine, should the first have returned.
@@ -40,15 +45,31 @@ pub struct Enforcer {
 }
 
 impl Enforcer {
-    /// Starts the thread. `end` ends the machine and may return only if it could not.
-    pub fn start(end: impl Fn(ShutdownKind) + Send + 'static) -> io::Result<Self> {
-        let armed = Arc::new(AtomicU64::new(NOT_ARMED));
+    /// Starts the threads. `end` ends the machine and may return only if it could not; `last_resort` likewise, where `end` does neither.
+    pub fn start(
+        end: impl Fn(ShutdownKind) + Send + 'static,
+        last_resort: impl Fn() + Send + 'static,
+    ) -> io::Result<Self> {
+        Self::start_with(end, last_resort, LAST_RESORT_AFTER)
+    }
+
+    fn start_with(
+        end: impl Fn(ShutdownKind) + Send + 'static,
+        last_resort: impl Fn() + Send + 'static,
+        last_resort_after: Duration,
+    ) -> io::Result<Self> {
+        let (armed, called) = (Arc::new(AtomicU64::new(NOT_ARMED)), Arc::new(AtomicBool::new(false)));
+        let calls = Arc::clone(&called);
+        let last = spawn("last-resort", move || take_last_resort(&calls, last_resort_after, last_resort))?;
         let seen = Arc::clone(&armed);
-        let handle = thread::Builder::new()
-            .name("deadline".to_owned())
-            .stack_size(STACK_BYTES)
-            .spawn(move || enforce(&seen, end))?;
-        Ok(Self { armed, thread: handle.thread().clone() })
+        let thread = spawn("deadline", move || {
+            enforce(&seen, |kind| {
+                called.store(true, Ordering::SeqCst);
+                last.unpark();
+                end(kind);
+            });
+        })?;
+        Ok(Self { armed, thread })
     }
 
     /// From now on the machine's time is limited. Only the first call counts: the deadline is absolute.
@@ -81,6 +102,11 @@ fn encode(kind: ShutdownKind, deadline: Duration) -> u64 {
     (milliseconds << 1) | u64::from(kind == ShutdownKind::PowerOff)
 }
 
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> io::Result<Thread> {
+    let handle = thread::Builder::new().name(name.to_owned()).stack_size(STACK_BYTES).spawn(work)?;
+    Ok(handle.thread().clone())
+}
+
 fn enforce(armed: &AtomicU64, end: impl Fn(ShutdownKind)) {
     loop {
         let word = armed.load(Ordering::SeqCst);
@@ -91,6 +117,22 @@ fn enforce(armed: &AtomicU64, end: impl Fn(ShutdownKind)) {
         let left = Duration::from_millis(word >> 1).saturating_sub(clock::since_boot());
         if left.is_zero() {
             end(if word & 1 == 1 { ShutdownKind::PowerOff } else { ShutdownKind::Reboot });
+            thread::park_timeout(RETRY);
+        } else {
+            thread::park_timeout(left);
+        }
+    }
+}
+
+fn take_last_resort(called: &AtomicBool, after: Duration, last_resort: impl Fn()) {
+    while !called.load(Ordering::SeqCst) {
+        thread::park();
+    }
+    let due = clock::since_boot() + after;
+    loop {
+        let left = due.saturating_sub(clock::since_boot());
+        if left.is_zero() {
+            last_resort();
             thread::park_timeout(RETRY);
         } else {
             thread::park_timeout(left);
@@ -110,7 +152,7 @@ mod tests {
     fn the_machine_is_ended_at_the_deadline_and_again_if_that_fails() {
         let (sender, receiver) = mpsc::channel();
         let enforcer =
-            Enforcer::start(move |kind| sender.send((kind, clock::since_boot())).unwrap_or_default()).unwrap();
+            Enforcer::start(move |kind| sender.send((kind, clock::since_boot())).unwrap_or_default(), || {}).unwrap();
         let deadline = clock::since_boot() + Duration::from_millis(100);
         enforcer.arm_at(ShutdownKind::PowerOff, deadline);
         // A second request does not move the deadline.
@@ -124,7 +166,7 @@ mod tests {
     #[test]
     fn services_that_end_early_leave_their_time_to_nobody() {
         let (sender, receiver) = mpsc::channel();
-        let enforcer = Enforcer::start(move |kind| sender.send(kind).unwrap_or_default()).unwrap();
+        let enforcer = Enforcer::start(move |kind| sender.send(kind).unwrap_or_default(), || {}).unwrap();
         enforcer.arm(ShutdownKind::PowerOff, clock::since_boot());
         enforcer.hasten_to(ShutdownKind::PowerOff, clock::since_boot() + Duration::from_millis(100));
         assert_eq!(receiver.recv_timeout(DEADLINE).unwrap(), ShutdownKind::PowerOff);
@@ -134,9 +176,30 @@ mod tests {
     }
 
     #[test]
+    fn last_resort_is_taken_some_time_after_a_call_that_hangs() {
+        const AFTER: Duration = Duration::from_millis(100);
+        let (sender, receiver) = mpsc::channel();
+        let last = sender.clone();
+        let (_open, never) = mpsc::channel::<()>();
+        let end = move |_: ShutdownKind| {
+            sender.send(("end", clock::since_boot())).unwrap_or_default();
+            never.recv().unwrap_or_default();
+        };
+        let last_resort = move || last.send(("last resort", clock::since_boot())).unwrap_or_default();
+        let enforcer = Enforcer::start_with(end, last_resort, AFTER).unwrap();
+        enforcer.arm_at(ShutdownKind::PowerOff, clock::since_boot());
+        let [first, second] = [(); 2].map(|()| receiver.recv_timeout(DEADLINE).unwrap());
+        assert_eq!((first.0, second.0), ("end", "last resort"));
+        assert!(second.1 >= first.1 + AFTER, "{first:?}, {second:?}");
+    }
+
+    #[test]
     fn nothing_happens_until_it_is_armed() {
         let (sender, receiver) = mpsc::channel();
-        let _enforcer = Enforcer::start(move |kind| sender.send(kind).unwrap_or_default()).unwrap();
+        let last = sender.clone();
+        let end = move |_: ShutdownKind| sender.send("end").unwrap_or_default();
+        let last_resort = move || last.send("last resort").unwrap_or_default();
+        let _enforcer = Enforcer::start_with(end, last_resort, Duration::ZERO).unwrap();
         assert!(receiver.recv_timeout(Duration::from_millis(200)).is_err());
     }
 }

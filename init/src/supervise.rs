@@ -8,19 +8,19 @@ use std::time::Duration;
 
 use keelson_control::{InvalidServiceName, ServiceName, ShutdownKind};
 use keelson_init::services;
-use keelson_init::shutdown::Enforcer;
 use keelson_init::supervisor::{self, Cgroups, Host, Note, Overview, Paths, Setup, Severity, SupervisorError};
 use keelson_job::Cause;
-use keelson_sys::{clock, power};
+use keelson_sys::clock;
+use keelson_sys::watchdog::Watchdog;
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
 use crate::boot::history::{self, FAILED_BOOTS_MAX, Keeper};
-use crate::boot::phases::watchdog;
-use crate::boot::{Action, Boot, CGROUP_ROOT, Verdict};
+use crate::boot::{Action, CGROUP_ROOT, Facts, Verdict};
 use crate::console::{self, Console};
 use crate::recovery;
 use crate::screen::{self, Identity};
+use crate::vitals::Vitals;
 
 #[derive(Debug, Error)]
 pub(crate) enum SuperviseError {
@@ -28,19 +28,17 @@ pub(crate) enum SuperviseError {
     Services(#[source] InvalidServiceName),
     #[error("cannot make the services' cgroups")]
     Cgroups(#[source] std::io::Error),
-    #[error("cannot start the thread that keeps the shutdown's deadline")]
-    Enforcer(#[source] std::io::Error),
     #[error("supervision ended")]
     Supervisor(#[source] SupervisorError),
 }
 
 /// Supervises until the machine is to end.
-pub(crate) fn run(console: &mut Console, boot: &mut Boot) -> Result<Verdict, SuperviseError> {
-    boot.reached_services();
-    let setup = setup(boot)?;
-    console.info("services", greeting(boot));
-    let identity = identity(boot);
-    let mut machine = Machine { console, boot, identity, fed_at: Duration::ZERO, keeper: Keeper::default() };
+pub(crate) fn run(console: &mut Console, facts: &mut Facts, vitals: &mut Vitals) -> Result<Verdict, SuperviseError> {
+    history::reached_services(facts, vitals);
+    let setup = setup(facts, vitals)?;
+    console.info("services", greeting(facts));
+    let identity = identity(facts);
+    let mut machine = Machine { console, vitals, identity, fed_at: Duration::ZERO, keeper: Keeper::default() };
     let verdict = supervisor::run(&mut machine, setup).map_err(SuperviseError::Supervisor)?;
     if !verdict.left.is_empty() {
         let left: Vec<&str> = verdict.left.iter().map(ServiceName::as_str).collect();
@@ -54,14 +52,12 @@ pub(crate) fn run(console: &mut Console, boot: &mut Boot) -> Result<Verdict, Sup
     Ok(Verdict { action, cause, reason: verdict.reason })
 }
 
-fn greeting(boot: &Boot) -> String {
-    let facts = &boot.facts;
+fn greeting(facts: &Facts) -> String {
     let memory = if facts.in_memory { ", nothing outlives it" } else { "" };
     format!("{}, boot {}{memory}: starting services", facts.hostname, facts.present.number)
 }
 
-fn identity(boot: &Boot) -> Identity {
-    let facts = &boot.facts;
+fn identity(facts: &Facts) -> Identity {
     Identity {
         name: facts.hostname.clone(),
         role: facts.node.role,
@@ -71,21 +67,13 @@ fn identity(boot: &Boot) -> Identity {
     }
 }
 
-fn setup(boot: &mut Boot) -> Result<Setup, SuperviseError> {
+fn setup(facts: &Facts, vitals: &mut Vitals) -> Result<Setup, SuperviseError> {
     let root = Path::new(CGROUP_ROOT);
     let containment = Cgroups::new(root.join("keelson")).map_err(SuperviseError::Cgroups)?;
     make_shims_group(root).map_err(SuperviseError::Cgroups)?;
-    let enforcer = Enforcer::start(|kind| {
-        power::end(match kind {
-            ShutdownKind::Reboot => power::End::Reboot,
-            ShutdownKind::PowerOff => power::End::PowerOff,
-        });
-    })
-    .map_err(SuperviseError::Enforcer)?;
-    boot.enforcer = Some(enforcer.clone());
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::CLOEXEC;
     Ok(Setup {
-        services: services::all(&boot.facts.node, &boot.facts.cluster_networks).map_err(SuperviseError::Services)?,
+        services: services::all(&facts.node, &facts.cluster_networks).map_err(SuperviseError::Services)?,
         log_service: Some(ServiceName::new(services::LOG).map_err(SuperviseError::Services)?),
         containment: Box::new(containment),
         paths: Paths {
@@ -99,9 +87,9 @@ fn setup(boot: &mut Boot) -> Result<Setup, SuperviseError> {
         owner: 0,
         may_reboot: recovery::failed_before() + 1 < FAILED_BOOTS_MAX,
         seed: seed(),
-        boots: history::shown(boot),
-        enforcer: Some(enforcer),
-        buttons: std::mem::take(&mut boot.buttons),
+        boots: history::shown(facts, &vitals.progress),
+        enforcer: vitals.enforcer.clone(),
+        buttons: vitals.requests.give_buttons(),
     })
 }
 
@@ -121,7 +109,7 @@ fn seed() -> u64 {
 /// What the supervisor may use of the rest of PID 1.
 struct Machine<'a> {
     console: &'a mut Console,
-    boot: &'a mut Boot,
+    vitals: &'a mut Vitals,
     identity: Identity,
     fed_at: Duration,
     keeper: Keeper,
@@ -140,25 +128,22 @@ impl Host for Machine<'_> {
     fn beat(&mut self, keeps_time: bool) {
         self.console.flush();
         let now = clock::since_boot();
-        if let Err(error) = self.keeper.beat(self.boot, now) {
+        if let Err(error) = self.keeper.beat(self.vitals, now) {
             self.console.warn("state", format_args!("the boot's record was not kept: {}", recovery::chain(&error)));
         }
         // A dead man's switch: who does not do what is due is not alive, whatever else still turns.
-        if !keeps_time || now.saturating_sub(self.fed_at) < watchdog::INTERVAL {
-            return;
-        }
-        self.fed_at = now;
-        if let Some(watchdog) = &mut self.boot.watchdog {
-            // A device that does not take it resets the machine, which is its business.
-            let _ = watchdog.feed();
+        let interval = self.vitals.watchdog.as_ref().map(Watchdog::interval).unwrap_or_default();
+        if keeps_time && now.saturating_sub(self.fed_at) >= interval {
+            self.fed_at = now;
+            self.vitals.feed();
         }
     }
 
     fn note(&mut self, note: Note) {
         match note {
-            Note::MarkedGood => self.boot.progress.good = true,
+            Note::MarkedGood => self.vitals.progress.good = true,
             Note::Ending { kind, reason } => {
-                self.boot.progress.ending = Some(format!("{kind}: {reason}"));
+                self.vitals.progress.ending = Some(format!("{kind}: {reason}"));
                 // Now the lines matter: what stops, and what does not.
                 self.console.leave_screen();
             }

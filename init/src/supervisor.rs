@@ -22,7 +22,7 @@ use crate::shutdown::Enforcer;
 pub mod core;
 mod driver;
 
-pub use self::core::SHUTDOWN_MAX;
+pub use self::core::{SHUTDOWN_MAX, short};
 pub use self::driver::{Cgroups, Containment, Usage};
 
 /// The rest of PID 1, as seen from here. Nothing it does may wait.

@@ -6,11 +6,13 @@
 use std::time::Duration;
 
 use keelson_control::BootRecord as Shown;
+use keelson_init::supervisor::short;
 use keelson_job::{BootRecord, Cause, Progress, Request};
 use keelson_sys::clock;
 
 use super::job::{Background, JobError};
-use super::{Boot, Span};
+use super::{Facts, Span};
+use crate::vitals::Vitals;
 
 /// How often the record and the clock are saved while nothing happens: the clock floor after a power cut is so old at most.
 const INTERVAL: Duration = Duration::from_mins(5);
@@ -34,7 +36,7 @@ pub(crate) fn progress(timeline: &[Span]) -> Progress {
     }
 }
 
-fn milliseconds(duration: Duration) -> u64 {
+pub(crate) fn milliseconds(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
@@ -42,21 +44,11 @@ pub(crate) fn failed(history: &[BootRecord]) -> u32 {
     BootRecord::failed_in_a_row(history)
 }
 
-impl Boot {
-    /// Services are started from here on.
-    pub(crate) fn reached_services(&mut self) {
-        let start = clock::since_boot();
-        self.facts.timeline.push(Span { name: SERVICES.to_owned(), start, length: Duration::ZERO });
-        let of_timeline = progress(&self.facts.timeline);
-        self.progress = Progress { watchdog: self.progress.watchdog.take(), ..of_timeline };
-    }
-
-    /// The record as it is now.
-    pub(crate) fn progress_now(&mut self) -> Progress {
-        self.progress.at = clock::wall().as_secs();
-        self.progress.up_milliseconds = milliseconds(clock::since_boot());
-        self.progress.clone()
-    }
+/// Services are started from here on.
+pub(crate) fn reached_services(facts: &mut Facts, vitals: &mut Vitals) {
+    let start = clock::since_boot();
+    facts.timeline.push(Span { name: SERVICES.to_owned(), start, length: Duration::ZERO });
+    vitals.reached(&facts.timeline);
 }
 
 /// Keeps the record on STATE up to date from the event loop.
@@ -75,7 +67,7 @@ impl Keeper {
     }
 
     /// Called from the loop about once a second. Returns a failure once, when it is seen.
-    pub(crate) fn beat(&mut self, boot: &mut Boot, now: Duration) -> Result<(), JobError> {
+    pub(crate) fn beat(&mut self, vitals: &mut Vitals, now: Duration) -> Result<(), JobError> {
         if let Some(job) = &mut self.job {
             // One that never answers keeps its place: nothing more is written, and nothing piles up.
             let Some(outcome) = job.answer() else { return Ok(()) };
@@ -87,15 +79,14 @@ impl Keeper {
         }
         self.news = false;
         self.due = now + INTERVAL;
-        self.job = Some(Background::start(&Request::KeepState { progress: boot.progress_now() })?);
+        self.job = Some(Background::start(&Request::KeepState { progress: vitals.progress_now() })?);
         Ok(())
     }
 }
 
 /// The history for the control socket, the present boot last.
-pub(crate) fn shown(boot: &Boot) -> Vec<Shown> {
-    let facts = &boot.facts;
-    let present = BootRecord { progress: boot.progress.clone(), ..facts.present.clone() };
+pub(crate) fn shown(facts: &Facts, progress: &Progress) -> Vec<Shown> {
+    let present = BootRecord { progress: progress.clone(), ..facts.present.clone() };
     let all: Vec<&BootRecord> = facts.history.iter().chain([&present]).collect();
     all.iter()
         .zip(all.iter().skip(1).map(Some).chain([None]))
@@ -134,10 +125,11 @@ fn end(record: &BootRecord, next: &BootRecord) -> Option<String> {
             Cause::Ladder => " by the supervisor",
             Cause::Failure => " by PID 1",
         };
-        return Some(format!("{}{by}: {}", end.action, end.reason));
+        return Some(format!("{}{by}: {}", end.action, short(end.reason.clone())));
     }
     let mut words = Vec::new();
-    words.extend(record.progress.ending.as_ref().map(|ending| format!("{ending}, which did not come about in order")));
+    let ending = record.progress.ending.clone().map(short);
+    words.extend(ending.map(|ending| format!("{ending}, which did not come about in order")));
     words.extend(next.progress.watchdog.clone());
     if !next.before.last_messages.is_empty() {
         words.push("the kernel died".to_owned());
@@ -155,6 +147,7 @@ pub(crate) fn describe(previous: &BootRecord, present: &BootRecord) -> String {
 
 #[cfg(test)]
 mod tests {
+    use keelson_control::{PACKET_MAX, Packet, Response};
     use keelson_job::{BootEnd, Death};
 
     use super::*;
@@ -186,6 +179,31 @@ mod tests {
         let words = "reboot: asked, which did not come about in order; reset by the watchdog; the kernel died";
         assert_eq!(end(&cut, &next).as_deref(), Some(words));
         assert_eq!(show(&cut, Some(&next)).last_messages, ["Kernel panic"]);
+    }
+
+    #[test]
+    fn history_fits_a_packet_whatever_its_boots_ended_by() {
+        let reason = "because".repeat(10_000);
+        let last_messages = vec!["m".repeat(160); 6];
+        let ends = [
+            (Some(BootEnd { at: 1, action: "reboot".to_owned(), reason: reason.clone(), cause: Cause::Failure }), None),
+            (None, Some(format!("reboot: {reason}"))),
+        ];
+        for (end, ending) in ends {
+            let progress = Progress {
+                ending,
+                watchdog: Some("reset by the watchdog (iTCO_wdt)".to_owned()),
+                ..record(1).progress
+            };
+            let before = Death { last_messages: last_messages.clone() };
+            let boot_id = "3ab2f1de-9d3d-4a8a-a1c5-7b1f9e3c5d21".to_owned();
+            let boot = BootRecord { boot_id, version: "0.1.0".to_owned(), end, progress, before, ..record(u64::MAX) };
+            // Those that are kept, and the present one.
+            let boots = vec![show(&boot, Some(&boot)); 33];
+            assert!(boots[0].ended.as_ref().is_some_and(|ended| ended.contains("because")));
+            let answer = serde_json::to_vec(&Packet::Response(Response::Boots { boots })).unwrap();
+            assert!(answer.len() <= PACKET_MAX, "{}", answer.len());
+        }
     }
 
     #[test]

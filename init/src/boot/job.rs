@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 use keelson_job::{Fault, PROGRAM, PROGRAM_OF_FIRST_STAGE, REQUEST_FD, RESULT_FD, Request};
 use keelson_sys::memfd;
 use keelson_sys::process::{self, Child, Command, Exit};
-use keelson_sys::watchdog::Watchdog;
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
 use crate::boot::CGROUP_ROOT;
 use crate::console::Console;
+use crate::signals;
+use crate::vitals::Vitals;
 
 /// How often a job that takes long is mentioned.
 const PATIENCE_INTERVAL: Duration = Duration::from_secs(10);
@@ -54,6 +55,9 @@ pub(crate) enum JobError {
     Wait { job: &'static str, source: io::Error },
     #[error("{PROGRAM} {job} did not end within {} s", limit.as_secs())]
     TimedOut { job: &'static str, limit: Duration },
+    /// The job was cut short.
+    #[error("{} was asked for", .0.action.words())]
+    Asked(signals::Request),
     #[error("{PROGRAM} {job} ended with {exit} and left no answer")]
     NoAnswer { job: &'static str, exit: Exit },
     /// Somebody else reaped it.
@@ -72,18 +76,22 @@ pub(crate) fn run<T: DeserializeOwned>(console: &mut Console, request: &Request)
 }
 
 /// The same in the boot, where a job may take long. An armed watchdog is fed meanwhile: the job has its deadline, and PID 1 is alive as
-/// long as it waits here.
+/// long as it waits here. Whoever asks for the machine's end does not wait for it.
 pub(crate) fn run_in_boot<T: DeserializeOwned>(
     console: &mut Console,
     request: &Request,
-    watchdog: Option<&mut Watchdog>,
+    vitals: &mut Vitals,
 ) -> Result<T, JobError> {
-    run_program(console, PROGRAM, request, request.deadline(), watchdog)
+    run_program(console, PROGRAM, request, request.deadline(), Some(vitals))
 }
 
 /// The same before there is a root.
-pub(crate) fn run_in_first_stage<T: DeserializeOwned>(console: &mut Console, request: &Request) -> Result<T, JobError> {
-    run_program(console, PROGRAM_OF_FIRST_STAGE, request, request.deadline(), None)
+pub(crate) fn run_in_first_stage<T: DeserializeOwned>(
+    console: &mut Console,
+    request: &Request,
+    vitals: &mut Vitals,
+) -> Result<T, JobError> {
+    run_program(console, PROGRAM_OF_FIRST_STAGE, request, request.deadline(), Some(vitals))
 }
 
 fn run_program<T: DeserializeOwned>(
@@ -91,16 +99,15 @@ fn run_program<T: DeserializeOwned>(
     program: &str,
     request: &Request,
     limit: Duration,
-    watchdog: Option<&mut Watchdog>,
+    vitals: Option<&mut Vitals>,
 ) -> Result<T, JobError> {
     let job = request.name();
     let (child, mut result) = start(program, request)?;
-    let Some(exit) = wait(console, &child, job, limit, watchdog)? else {
+    let exit = wait(console, &child, job, limit, vitals).inspect_err(|_| {
         // Failing to kill leaves it as it is.
         let _ = child.kill();
         let _ = child.wait(KILL_LIMIT);
-        return Err(JobError::TimedOut { job, limit });
-    };
+    })?;
     read_result(&mut result, job, Some(exit))
 }
 
@@ -144,27 +151,47 @@ fn wait(
     child: &Child,
     job: &'static str,
     limit: Duration,
-    mut watchdog: Option<&mut Watchdog>,
-) -> Result<Option<Exit>, JobError> {
+    mut vitals: Option<&mut Vitals>,
+) -> Result<Exit, JobError> {
     let start = Instant::now();
+    let mut mention_at = PATIENCE_INTERVAL;
     loop {
-        if let Some(watchdog) = watchdog.as_deref_mut() {
-            // A device that does not take it resets the machine, which is its business.
-            let _ = watchdog.feed();
-        }
         let left = limit.saturating_sub(start.elapsed());
-        let exit = child.wait(left.min(PATIENCE_INTERVAL)).map_err(|source| JobError::Wait { job, source })?;
-        if exit.is_some() || left <= PATIENCE_INTERVAL {
+        if left.is_zero() {
+            return Err(JobError::TimedOut { job, limit });
+        }
+        let slice = left.min(PATIENCE_INTERVAL);
+        let exit = match vitals.as_deref_mut() {
+            Some(vitals) => wait_attentively(child, job, slice, vitals)?,
+            None => child.wait(slice).map_err(|source| JobError::Wait { job, source })?,
+        };
+        if let Some(exit) = exit {
             return Ok(exit);
         }
         console.flush();
-        if start.elapsed() >= PATIENCE_INTERVAL {
+        if start.elapsed() >= mention_at {
+            mention_at += PATIENCE_INTERVAL;
             console.info(
                 job,
                 format_args!("still at work after {} s (limit {} s)", start.elapsed().as_secs(), limit.as_secs()),
             );
         }
     }
+}
+
+/// Waits at most so long, and no longer than until something else is to be done.
+fn wait_attentively(
+    child: &Child,
+    job: &'static str,
+    at_most: Duration,
+    vitals: &mut Vitals,
+) -> Result<Option<Exit>, JobError> {
+    vitals.feed();
+    if let Some(request) = vitals.requests.pending() {
+        return Err(JobError::Asked(request));
+    }
+    let at_most = vitals.watchdog.as_ref().map_or(at_most, |watchdog| at_most.min(watchdog.interval()));
+    child.wait_beside(at_most, vitals.requests.descriptors()).map_err(|source| JobError::Wait { job, source })
 }
 
 /// A job that nobody waits for. For jobs without a report, started from the event loop.
@@ -213,8 +240,12 @@ mod tests {
     use std::fs;
     use std::os::unix::fs::PermissionsExt;
     use std::sync::{Mutex, PoisonError};
+    use std::thread;
+
+    use keelson_sys::watchdog::Watchdog;
 
     use super::*;
+    use crate::signals::tests::{POWER_OFF, with_a_button};
 
     const LIMIT: Duration = Duration::from_secs(20);
 
@@ -224,24 +255,41 @@ mod tests {
 
     /// Runs a script in keelson-exec's place.
     fn run_script(script: &str, limit: Duration) -> Result<String, JobError> {
-        run_watched(script, limit, None)
+        run_with(script, limit, None)
     }
 
-    fn run_watched(script: &str, limit: Duration, watchdog: Option<&mut Watchdog>) -> Result<String, JobError> {
+    fn run_with(script: &str, limit: Duration, vitals: Option<&mut Vitals>) -> Result<String, JobError> {
         let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
         let directory = tempfile::tempdir().unwrap();
         let program = directory.path().join("program");
         fs::write(&program, format!("#!/bin/sh\n{script}\n")).unwrap();
         fs::set_permissions(&program, fs::Permissions::from_mode(0o755)).unwrap();
-        run_program(&mut Console::default(), program.to_str().unwrap(), &Request::UserImages, limit, watchdog)
+        run_program(&mut Console::default(), program.to_str().unwrap(), &Request::UserImages, limit, vitals)
     }
 
     #[test]
     fn watchdog_is_fed_while_a_job_is_waited_for() {
         let device = tempfile::NamedTempFile::new().unwrap();
-        let mut watchdog = Watchdog::arm(device.path()).unwrap();
-        run_watched(r#"printf '{"Ok":""}' >&3"#, LIMIT, Some(&mut watchdog)).unwrap();
-        assert!(fs::metadata(device.path()).unwrap().len() > 0);
+        // This one does not tell its timeout, so it is fed each second.
+        let mut vitals = Vitals { watchdog: Some(Watchdog::arm(device.path()).unwrap()), ..Vitals::default() };
+        run_with(r#"sleep 2.5; printf '{"Ok":""}' >&3"#, LIMIT, Some(&mut vitals)).unwrap();
+        assert!(fs::metadata(device.path()).unwrap().len() > 1);
+    }
+
+    #[test]
+    fn job_is_cut_short_when_the_end_of_the_machine_is_asked_for() {
+        let (requests, button) = with_a_button();
+        let mut vitals = Vitals { requests, ..Vitals::default() };
+        let start = Instant::now();
+        let pressing = thread::spawn(move || {
+            thread::park_timeout(Duration::from_millis(200));
+            button.press();
+        });
+        let error = run_with("while :; do :; done", LIMIT, Some(&mut vitals)).unwrap_err();
+        assert!(matches!(error, JobError::Asked(POWER_OFF)), "{error:?}");
+        // The press is heard, and not found when the job is mentioned for the first time.
+        assert!(start.elapsed() < PATIENCE_INTERVAL);
+        pressing.join().unwrap();
     }
 
     #[test]

@@ -6,16 +6,16 @@
 use std::error::Error;
 
 use keelson_config::{NodeConfig, Secrets};
-use keelson_init::buttons::Buttons;
-use keelson_job::{CommandLine, Progress, Request, State};
+use keelson_job::{CommandLine, Request, State};
 use keelson_sys::clock;
-use keelson_sys::watchdog::Watchdog;
 use serde::de::DeserializeOwned;
 
 use crate::boot::job::{self, JobError};
-use crate::boot::{Boot, Facts, Span, history};
+use crate::boot::{Facts, Span, Stop};
 use crate::console::Console;
 use crate::recovery::{self, Failure, Rule};
+use crate::signals;
+use crate::vitals::Vitals;
 
 mod cgroups;
 mod clock_floor;
@@ -28,7 +28,7 @@ mod memory;
 mod state;
 mod sysctls;
 mod user_images;
-pub(crate) mod watchdog;
+mod watchdog;
 
 /// One step of the boot.
 #[derive(Debug)]
@@ -72,29 +72,29 @@ pub(crate) const PHASES: &[Phase] = &[
 
 /// What the phases know so far. Each fills in its part.
 #[derive(Debug)]
-pub(crate) struct Machine {
+pub(crate) struct Machine<'a> {
+    vitals: &'a mut Vitals,
+    /// While a job was waited for.
+    asked: Option<signals::Request>,
     timeline: Vec<Span>,
     node: Option<NodeConfig>,
     secrets: Secrets,
     in_memory: bool,
     state: Option<State>,
     hostname: Option<String>,
-    watchdog: Option<Watchdog>,
-    /// What the watchdog says of the boot before this one.
-    watchdog_verdict: Option<String>,
 }
 
-impl Machine {
-    pub(crate) fn new(timeline: Vec<Span>) -> Self {
+impl<'a> Machine<'a> {
+    pub(crate) fn new(vitals: &'a mut Vitals, timeline: Vec<Span>) -> Self {
         Self {
+            vitals,
+            asked: None,
             timeline,
             node: None,
             secrets: Secrets::default(),
             in_memory: false,
             state: None,
             hostname: None,
-            watchdog: None,
-            watchdog_verdict: None,
         }
     }
 
@@ -109,13 +109,16 @@ impl Machine {
 
     /// Has keelson-exec do a job.
     fn job<T: DeserializeOwned>(&mut self, console: &mut Console, request: &Request) -> Result<T, JobError> {
-        job::run_in_boot(console, request, self.watchdog.as_mut())
+        let answer = job::run_in_boot(console, request, self.vitals);
+        if let Err(JobError::Asked(request)) = &answer {
+            self.asked = Some(*request);
+        }
+        answer
     }
 
-    pub(crate) fn into_boot(self, buttons: Buttons) -> Option<Boot> {
-        let progress = self.progress();
+    pub(crate) fn into_facts(self) -> Option<Facts> {
         let state = self.state?;
-        let facts = Facts {
+        Some(Facts {
             node: self.node?,
             cluster_networks: state.remembered.cluster_networks,
             hostname: self.hostname?,
@@ -123,13 +126,7 @@ impl Machine {
             history: state.history,
             present: state.present,
             timeline: self.timeline,
-        };
-        Some(Boot { facts, progress, watchdog: self.watchdog, buttons, enforcer: None })
-    }
-
-    /// For the boot's record.
-    pub(crate) fn progress(&self) -> Progress {
-        Progress { watchdog: self.watchdog_verdict.clone(), ..history::progress(&self.timeline) }
+        })
     }
 }
 
@@ -148,14 +145,20 @@ struct NoCommandLine(#[source] std::io::Error);
 struct MissingFact(&'static str);
 
 /// Runs one phase, says how it went, and applies its rule.
-pub(crate) fn run(phase: &Phase, machine: &mut Machine, console: &mut Console) -> Result<(), Failure> {
-    if let Some(watchdog) = &mut machine.watchdog {
-        let _ = watchdog.feed();
+pub(crate) fn run(phase: &Phase, machine: &mut Machine, console: &mut Console) -> Result<(), Stop> {
+    machine.vitals.feed();
+    if let Some(request) = machine.vitals.requests.pending() {
+        return Err(Stop::Asked(request));
     }
     let start = clock::since_boot();
     let result = (phase.run)(machine, console);
     let length = clock::since_boot().saturating_sub(start);
     machine.timeline.push(Span { name: phase.name.to_owned(), start, length });
+    machine.vitals.reached(&machine.timeline);
+    // Whatever the phase made of it, and whatever its rule is: a phase that was cut short has not failed.
+    if let Some(request) = machine.asked {
+        return Err(Stop::Asked(request));
+    }
     match result {
         Ok(sentence) if sentence.is_empty() => Ok(()),
         Ok(sentence) => {
@@ -166,13 +169,14 @@ pub(crate) fn run(phase: &Phase, machine: &mut Machine, console: &mut Console) -
             console.warn(phase.name, format_args!("{}; going on without", recovery::chain(&*error)));
             Ok(())
         }
-        Err(error) => Err(Failure::new(phase.name, phase.rule, error)),
+        Err(error) => Err(Failure::new(phase.name, phase.rule, error).into()),
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::signals::tests::{POWER_OFF, with_a_button};
 
     fn position(name: &str) -> usize {
         PHASES.iter().position(|phase| phase.name == name).unwrap()
@@ -212,7 +216,8 @@ mod tests {
 
     #[test]
     fn failed_phase_that_may_fail_lets_the_boot_go_on() {
-        let mut machine = Machine::new(Vec::new());
+        let mut vitals = Vitals::default();
+        let mut machine = Machine::new(&mut vitals, Vec::new());
         let degrade = Phase { name: "watchdog", rule: Rule::Degrade, run: failing };
         run(&degrade, &mut machine, &mut Console::default()).unwrap();
         assert_eq!(machine.timeline.len(), 1);
@@ -221,12 +226,42 @@ mod tests {
     #[test]
     fn failed_phase_that_must_hold_stops_the_boot_with_its_name() {
         let hold = Phase { name: "disks", rule: Rule::Hold, run: failing };
-        let failure = run(&hold, &mut Machine::new(Vec::new()), &mut Console::default()).unwrap_err();
+        let mut vitals = Vitals::default();
+        let stop = run(&hold, &mut Machine::new(&mut vitals, Vec::new()), &mut Console::default()).unwrap_err();
+        let Stop::Failed(failure) = stop else { panic!("{stop:?}") };
         assert_eq!((failure.phase, failure.rule), ("disks", Rule::Hold));
+    }
+
+    /// As a job does that is waited for when somebody presses.
+    fn cut_short(machine: &mut Machine, _: &mut Console) -> PhaseResult {
+        machine.asked = Some(POWER_OFF);
+        Err(JobError::Asked(POWER_OFF).into())
+    }
+
+    #[test]
+    fn phase_that_was_cut_short_ends_the_boot_whatever_its_rule() {
+        for rule in [Rule::Degrade, Rule::Hold, Rule::Fatal] {
+            let mut vitals = Vitals::default();
+            let phase = Phase { name: "user-images", rule, run: cut_short };
+            let stop = run(&phase, &mut Machine::new(&mut vitals, Vec::new()), &mut Console::default()).unwrap_err();
+            assert!(matches!(stop, Stop::Asked(POWER_OFF)), "{stop:?}");
+        }
+    }
+
+    #[test]
+    fn press_between_two_phases_ends_the_boot() {
+        let (requests, button) = with_a_button();
+        button.press();
+        let mut vitals = Vitals { requests, ..Vitals::default() };
+        let mut machine = Machine::new(&mut vitals, Vec::new());
+        let phase = Phase { name: "watchdog", rule: Rule::Degrade, run: failing };
+        let stop = run(&phase, &mut machine, &mut Console::default()).unwrap_err();
+        assert!(matches!(stop, Stop::Asked(POWER_OFF)), "{stop:?}");
+        assert!(machine.timeline.is_empty(), "no further phase is begun");
     }
 
     #[test]
     fn boot_without_a_configuration_is_none() {
-        assert!(Machine::new(Vec::new()).into_boot(Buttons::default()).is_none());
+        assert!(Machine::new(&mut Vitals::default(), Vec::new()).into_facts().is_none());
     }
 }

@@ -50,6 +50,7 @@ mod status;
 
 pub use command::{Change, Command, Event, InhibitorId, Run, StopCause};
 pub use shutdown::{INHIBIT_MAX, SHUTDOWN_MAX};
+pub use status::short;
 
 use restart::{Jitter, Rung, Verdict};
 use service::{Service, State};

@@ -26,6 +26,7 @@ mod console_file;
 mod control;
 mod logs;
 mod notify;
+mod presses;
 mod statuses;
 mod words;
 
@@ -37,10 +38,14 @@ use conditions::Conditions;
 use console_file::ConsoleFile;
 use logs::Logs;
 use notify::NotifySocket;
+use presses::{Press, Presses};
 use statuses::Statuses;
 
 /// How often what has no event of its own is looked at: full pipes, watchdog, the terminals' backlog.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Read in one go; then other events get their turn. Any process of the node may send, and as fast as it can.
+const NOTIFICATIONS_MAX: usize = 64;
 
 /// A deadline of the core that is missed by so much, although the loop turns, means that the core does not do its work:
 /// nothing then vouches for the services. Far longer than a busy emulated machine ever takes for a turn.
@@ -119,6 +124,7 @@ pub(super) struct Driver<'h> {
     statuses: Statuses,
     logs: Logs,
     buttons: Buttons,
+    presses: Presses,
     console_file: ConsoleFile,
     paths: Paths,
     boots: Vec<BootRecord>,
@@ -157,6 +163,7 @@ impl<'h> Driver<'h> {
             notify,
             statuses: Statuses::default(),
             buttons: setup.buttons,
+            presses: Presses::default(),
             paths: setup.paths,
             boots: setup.boots,
             log_service: setup.log_service,
@@ -305,19 +312,25 @@ impl<'h> Driver<'h> {
         }
     }
 
-    /// A person at the machine asks for its end: in order the first time, at once the second.
+    /// A person at the machine asks for its end.
     fn press(&mut self, what: &str, kind: keelson_control::ShutdownKind) {
-        if self.core.shutting_down().is_some() {
-            self.say(Severity::Warning, "shutdown", &format_args!("{what} again: forced"));
-            self.events.push_back(Event::ForceShutdown);
-        } else {
-            self.events.push_back(Event::Shutdown { kind, reason: what.to_owned() });
+        match self.presses.press(clock::since_boot(), self.core.shutting_down()) {
+            Press::Same => {}
+            Press::AsksForTheEnd => self.events.push_back(Event::Shutdown { kind, reason: what.to_owned() }),
+            Press::FindsUnderWay(kind) => {
+                let text = format_args!("{what}: a {kind} is under way; pressed again it is forced");
+                self.say(Severity::Warning, "shutdown", &text);
+            }
+            Press::Forces => {
+                self.say(Severity::Warning, "shutdown", &format_args!("{what} again: forced"));
+                self.events.push_back(Event::ForceShutdown);
+            }
         }
         self.run_core();
     }
 
     fn read_notifications(&mut self) {
-        while let Some(notification) = self.notify.receive() {
+        for notification in self.notify.receive(NOTIFICATIONS_MAX) {
             let Some(service) = self.children.service_of(notification.pid, &*self.containment) else { continue };
             if let Some(status) = notification.status
                 && self.statuses.is_news(&service, &status, clock::since_boot())

@@ -47,6 +47,7 @@ tests! {
     a_child_that_may_gain_nothing_has_its_system_calls_filtered,
     a_shutdown_waits_for_inhibitors_and_stops_in_order,
     ctrl_alt_del_reboots_in_order_and_the_second_time_at_once,
+    ctrl_alt_del_in_anothers_shutdown_says_so_before_it_forces,
     a_log_service_gets_every_pipe_again_after_its_restart,
     a_service_outlives_the_absence_of_its_log,
     lines_of_the_console_file_are_shown,
@@ -547,16 +548,43 @@ fn ctrl_alt_del_reboots_in_order_and_the_second_time_at_once() {
     let output = supervised.ended();
     assert!(output.contains("verdict: reboot ctrl-alt-del []"), "{output}");
 
-    let mut supervised = Supervised::start(|_| vec![shell("stubborn", "trap '' TERM; while :; do sleep 1000; done")]);
-    let pid = supervised.until_state("stubborn", ServiceState::Ready).pid.unwrap();
-    eventually("SIGTERM is ignored", || ignores_sigterm(pid).then_some(()));
+    let mut supervised = stubborn();
     interrupt(&supervised);
     supervised.until_said("shutdown: reboot asked for: ctrl-alt-del");
     let forced = Instant::now();
-    interrupt(&supervised);
+    interrupt_anew(&supervised);
     let output = supervised.ended();
     assert!(output.contains("ctrl-alt-del again: forced"), "{output}");
+    // What is killed is gone, and not said to be left.
+    assert!(output.contains("verdict: reboot ctrl-alt-del []"), "{output}");
     assert!(forced.elapsed() < Duration::from_secs(10), "it waited for its stop timeout");
+}
+
+fn ctrl_alt_del_in_anothers_shutdown_says_so_before_it_forces() {
+    let mut supervised = stubborn();
+    supervised.client().power_off("test").unwrap();
+    interrupt(&supervised);
+    supervised.until_said("ctrl-alt-del: a power-off is under way; pressed again it is forced");
+    assert!(!supervised.output().contains("ctrl-alt-del again: forced"));
+    interrupt_anew(&supervised);
+    let output = supervised.ended();
+    assert!(output.contains("ctrl-alt-del again: forced"), "{output}");
+    assert!(output.contains("verdict: power-off test []"), "{output}");
+}
+
+/// With a service that does not end when it is asked to.
+fn stubborn() -> Supervised {
+    let supervised = Supervised::start(|_| vec![shell("stubborn", "trap '' TERM; while :; do sleep 1000; done")]);
+    let pid = supervised.until_state("stubborn", ServiceState::Ready).pid.unwrap();
+    eventually("SIGTERM is ignored", || ignores_sigterm(pid).then_some(()));
+    supervised
+}
+
+/// Long enough after the last time to be another press.
+fn interrupt_anew(supervised: &Supervised) {
+    let waited = Instant::now();
+    eventually("a second is over", || (waited.elapsed() > Duration::from_secs(1)).then_some(()));
+    interrupt(supervised);
 }
 
 fn a_log_service_gets_every_pipe_again_after_its_restart() {

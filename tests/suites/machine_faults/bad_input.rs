@@ -93,11 +93,20 @@ fn unknown_role() -> Outcome {
     };
     let patterns = ["keelson.role", "captain", "kernel command line", "this machine holds"];
     let mut machine = start_until("unknown-role", change, &patterns)?;
-    // It still does what is asked of it at the machine.
-    machine.press_power_button()?;
-    let off = machine.wait_until_off(machine.speed().scale(OFF_DEADLINE));
+    // It still does what is asked of it at the machine, and what was asked before it held.
+    let mut off = turn_off(&mut machine);
+    if off.is_ok() {
+        machine.start()?;
+        let begun = machine.console().wait_for("all mounted", 0, machine.speed().scale(MESSAGE_DEADLINE));
+        off = begun.map_err(Failed::from).and_then(|_| turn_off(&mut machine));
+    }
     machine.cut_power()?;
-    Ok(off?)
+    off
+}
+
+fn turn_off(machine: &mut Machine) -> Outcome {
+    machine.press_power_button()?;
+    Ok(machine.wait_until_off(machine.speed().scale(OFF_DEADLINE))?)
 }
 
 fn malformed_ip() -> Outcome {

@@ -108,6 +108,8 @@ pub enum ErrorKind {
     ShuttingDown,
     /// Too many clients or inhibitors.
     Busy,
+    /// The answer does not fit a packet.
+    TooLong,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

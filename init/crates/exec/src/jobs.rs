@@ -27,7 +27,7 @@ pub(crate) fn run() -> ExitCode {
         Ok(Request::Root { command_line }) => encode(root::run(&command_line.0)),
         Ok(Request::Selection { command_line }) => encode(config::selection(command_line.0)),
         Ok(Request::Disks { command_line, selection }) => encode(disk::run(&command_line.0, selection)),
-        Ok(Request::OpenState { booted_at }) => encode(state::open(booted_at)),
+        Ok(Request::OpenState { booted_at, progress }) => encode(state::open(booted_at, progress)),
         Ok(Request::Configuration { command_line, remembered }) => encode(config::run(command_line.0, &remembered)),
         Ok(Request::UserImages) => encode(disk::mount_user_images()),
         Ok(Request::KeepState { progress }) => encode(state::keep(progress)),

@@ -42,6 +42,8 @@ pub(crate) enum StateError {
     Durable(#[from] DurableError),
     #[error("cannot make {}", path.display())]
     Make { path: PathBuf, source: io::Error },
+    #[error("cannot lock {}", path.display())]
+    Lock { path: PathBuf, source: io::Error },
     #[error("cannot read {}", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{} cannot be understood", path.display())]
@@ -62,8 +64,8 @@ pub(crate) enum StateError {
 }
 
 /// Begins a boot: reads what is remembered, spends the seed, starts a record.
-pub(crate) fn open(booted_at: u64) -> Result<State, StateError> {
-    open_in(Path::new(STATE), booted_at, &Sources::default())
+pub(crate) fn open(booted_at: u64, progress: Progress) -> Result<State, StateError> {
+    open_in(Path::new(STATE), booted_at, progress, &Sources::default())
 }
 
 /// In the middle of a boot: saves the clock and what is known of the boot so far.
@@ -72,8 +74,9 @@ pub(crate) fn keep(progress: Progress) -> Result<(), StateError> {
 }
 
 fn keep_in(state: &Path, progress: Progress) -> Result<(), StateError> {
-    save(state)?;
-    boots::update(state, |record| record.progress = progress)
+    let _alone = boots::lock(state)?;
+    boots::update(state, |record| record.progress = progress)?;
+    save(state)
 }
 
 /// Ends a boot: completes its record, saves the clock and the kernel's last messages.
@@ -81,13 +84,16 @@ pub(crate) fn close(progress: Progress, end: BootEnd) -> Result<(), StateError> 
     close_in(Path::new(STATE), progress, end, Path::new(KERNEL_LOG))
 }
 
+/// The record comes first: nothing else that is saved here is worth as much.
 fn close_in(state: &Path, progress: Progress, end: BootEnd, kernel_log: &Path) -> Result<(), StateError> {
-    save(state)?;
+    let _alone = boots::lock(state)?;
     boots::update(state, |record| {
         record.progress = progress;
         record.end = Some(end);
     })?;
-    evidence::keep_kernel_log(kernel_log, &boots::beside_latest(state, "kmsg"))
+    let saved = save(state);
+    evidence::keep_kernel_log(kernel_log, &boots::beside_latest(state, "kmsg"))?;
+    saved
 }
 
 /// Where things are on a machine. Tests have them elsewhere.
@@ -103,7 +109,7 @@ impl Default for Sources<'_> {
     }
 }
 
-fn open_in(state: &Path, booted_at: u64, sources: &Sources<'_>) -> Result<State, StateError> {
+fn open_in(state: &Path, booted_at: u64, progress: Progress, sources: &Sources<'_>) -> Result<State, StateError> {
     let mut notes = Vec::new();
     // Refuses a STATE of a later release before anything in it is touched.
     let format = durable::read(&state.join("format"), "state")?;
@@ -119,6 +125,7 @@ fn open_in(state: &Path, booted_at: u64, sources: &Sources<'_>) -> Result<State,
         image,
         version: word(VERSION),
         boot_id: word(BOOT_ID),
+        progress,
         ..BootRecord::default()
     };
     boots::begin(state, &record)?;
@@ -279,15 +286,22 @@ fn worthless_if_damaged(read: Result<Option<Vec<u8>>, DurableError>, notes: &mut
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use keelson_job::Cause;
 
     use super::*;
 
     /// The pool cannot be credited by everyone, and must not be by a test: a plain file stands for it.
     fn open_here(state: &Path) -> Result<State, StateError> {
+        open_after(state, Progress::default())
+    }
+
+    /// The same when so much of the boot is known already.
+    fn open_after(state: &Path, progress: Progress) -> Result<State, StateError> {
         let device = tempfile::NamedTempFile::new().unwrap();
         let pool = Pool { device: device.path(), ..Pool::default() };
-        open_in(state, 1_767_225_600, &Sources { pool, pstore: Path::new("/nonexistent") })
+        open_in(state, 1_767_225_600, progress, &Sources { pool, pstore: Path::new("/nonexistent") })
     }
 
     fn end(cause: Cause) -> BootEnd {
@@ -336,6 +350,47 @@ mod tests {
     }
 
     #[test]
+    fn boot_that_was_cut_before_its_first_update_shows_what_was_known_when_it_began() {
+        let state = tempfile::tempdir().unwrap();
+        let known = Progress { watchdog: Some("reset by the watchdog".to_owned()), ..progress("disks") };
+        let opened = open_after(state.path(), known.clone()).unwrap();
+        assert_eq!(opened.present.progress, known);
+        let cut = open_here(state.path()).unwrap().history.pop().unwrap();
+        assert_eq!((cut.end, cut.progress), (None, known));
+    }
+
+    #[test]
+    fn end_is_kept_although_nothing_else_can_be_saved() {
+        let state = tempfile::tempdir().unwrap();
+        open_here(state.path()).unwrap();
+        fs::create_dir(state.path().join("clock.new")).unwrap();
+        let kernel_log = tempfile::NamedTempFile::new().unwrap();
+        close_in(state.path(), progress("services"), end(Cause::Asked), kernel_log.path()).unwrap_err();
+        assert_eq!(open_here(state.path()).unwrap().history.pop().unwrap().end, Some(end(Cause::Asked)));
+    }
+
+    /// One that hangs with the disk is killed, and may end late. What it writes is written before the end.
+    #[test]
+    fn end_waits_for_an_update_that_is_under_way() {
+        let state = tempfile::tempdir().unwrap();
+        open_here(state.path()).unwrap();
+        let update = boots::lock(state.path()).unwrap();
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let path = state.path().to_owned();
+        let closing = std::thread::spawn(move || {
+            let kernel_log = tempfile::NamedTempFile::new().unwrap();
+            sender.send(close_in(&path, progress("services"), end(Cause::Asked), kernel_log.path())).unwrap();
+        });
+        receiver.recv_timeout(Duration::from_millis(200)).unwrap_err();
+        boots::update(state.path(), |record| record.progress = progress("disks")).unwrap();
+        drop(update);
+        receiver.recv_timeout(Duration::from_secs(20)).unwrap().unwrap();
+        closing.join().unwrap();
+        let closed = open_here(state.path()).unwrap().history.pop().unwrap();
+        assert_eq!((closed.end, closed.progress), (Some(end(Cause::Asked)), progress("services")));
+    }
+
+    #[test]
     fn panic_of_the_last_boot_is_told_by_the_next_and_kept_under_its_number() {
         let state = tempfile::tempdir().unwrap();
         open_here(state.path()).unwrap();
@@ -344,7 +399,8 @@ mod tests {
             .unwrap();
         let device = tempfile::NamedTempFile::new().unwrap();
         let pool = Pool { device: device.path(), ..Pool::default() };
-        let opened = open_in(state.path(), 0, &Sources { pool, pstore: pstore.path() }).unwrap();
+        let sources = Sources { pool, pstore: pstore.path() };
+        let opened = open_in(state.path(), 0, Progress::default(), &sources).unwrap();
         assert_eq!(opened.present.before.last_messages, ["[ 9.1] Kernel panic - not syncing: x"]);
         assert!(state.path().join("boots/00000001.pstore/dmesg-efi_pstore-1").exists());
         assert_eq!(fs::read_dir(pstore.path()).unwrap().count(), 0);

@@ -84,7 +84,7 @@ pub(crate) fn reserved_sectors(geometry: Geometry) -> u64 {
 }
 
 /// The copy whose header is in sector `own`, or nothing if it is not whole.
-pub(crate) fn read_copy(device: &File, geometry: Geometry, own: u64) -> io::Result<Option<Table>> {
+pub(crate) fn read_copy(device: &impl FileExt, geometry: Geometry, own: u64) -> io::Result<Option<Table>> {
     let mut header = vec![0; usize::try_from(geometry.sector).map_err(io::Error::other)?];
     let offset = own.saturating_mul(geometry.sector);
     match device.read_exact_at(&mut header, offset) {

@@ -113,12 +113,19 @@ pub struct Found {
     pub needs_repair: bool,
 }
 
-/// Reads the table: the first copy if it is whole, else the second.
-pub fn read(device: &File, geometry: Geometry) -> io::Result<Option<Found>> {
-    let first = encoding::read_copy(device, geometry, 1)?;
-    let second = encoding::read_copy(device, geometry, geometry.sectors.saturating_sub(1))?;
-    let needs_repair = first != second;
-    Ok(first.or(second).map(|table| Found { table, needs_repair }))
+/// Reads the table: the first copy if it is whole, else the second. One that the device does not give is missing if the other is
+/// whole: that is what there are two for.
+pub fn read(device: &impl FileExt, geometry: Geometry) -> io::Result<Option<Found>> {
+    let first = encoding::read_copy(device, geometry, 1);
+    let second = encoding::read_copy(device, geometry, geometry.sectors.saturating_sub(1));
+    match (first, second) {
+        (Ok(Some(table)), Err(_)) | (Err(_), Ok(Some(table))) => Ok(Some(Found { table, needs_repair: true })),
+        (first, second) => {
+            let (first, second) = (first?, second?);
+            let needs_repair = first != second;
+            Ok(first.or(second).map(|table| Found { table, needs_repair }))
+        }
+    }
 }
 
 /// Writes both copies, one after the other, each on the disk before anything else is.

@@ -63,6 +63,40 @@ fn second_copy_stands_in_for_a_damaged_first() {
     assert_eq!(found, Found { table: table(0), needs_repair: true });
 }
 
+/// A device that cannot read what lies in `lost`, in sectors.
+struct Worn {
+    file: File,
+    lost: std::ops::Range<u64>,
+}
+
+impl FileExt for Worn {
+    fn read_at(&self, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+        let sectors = offset / 512..(offset + buffer.len() as u64).div_ceil(512);
+        let is_lost = sectors.start < self.lost.end && self.lost.start < sectors.end;
+        if is_lost { Err(io::Error::other("unreadable")) } else { self.file.read_at(buffer, offset) }
+    }
+
+    fn write_at(&self, buffer: &[u8], offset: u64) -> io::Result<usize> {
+        self.file.write_at(buffer, offset)
+    }
+}
+
+#[test]
+fn copy_that_cannot_be_read_is_missing_if_the_other_is_whole() {
+    let last = GEOMETRY.sectors - 1;
+    // The headers, and the arrays behind and before them.
+    for (lost, other) in [(1..2, last), (8..9, last), (last..last + 1, 1), (last - 8..last - 7, 1)] {
+        let file = device();
+        write(&file, GEOMETRY, &table(COMPLETE)).unwrap();
+        let worn = Worn { file, lost };
+        let found = read(&worn, GEOMETRY).unwrap().unwrap();
+        assert_eq!(found, Found { table: table(COMPLETE), needs_repair: true }, "{:?}", worn.lost);
+        worn.write_all_at(&[0xff], other * 512 + 60).unwrap();
+        read(&worn, GEOMETRY).unwrap_err();
+    }
+    read(&Worn { file: device(), lost: 0..GEOMETRY.sectors }, GEOMETRY).unwrap_err();
+}
+
 #[test]
 fn damage_in_the_array_is_noticed() {
     let device = device();

@@ -47,8 +47,9 @@ pub enum Request {
     Selection { command_line: CommandLine },
     /// Finds or makes STATE and DATA, checks and mounts them, and lays out what services expect there. Answered by [`Disks`].
     Disks { command_line: CommandLine, selection: Selection },
-    /// Reads what STATE remembers, credits the seed, begins this boot's record. Answered by [`State`].
-    OpenState { booted_at: u64 },
+    /// Reads what STATE remembers, credits the seed, begins this boot's record with what is known of the boot by then. Answered by
+    /// [`State`].
+    OpenState { booted_at: u64, progress: Progress },
     /// Reads the kernel command line, SMBIOS and `fw_cfg`, and what operators have told the node's cluster; what STATE
     /// remembers goes before them. Answered by [`Configuration`].
     Configuration { command_line: CommandLine, remembered: Remembered },

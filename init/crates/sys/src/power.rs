@@ -1,6 +1,7 @@
 //! The machine's end, and the keys that ask for it.
 
-use std::io;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write};
 
 use rustix::system::{RebootCommand, reboot};
 
@@ -20,6 +21,27 @@ pub fn end(how: End) -> io::Error {
     match reboot(command) {
         Ok(()) => io::Error::other("the reboot call returned"),
         Err(error) => error.into(),
+    }
+}
+
+/// What is left when reboot(2) hangs in a driver: a restart that asks no driver, waits for no lock of the kernel's own, and stops at
+/// nothing (sysrq's `b`, Documentation/admin-guide/sysrq.rst). Opened while all is well.
+#[derive(Debug)]
+pub struct EmergencyRestart {
+    trigger: File,
+}
+
+impl EmergencyRestart {
+    pub fn prepare() -> io::Result<Self> {
+        Ok(Self { trigger: OpenOptions::new().write(true).open("/proc/sysrq-trigger")? })
+    }
+
+    /// Returns only on failure.
+    pub fn restart(&self) -> io::Error {
+        match (&self.trigger).write_all(b"b") {
+            Ok(()) => io::Error::other("the emergency restart returned"),
+            Err(error) => error,
+        }
     }
 }
 

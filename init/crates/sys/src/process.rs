@@ -12,7 +12,9 @@ use std::ptr;
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use rustix::process::{Signal, WaitId, WaitIdOptions, WaitIdStatus, pidfd_send_signal, waitid};
+use rustix::process::{
+    Pid, Signal, WaitId, WaitIdOptions, WaitIdStatus, kill_process_group, pidfd_send_signal, waitid,
+};
 
 /// The exit status of a child whose program could not be executed, as shells have it.
 pub const EXIT_NOT_EXECUTED: i32 = 127;
@@ -95,8 +97,18 @@ pub fn spawn(command: &Command<'_>) -> io::Result<Child> {
 impl Child {
     /// Waits at most so long for the end, and reaps. `None`: it still runs.
     pub fn wait(&self, timeout: Duration) -> io::Result<Option<Exit>> {
+        self.wait_beside(timeout, [])
+    }
+
+    /// The same, but returns as soon as one of `others` can be read.
+    pub fn wait_beside<'a>(
+        &'a self,
+        timeout: Duration,
+        others: impl IntoIterator<Item = BorrowedFd<'a>>,
+    ) -> io::Result<Option<Exit>> {
         let timeout = Timespec::try_from(timeout).map_err(io::Error::other)?;
-        let mut descriptors = [PollFd::new(&self.pidfd, PollFlags::IN)];
+        let sources = std::iter::once(self.pidfd.as_fd()).chain(others);
+        let mut descriptors: Vec<_> = sources.map(|source| PollFd::from_borrowed_fd(source, PollFlags::IN)).collect();
         match poll(&mut descriptors, Some(&timeout)) {
             Ok(0) => return Ok(None),
             Ok(_) | Err(rustix::io::Errno::INTR) => {}
@@ -111,8 +123,12 @@ impl Child {
         Ok(poll(&mut descriptors, Some(&Timespec::default()))? > 0)
     }
 
-    /// SIGKILL. A child that sleeps in the kernel for good keeps sleeping.
+    /// SIGKILL, to it and to what it has started. A child that sleeps in the kernel for good keeps sleeping.
     pub fn kill(&self) -> io::Result<()> {
+        // It leads a group of its own once it runs in its session; until it is reaped nobody else has its number.
+        if let Some(group) = Pid::from_raw(self.pid) {
+            let _ = kill_process_group(group, Signal::KILL);
+        }
         Ok(pidfd_send_signal(&self.pidfd, Signal::KILL)?)
     }
 }
@@ -248,6 +264,8 @@ struct CloneArgs {
 mod tests {
     use std::io::{Read, Seek};
 
+    use rustix::pipe::PipeFlags;
+
     use super::*;
     use crate::memfd;
 
@@ -282,6 +300,32 @@ mod tests {
         assert!(!forever.has_ended().unwrap());
         forever.kill().unwrap();
         assert_eq!(forever.wait(DEADLINE).unwrap(), Some(Exit::Signal(libc::SIGKILL)));
+        assert!(child.wait(DEADLINE).unwrap().is_some());
+    }
+
+    #[test]
+    fn wait_ends_when_another_descriptor_can_be_read() {
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let child = run("while :; do :; done", &[]);
+        rustix::io::write(&writer, b"x").unwrap();
+        let start = std::time::Instant::now();
+        assert_eq!(child.wait_beside(DEADLINE, [reader.as_fd()]).unwrap(), None);
+        assert!(start.elapsed() < DEADLINE);
+        child.kill().unwrap();
+        assert!(child.wait(DEADLINE).unwrap().is_some());
+    }
+
+    #[test]
+    fn what_a_child_has_started_is_killed_with_it() {
+        // The pipe is closed when the last of them is gone.
+        let (reader, writer) = rustix::pipe::pipe_with(PipeFlags::CLOEXEC).unwrap();
+        let child = run("sleep 1000 & echo >&5; wait", &[(writer.as_fd(), 5)]);
+        drop(writer);
+        let mut byte = [0];
+        assert_eq!(rustix::io::read(&reader, &mut byte).unwrap(), 1, "it has started");
+        child.kill().unwrap();
+        let mut closed = [PollFd::new(&reader, PollFlags::IN)];
+        assert_eq!(poll(&mut closed, Some(&Timespec::try_from(DEADLINE).unwrap())).unwrap(), 1);
         assert!(child.wait(DEADLINE).unwrap().is_some());
     }
 

@@ -11,7 +11,8 @@ use crate::console::Console;
 use crate::recovery;
 
 pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
-    let state: State = machine.job(console, &Request::OpenState { booted_at: clock::wall().as_secs() })?;
+    let request = Request::OpenState { booted_at: clock::wall().as_secs(), progress: machine.vitals.progress_now() };
+    let state: State = machine.job(console, &request)?;
     for note in &state.notes {
         console.info("state", note);
     }

@@ -12,19 +12,16 @@ use thiserror::Error;
 use super::{Machine, PhaseResult};
 use crate::console::Console;
 
-/// After how long without being fed the machine is reset. Far longer than any pause of the event loop, an emulated machine's
-/// included.
+/// After how long without being fed the machine is to be reset. Far longer than any pause of the event loop, an emulated machine's
+/// included. A device that takes less is fed more often.
 const TIMEOUT: Duration = Duration::from_mins(1);
-/// How often the event loop feeds it: several chances within the timeout.
-pub(crate) const INTERVAL: Duration = Duration::from_secs(15);
 const CLASS: &str = "/sys/class/watchdog";
 
 #[derive(Debug, Error)]
-enum WatchdogError {
-    #[error("cannot arm {}", path.display())]
-    Arm { path: PathBuf, source: io::Error },
-    #[error("cannot set the timeout of {}", path.display())]
-    Timeout { path: PathBuf, source: io::Error },
+#[error("cannot arm {}", path.display())]
+struct ArmError {
+    path: PathBuf,
+    source: io::Error,
 }
 
 pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
@@ -32,24 +29,19 @@ pub(super) fn run(machine: &mut Machine, console: &mut Console) -> PhaseResult {
         return Ok("this machine has none".to_owned());
     };
     let path = Path::new("/dev").join(&device.name);
-    let watchdog = Watchdog::arm(&path).map_err(|source| WatchdogError::Arm { path: path.clone(), source })?;
-    let timeout = watchdog.set_timeout(TIMEOUT);
+    let mut watchdog = Watchdog::arm(&path).map_err(|source| ArmError { path, source })?;
     let driver = device.identity;
+    if let Err(error) = watchdog.set_timeout(TIMEOUT) {
+        console.warn("watchdog", format_args!("{driver} takes no timeout of {} s: {error}", TIMEOUT.as_secs()));
+    }
     // A driver that cannot tell is no news.
     if watchdog.has_reset_the_machine().unwrap_or(false) {
         console.warn("watchdog", format_args!("{driver} reset this machine before this boot"));
-        machine.watchdog_verdict = Some(format!("reset by the watchdog ({driver})"));
+        machine.vitals.progress.watchdog = Some(format!("reset by the watchdog ({driver})"));
     }
-    // Armed is armed: it must be fed, whatever its timeout is.
-    machine.watchdog = Some(watchdog);
-    let timeout = timeout.map_err(|source| WatchdogError::Timeout { path, source })?;
-    Ok(format!("{driver} resets this machine after {} s without a sign of life", timeout.as_secs()))
-}
-
-/// For a machine that holds or ends before its boot is through: the descriptor is gone with the boot, and an armed device counts on.
-pub(crate) fn take_up_again() -> Option<Watchdog> {
-    let device = choose(found(Path::new(CLASS)))?;
-    Watchdog::arm(&Path::new("/dev").join(device.name)).ok()
+    let timeout = watchdog.timeout().map_or("some time".to_owned(), |timeout| format!("{} s", timeout.as_secs()));
+    machine.vitals.watchdog = Some(watchdog);
+    Ok(format!("{driver} resets this machine after {timeout} without a sign of life"))
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -104,10 +96,5 @@ mod tests {
         assert_eq!(chosen(&[devices[0].clone(), devices[2].clone()]), "iTCO_wdt");
         assert_eq!(chosen(&devices[..1]), KERNELS_TIMER);
         assert_eq!(choose(found(Path::new("/nonexistent"))), None);
-    }
-
-    #[test]
-    fn timeout_leaves_room_for_missed_meals() {
-        assert!(INTERVAL * 3 < TIMEOUT);
     }
 }

@@ -32,6 +32,8 @@ enum Op {
     Crash(usize, i32),
     /// It fails at once, so many times in a row, each time as soon as it is started.
     CrashLoop(usize, u8),
+    /// It is ready and says nothing more, so many times in a row.
+    HangLoop(usize, u8),
     FailSpawn(usize),
     /// The main process leaves descendants that only a kill ends.
     Breed(usize),
@@ -97,6 +99,7 @@ fn op() -> impl Strategy<Value = Op> {
         4 => index().prop_map(Op::Live),
         6 => (index(), 0..2).prop_map(|(index, status)| Op::Crash(index, status)),
         1 => (index(), 1..30_u8).prop_map(|(index, times)| Op::CrashLoop(index, times)),
+        1 => (index(), 1..60_u8).prop_map(|(index, times)| Op::HangLoop(index, times)),
         1 => index().prop_map(Op::FailSpawn),
         2 => index().prop_map(Op::Breed),
         1 => index().prop_map(Op::Hang),
@@ -293,6 +296,7 @@ impl World {
             Op::Live(index) => self.live(&Self::name(index)),
             Op::Crash(index, status) => self.exit(&Self::name(index), status),
             Op::CrashLoop(index, times) => self.crash_loop(index, times),
+            Op::HangLoop(index, times) => self.hang_loop(index, times),
             Op::FailSpawn(index) => self.fail_spawn(index),
             Op::Breed(index) => self.with(index, |process| process.descendants = true),
             Op::Hang(index) => self.with(index, |process| process.hangs = true),
@@ -325,6 +329,21 @@ impl World {
             self.exit(&Self::name(index), 1);
             if let Some(deadline) = self.machine.core.next_deadline() {
                 self.machine.now = self.machine.now.max(deadline);
+                self.event(Event::Tick);
+            }
+        }
+    }
+
+    fn hang_loop(&mut self, index: usize, times: u8) {
+        for _ in 0..times {
+            let service = Self::name(index);
+            if let Some(run) = self.run(&service) {
+                self.event(Event::Executed { service: service.clone(), run });
+                self.event(Event::Notified { service, run });
+            }
+            // Its patience in its two halves, or some of the delay before it is started again.
+            for _ in 0..2 {
+                self.machine.now += Duration::from_secs(8);
                 self.event(Event::Tick);
             }
         }

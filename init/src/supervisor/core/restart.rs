@@ -10,8 +10,12 @@ use std::time::Duration;
 
 use keelson_control::PersistentFailure;
 
-/// Ready for so long, a service counts as stable and its failures are forgotten.
+/// Ready and well for so long, a service counts as stable and its failures are forgotten.
 pub(super) const STABLE: Duration = Duration::from_mins(1);
+
+/// After so long at most a service is reported that is ready and does not answer. keelson-cluster waits four minutes for its first
+/// answer, then for eight failures in a row, 25 s each.
+pub(super) const REPORT_MAX: Duration = Duration::from_secs(4 * 60 + 8 * 25);
 
 /// The first delay is short, so that a single crash costs nobody a timeout.
 const DELAY_FIRST: Duration = Duration::from_millis(100);
@@ -65,7 +69,8 @@ enum Step {
 const LADDER: &[Step] =
     &[Step::RestartUpTo(6), Step::DependantsAt(7), Step::RestartUpTo(12), Step::PauseFor(Duration::from_mins(3))];
 
-/// Arriving at the ladder's end for this time may reboot the machine: some eight minutes without a minute of readiness.
+/// Arriving at the ladder's end for this time may reboot the machine: some eight minutes without a minute of readiness, and longer where
+/// each hang has to be noticed.
 const ROUNDS_BEFORE_REBOOT: u32 = 2;
 
 /// How a service stands with the ladder.

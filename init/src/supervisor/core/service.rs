@@ -53,6 +53,7 @@ pub(super) enum State {
 /// anybody having been silent; the second one is then time enough to speak.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Watchdog {
+    spoke_at: Duration,
     half: Duration,
     over_at: Duration,
     was_silent: bool,
@@ -61,7 +62,7 @@ pub(super) struct Watchdog {
 impl Watchdog {
     fn new(patience: Duration, now: Duration) -> Self {
         let half = patience / 2;
-        Self { half, over_at: now + half, was_silent: false }
+        Self { spoke_at: now, half, over_at: now + half, was_silent: false }
     }
 }
 
@@ -245,6 +246,7 @@ impl Service {
 
     /// Judges an end: `cause` is why it was stopped, if it was.
     pub(super) fn judge(&mut self, cause: Option<StopCause>, now: Duration) -> Verdict {
+        let was_stable = self.was_well_for(cause.as_ref(), now) >= restart::STABLE;
         let reason = match cause {
             Some(StopCause::Unhealthy { reason }) => format!("was unhealthy: {reason}"),
             Some(StopCause::StartTimeout) => {
@@ -267,10 +269,22 @@ impl Service {
         if self.spec.restart == RestartPolicy::Never {
             return Verdict::GiveUp { reason };
         }
-        if self.ready_at.is_some_and(|ready| now.saturating_sub(ready) >= restart::STABLE) {
+        if was_stable {
             self.forgive();
         }
         Verdict::Failure { reason }
+    }
+
+    /// For how long it was ready and known to be well. A hang is noticed late, and the time until then is none of health: a service
+    /// that hangs whenever it is ready would be called stable each time.
+    fn was_well_for(&self, cause: Option<&StopCause>, now: Duration) -> Duration {
+        let Some(ready) = self.ready_at else { return Duration::ZERO };
+        let well_until = match cause {
+            Some(StopCause::Silent) => self.watchdog.map_or(ready, |watchdog| watchdog.spoke_at),
+            Some(StopCause::Unhealthy { .. }) => now.saturating_sub(restart::REPORT_MAX),
+            _ => now,
+        };
+        well_until.saturating_sub(ready)
     }
 
     /// Forgets earlier failures.

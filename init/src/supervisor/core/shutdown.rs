@@ -25,6 +25,9 @@ pub const INHIBIT_MAX: Duration = Duration::from_secs(75);
 /// So long before the deadline everything that is left is killed, in no order.
 const KILL_ALL_BEFORE: Duration = Duration::from_secs(5);
 
+/// What is killed by force has so long to be gone. What is not by then sleeps in the kernel, and is called left.
+const FORCED_MAX: Duration = Duration::from_secs(1);
+
 #[derive(Debug, Default)]
 pub(super) struct Shutdown {
     inhibitors: BTreeMap<InhibitorId, Inhibitor>,
@@ -113,13 +116,14 @@ impl Core {
     }
 
     pub(super) fn force_shutdown(&mut self, step: &mut Step) {
-        if self.shutdown.request.is_none() {
+        let Some(request) = &mut self.shutdown.request else { return };
+        if self.shutdown.phase == Phase::Complete {
             return;
         }
-        if self.shutdown.phase != Phase::Complete {
+        request.deadline = request.deadline.min(step.now + FORCED_MAX);
+        if self.shutdown.phase != Phase::Killing {
             self.shutdown.phase = Phase::Killing;
             self.kill_all(step);
-            self.complete(step);
         }
     }
 

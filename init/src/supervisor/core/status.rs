@@ -47,10 +47,11 @@ fn state(state: &State) -> ServiceState {
     }
 }
 
-/// All services have to fit one packet (`keelson_control::SERVICES_MAX`): texts are cut.
+/// All services have to fit one packet (`keelson_control::SERVICES_MAX`), and all boots another: texts are cut.
 const TEXT_MAX: usize = 200;
 
-fn short(mut text: String) -> String {
+/// A text as it is told to others.
+pub fn short(mut text: String) -> String {
     if text.len() > TEXT_MAX {
         text.truncate(text.floor_char_boundary(TEXT_MAX));
     }

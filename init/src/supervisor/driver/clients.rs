@@ -25,6 +25,9 @@ const QUEUE_MAX: usize = 128;
 /// Requests that one client gets answered before others have their turn.
 const TURN_MAX: usize = 16;
 
+/// Who waits to be let in, and how many are let in before others have their turn.
+const WAITING_MAX: i32 = 16;
+
 #[derive(Debug)]
 pub(super) struct Clients {
     listener: OwnedFd,
@@ -58,7 +61,7 @@ impl Clients {
         let listener = rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None)?;
         bind_afresh(&listener, path)?;
         rustix::fs::chmod(path, Mode::from_bits_retain(0o600))?;
-        rustix::net::listen(&listener, 16)?;
+        rustix::net::listen(&listener, WAITING_MAX)?;
         poller.add(&listener, Source::Listener.token(), Interest::Read)?;
         Ok(Self {
             listener,
@@ -73,7 +76,8 @@ impl Clients {
     /// Lets in who waits. Who is not the owner, or one too many, is disconnected without a word.
     pub(super) fn accept(&mut self, poller: &Poller) {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-        while let Ok(socket) = rustix::net::accept_with(&self.listener, flags) {
+        for _ in 0..WAITING_MAX {
+            let Ok(socket) = rustix::net::accept_with(&self.listener, flags) else { return };
             let peer = rustix::net::sockopt::socket_peercred(&socket);
             if peer.is_ok_and(|peer| peer.uid.as_raw() == self.owner) && self.connected.len() < CLIENTS_MAX {
                 self.next_number += 1;
@@ -147,7 +151,12 @@ impl Clients {
     }
 
     pub(super) fn answer(&mut self, number: u64, response: Response) {
-        let Ok(bytes) = serde_json::to_vec(&Packet::Response(response)) else { return };
+        let Ok(mut bytes) = serde_json::to_vec(&Packet::Response(response)) else { return };
+        if bytes.len() > PACKET_MAX {
+            let message = format!("the answer has {} bytes, and a packet {PACKET_MAX} at most", bytes.len());
+            let refusal = Response::Error { kind: ErrorKind::TooLong, message };
+            bytes = serde_json::to_vec(&Packet::Response(refusal)).unwrap_or_default();
+        }
         if let Some(client) = self.connected.get_mut(&number) {
             client.queue.push_back(bytes);
         }
@@ -213,6 +222,49 @@ mod tests {
     use keelson_control::{Client as TestClient, ClientError};
 
     use super::*;
+
+    fn listening() -> (tempfile::TempDir, Poller, Clients) {
+        let directory = tempfile::tempdir().unwrap();
+        let poller = Poller::new().unwrap();
+        let owner = rustix::process::geteuid().as_raw();
+        let clients = Clients::listen(&directory.path().join("init.sock"), owner, &poller).unwrap();
+        (directory, poller, clients)
+    }
+
+    fn connect(directory: &tempfile::TempDir) -> OwnedFd {
+        let address = SocketAddrUnix::new(directory.path().join("init.sock")).unwrap();
+        let socket =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::NONBLOCK, None).unwrap();
+        rustix::net::connect(&socket, &address).unwrap();
+        socket
+    }
+
+    #[test]
+    fn who_comes_in_a_crowd_is_let_in_over_several_turns() {
+        let (directory, poller, mut clients) = listening();
+        // The kernel lets one more wait than it was asked for.
+        let crowd: Vec<_> = (0..=WAITING_MAX).map(|_| connect(&directory)).collect();
+        clients.accept(&poller);
+        assert_eq!(clients.connected.len(), crowd.len() - 1);
+        clients.accept(&poller);
+        assert_eq!(clients.connected.len(), crowd.len());
+    }
+
+    #[test]
+    fn answer_that_fits_no_packet_is_an_error_and_no_end_of_the_connection() {
+        let (directory, poller, mut clients) = listening();
+        let socket = connect(&directory);
+        clients.accept(&poller);
+        let (kind, message) = (ErrorKind::Malformed, "x".repeat(PACKET_MAX));
+        clients.answer(1, Response::Error { kind, message });
+        clients.answer(1, Response::Done {});
+        clients.flush(1, &poller);
+        let mut buffer = vec![0; PACKET_MAX];
+        let mut receive = || codec::receive(&socket, &mut buffer).unwrap().unwrap().decode::<Packet>().unwrap();
+        let first = receive();
+        assert!(matches!(first, Packet::Response(Response::Error { kind: ErrorKind::TooLong, .. })), "{first:?}");
+        assert_eq!(receive(), Packet::Response(Response::Done {}));
+    }
 
     #[test]
     fn who_is_not_the_owner_is_not_let_in() {

@@ -26,6 +26,9 @@ const PROBE_INTERVAL: Duration = Duration::from_millis(200);
 /// Between two attempts at one that answered: only its loss is of interest.
 const PROBE_INTERVAL_HELD: Duration = Duration::from_secs(2);
 
+/// What is read of inotify in one go, in pieces of some hundred events. The rest is reported anew.
+const READS_MAX: usize = 16;
+
 /// How long a TCP connection may be in the making.
 const PROBE_PATIENCE: Duration = Duration::from_secs(2);
 
@@ -88,7 +91,11 @@ impl Conditions {
     /// Something happened in a watched directory. Which name it was does not matter: looking is cheap.
     pub(super) fn changed(&mut self, events: &mut VecDeque<Event>) {
         let mut buffer = [0_u8; 4096];
-        while rustix::io::read(&self.inotify, &mut buffer).is_ok_and(|count| count > 0) {}
+        for _ in 0..READS_MAX {
+            if !rustix::io::read(&self.inotify, &mut buffer).is_ok_and(|count| count > 0) {
+                break;
+            }
+        }
         self.look_at_files(events);
     }
 

@@ -15,7 +15,7 @@ use keelson_sys::poller::Happened;
 use super::Driver;
 use super::clients::Asked;
 use super::words;
-use crate::supervisor::core::{Change, Event, InhibitorId};
+use crate::supervisor::core::{Change, Event, InhibitorId, short};
 use crate::supervisor::{Note, Severity};
 
 type Answer = Result<Response, (ErrorKind, String)>;
@@ -63,11 +63,12 @@ impl Driver<'_> {
             Request::ApplySet {} => self.apply_set(descriptor),
             Request::Start { service } => self.order(service, true, |service| Event::Start { service }),
             Request::Stop { service } => self.order(service, false, |service| Event::Stop { service }),
+            // A reason is told to all subscribers, and kept: one as long as a packet would fit neither.
             Request::Restart { service, reason } => {
-                self.order(service, true, |service| Event::Restart { service, reason })
+                self.order(service, true, |service| Event::Restart { service, reason: short(reason) })
             }
             Request::ReportUnhealthy { service, reason } => {
-                self.order(service, false, |service| Event::Unhealthy { service, reason })
+                self.order(service, false, |service| Event::Unhealthy { service, reason: short(reason) })
             }
             Request::Inhibit { who, delay_max_seconds, .. } => {
                 self.refuse_in_shutdown()?;
@@ -80,8 +81,8 @@ impl Driver<'_> {
                 Ok(Response::Done {})
             }
             Request::Boots {} => Ok(Response::Boots { boots: self.boots.clone() }),
-            Request::Reboot { reason } => self.end(number, ShutdownKind::Reboot, reason),
-            Request::PowerOff { reason } => self.end(number, ShutdownKind::PowerOff, reason),
+            Request::Reboot { reason } => self.end(number, ShutdownKind::Reboot, short(reason)),
+            Request::PowerOff { reason } => self.end(number, ShutdownKind::PowerOff, short(reason)),
         }
     }
 

@@ -44,30 +44,30 @@ impl NotifySocket {
         Ok(Self { socket })
     }
 
-    /// The next message with a known sender.
-    pub(super) fn receive(&self) -> Option<Notification> {
+    /// The messages that wait, as many as `limit` at most. Those of unknown senders count, and are left out.
+    pub(super) fn receive(&self, limit: usize) -> Vec<Notification> {
         let mut buffer = [0; MESSAGE_MAX];
-        loop {
-            let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
-            let mut control = RecvAncillaryBuffer::new(&mut space);
-            let flags = RecvFlags::CMSG_CLOEXEC;
-            let message =
-                rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(&mut buffer)], &mut control, flags).ok()?;
-            let sender = control.drain().find_map(|item| match item {
-                RecvAncillaryMessage::ScmCredentials(credentials) => Some(credentials.pid.as_raw_nonzero().get()),
-                _ => None,
-            });
-            if let Some(pid) = sender {
-                let text = buffer.get(..message.bytes).unwrap_or_default();
-                let says = |line| says(text, line);
-                return Some(Notification {
-                    pid,
-                    ready: says(b"READY=1"),
-                    alive: says(b"WATCHDOG=1"),
-                    status: status(text),
-                });
-            }
-        }
+        // An error means that there is no message: the descriptor is ours and open.
+        (0..limit).map_while(|_| self.receive_one(&mut buffer).ok()).flatten().collect()
+    }
+
+    /// `None`: nobody knows who sent it.
+    fn receive_one(&self, buffer: &mut [u8]) -> rustix::io::Result<Option<Notification>> {
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmCredentials(1))];
+        let mut control = RecvAncillaryBuffer::new(&mut space);
+        let flags = RecvFlags::CMSG_CLOEXEC;
+        let message = rustix::net::recvmsg(&self.socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+        let sender = control.drain().find_map(|item| match item {
+            RecvAncillaryMessage::ScmCredentials(credentials) => Some(credentials.pid.as_raw_nonzero().get()),
+            _ => None,
+        });
+        let text = buffer.get(..message.bytes).unwrap_or_default();
+        Ok(sender.map(|pid| Notification {
+            pid,
+            ready: says(text, b"READY=1"),
+            alive: says(text, b"WATCHDOG=1"),
+            status: status(text),
+        }))
     }
 }
 
@@ -83,7 +83,7 @@ fn status(text: &[u8]) -> Option<String> {
 #[cfg(test)]
 mod tests {
     use std::os::unix::net::UnixDatagram;
-    use std::time::Duration;
+    use std::path::PathBuf;
 
     use super::*;
 
@@ -105,17 +105,30 @@ mod tests {
 
     #[test]
     fn the_kernel_says_who_sent() {
-        let directory = tempfile::tempdir().unwrap();
-        let path = directory.path().join("notify");
-        let poller = Poller::new().unwrap();
-        let socket = NotifySocket::bind(&path, &poller).unwrap();
-        assert_eq!(socket.receive(), None);
+        let (_directory, path, socket) = bound();
+        assert_eq!(socket.receive(2), []);
         let sender = UnixDatagram::unbound().unwrap();
         let pid = i32::try_from(std::process::id()).unwrap();
         for (text, ready, alive) in [("READY=1", true, false), ("WATCHDOG=1", false, true)] {
             sender.send_to(text.as_bytes(), &path).unwrap();
-            poller.wait(Some(Duration::from_secs(20)), &mut Vec::new()).unwrap();
-            assert_eq!(socket.receive(), Some(Notification { pid, ready, alive, status: None }));
+            assert_eq!(socket.receive(2), [Notification { pid, ready, alive, status: None }]);
         }
+    }
+
+    #[test]
+    fn who_sends_much_is_not_read_to_the_end() {
+        let (_directory, path, socket) = bound();
+        let sender = UnixDatagram::unbound().unwrap();
+        for _ in 0..5 {
+            sender.send_to(b"WATCHDOG=1", &path).unwrap();
+        }
+        assert_eq!([socket.receive(3).len(), socket.receive(3).len(), socket.receive(3).len()], [3, 2, 0]);
+    }
+
+    fn bound() -> (tempfile::TempDir, PathBuf, NotifySocket) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("notify");
+        let socket = NotifySocket::bind(&path, &Poller::new().unwrap()).unwrap();
+        (directory, path, socket)
     }
 }

@@ -3,7 +3,7 @@
 //! power cut. Beside a record there may be `<number>.kmsg`, the kernel's last messages at an ordered end, and
 //! `<number>.pstore/`, what the kernel saved of its last messages when it died.
 
-use std::fs;
+use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 
 use keelson_job::BootRecord;
@@ -66,6 +66,14 @@ pub(super) fn begin(state: &Path, record: &BootRecord) -> Result<(), StateError>
         let _ = fs::remove_dir_all(beside(state, number, "pstore"));
     }
     Ok(())
+}
+
+/// Held by whoever changes a record while the machine runs: an update may still be under way when the end is written. Who holds it was
+/// killed or ends by itself, and PID 1 gives nobody who waits more than a job's time.
+pub(super) fn lock(state: &Path) -> Result<File, StateError> {
+    let path = directory(state);
+    let locked = File::open(&path).and_then(|directory| directory.lock().map(|()| directory));
+    locked.map_err(|source| StateError::Lock { path, source })
 }
 
 /// Changes the latest record, which is the present boot's.

@@ -123,13 +123,30 @@ fn at_the_end_of_patience_everything_is_killed_and_the_end_does_not_wait() {
 }
 
 #[test]
-fn force_ends_at_once() {
+fn force_ends_as_soon_as_what_was_killed_is_gone() {
     let mut machine = two();
     machine.handle(inhibit(1, 30));
     assert_eq!(machine.handle(Event::ForceShutdown), [], "nothing was asked for");
     machine.handle(shutdown());
-    assert_eq!(machine.handle(Event::ForceShutdown), [kill_all("a", 2), kill_all("s", 1), complete(&["a", "s"])]);
+    assert_eq!(machine.handle(Event::ForceShutdown), [kill_all("a", 2), kill_all("s", 1)]);
+    for (service, run) in [("a", 2), ("s", 1)] {
+        machine.handle(exited(service, run, 9));
+    }
+    assert_eq!(machine.handle(emptied("a", 2)), [changed("a", Change::Stopped)]);
+    assert_eq!(machine.handle(emptied("s", 1)), [changed("s", Change::Stopped), complete(&[])]);
     assert_eq!(machine.handle(Event::ForceShutdown), []);
+}
+
+#[test]
+fn force_waits_a_second_for_what_does_not_die() {
+    let mut machine = two();
+    machine.handle(shutdown());
+    machine.handle(Event::ForceShutdown);
+    machine.handle(exited("s", 1, 9));
+    machine.handle(emptied("s", 1));
+    assert_eq!(machine.pass(Duration::from_millis(900)), []);
+    assert_eq!(machine.handle(Event::ForceShutdown), [], "it is killed already");
+    assert_eq!(machine.pass(Duration::from_millis(100)), [complete(&["a"])]);
 }
 
 #[test]
