@@ -76,6 +76,16 @@ impl Cluster {
         (self, joined)
     }
 
+    /// Of three control planes `c` does not answer.
+    async fn with_a_silent_one(memory: &Arc<Memory>) -> (Self, Joined) {
+        let (cluster, _) = Self::begun_on(Arc::clone(memory)).await.with(&Plane::new("b", 2)).await;
+        let (cluster, joined) = cluster.with(&Plane::new("c", 3)).await;
+        let members = cluster.registry.members().await.unwrap();
+        let silent = members.iter().find(|member| member.name == joined.node_uid).unwrap().id;
+        memory.silent.lock().unwrap().push(silent);
+        (cluster, joined)
+    }
+
     async fn enter(&self, plane: &Plane, joined: &Joined) -> Result<keelson_api::StoreMembers, AdmissionError> {
         self.admission().store_member(&plane.machine.name, &joined.node_uid, plane.machine.address).await
     }
@@ -260,13 +270,7 @@ async fn a_removed_control_plane_is_told_so_once_the_store_goes_on_without_it() 
 
 #[tokio::test]
 async fn a_removal_that_would_cost_the_quorum_is_refused_and_if_forced_names_what_is_lost() {
-    let (b, c) = (Plane::new("b", 2), Plane::new("c", 3));
-    let memory = Arc::new(Memory::default());
-    let (cluster, _) = Cluster::begun_on(Arc::clone(&memory)).await.with(&b).await;
-    let (cluster, c_joined) = cluster.with(&c).await;
-    let members = cluster.registry.members().await.unwrap();
-    let silent = members.iter().find(|member| member.name == c_joined.node_uid).unwrap().id;
-    memory.silent.lock().unwrap().push(silent);
+    let (cluster, c_joined) = Cluster::with_a_silent_one(&Arc::default()).await;
     let before = cluster.records().await;
     let error = cluster.admission().remove("b", "ann", SAFELY).await.expect_err("a and c, and c does not answer");
     assert!(matches!(&error, AdmissionError::Quorum { name, .. } if name == "b"), "{error:?}");
@@ -281,13 +285,9 @@ async fn a_removal_that_would_cost_the_quorum_is_refused_and_if_forced_names_wha
 /// The one that was asked loses its power as soon as the node is put out.
 #[tokio::test]
 async fn what_goes_with_a_forced_removal_that_broke_off_is_put_out_by_whoever_is_left() {
-    let (b, c) = (Plane::new("b", 2), Plane::new("c", 3));
-    let memory = Arc::new(Memory::default());
-    let (cluster, _) = Cluster::begun_on(Arc::clone(&memory)).await.with(&b).await;
-    let (cluster, c_joined) = cluster.with(&c).await;
+    let memory = Arc::default();
+    let (cluster, c_joined) = Cluster::with_a_silent_one(&memory).await;
     let members = cluster.registry.members().await.unwrap();
-    let silent = members.iter().find(|member| member.name == c_joined.node_uid).unwrap().id;
-    memory.silent.lock().unwrap().push(silent);
     memory.break_off_at_member_changes.store(true, Ordering::Relaxed);
     cluster.admission().remove("b", "ann", BY_FORCE).await.expect_err("it breaks off");
     memory.break_off_at_member_changes.store(false, Ordering::Relaxed);
