@@ -77,13 +77,13 @@ async fn write(node: &Node, files: &Arc<dyn Files>, departed: &Departed) -> Resu
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use keelson_config::Role;
 
     use super::*;
     use crate::registry::{NodeRecord, RemovedRecord};
 
-    fn record(name: &str, address: &str) -> NodeRecord {
+    pub(crate) fn record(name: &str, address: &str) -> NodeRecord {
         NodeRecord {
             version: 1,
             name: name.to_owned(),

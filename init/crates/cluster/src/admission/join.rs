@@ -142,7 +142,7 @@ impl Admission<'_> {
             role: role_of(request.role),
             addresses: vec![peer.to_string()],
             key: Some(key.to_owned()),
-            hardware: request.hardware.as_deref().map(str::to_ascii_lowercase),
+            hardware: hardware_of(request),
             signing_key: request.control_plane.as_ref().map(|plane| plane.signing_key.clone()),
             token: Some(token.value.id.clone()),
             joined: self.now(),
@@ -170,8 +170,10 @@ impl Admission<'_> {
     /// A node that was removed is told the same words at its next boot, and the token in them may be good for others yet. Another machine may
     /// have the name; one that is known by its uuid alone may be any, since makers give the same to many.
     async fn check_return(&self, token: &TokenRecord, request: &JoinRequest) -> Result<(), AdmissionError> {
-        let hardware = request.hardware.as_deref().map(str::to_ascii_lowercase);
-        let is_other = |removed: &RemovedRecord| matches!((&removed.hardware, &hardware), (Some(one), Some(other)) if one != other);
+        let hardware = hardware_of(request);
+        let is_other = |removed: &RemovedRecord| {
+            removed.hardware.as_ref().zip(hardware.as_ref()).is_some_and(|(former, own)| former != own)
+        };
         let is_this = |removed: &&RemovedRecord| removed.name == request.name && !is_other(removed);
         let view = self.view().await?;
         let mut removed = view.removed.values().filter(|removed| !removed.replaced);
@@ -249,6 +251,11 @@ impl Admission<'_> {
     }
 }
 
+/// As the records have it.
+fn hardware_of(request: &JoinRequest) -> Option<String> {
+    request.hardware.as_deref().map(str::to_ascii_lowercase)
+}
+
 /// Whether a token that is proven is good for this node. What is said first is what no other token of its kind mends.
 fn check_token(token: &TokenRecord, request: &JoinRequest, now: i64) -> Result<(), AdmissionError> {
     if token.revoked {
@@ -263,7 +270,7 @@ fn check_token(token: &TokenRecord, request: &JoinRequest, now: i64) -> Result<(
     if let Some(bound) = token.name.as_ref().filter(|bound| **bound != request.name) {
         return Err(AdmissionError::BoundName { bound: bound.clone() });
     }
-    let hardware = request.hardware.as_deref().map(str::to_ascii_lowercase);
+    let hardware = hardware_of(request);
     if token.hardware.is_some() && token.hardware != hardware {
         return Err(AdmissionError::BoundMachine);
     }

@@ -280,27 +280,16 @@ async fn remove(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::departed::tests::record;
 
     #[test]
     fn whom_nothing_is_denied_any_more_is_forgotten_if_it_was_replaced_or_there_are_too_many() {
-        let record = |uid: &str, removed: i64, replaced: bool| RemovedRecord {
-            version: 1,
-            uid: uid.to_owned(),
-            name: "w1".to_owned(),
-            removed,
-            by: "ann".to_owned(),
-            signing_key: None,
-            addresses: Vec::new(),
-            token: None,
-            hardware: None,
-            replaced,
-            forced: false,
-            among: Vec::new(),
-            went_with: None,
-            compromised: false,
-        };
+        let former = record("w1", "192.0.2.1");
         let records = [("a", 300, false), ("b", 100, false), ("c", 200, false), ("d", 100, true), ("e", 900_000, true)];
-        let records = records.map(|(uid, at, replaced)| (uid.to_owned(), record(uid, at, replaced)));
+        let records = records.map(|(uid, at, replaced)| {
+            let removed = RemovedRecord::of(&former, at, "ann".to_owned());
+            (uid.to_owned(), RemovedRecord { uid: uid.to_owned(), replaced, ..removed })
+        });
         let view = View { removed: records.into(), ..View::default() };
         assert_eq!(prunable(&view, 1_000_000, 3), ["d"]);
         assert_eq!(prunable(&view, 1_000_000, 1), ["d", "b", "c"]);

@@ -66,25 +66,28 @@ impl Limiter {
 
     /// Takes somebody's attempts back, once one of them has succeeded.
     pub fn forgive(&self, who: &Trying) {
-        let own = limits(who).into_iter().map(|(key, _)| key).find(|key| matches!(key, Key::One(_)));
-        let mut full_again = self.full_again.lock().unwrap_or_else(PoisonError::into_inner);
-        own.map(|key| full_again.remove(&key));
+        self.full_again.lock().unwrap_or_else(PoisonError::into_inner).remove(&Key::one(who));
+    }
+}
+
+impl Key {
+    fn one(who: &Trying) -> Self {
+        Self::One(match who {
+            Trying::Address(address) => Trying::Address(address.to_canonical()),
+            Trying::Node(_) => who.clone(),
+        })
     }
 }
 
 /// What an attempt counts for, and the time after which one more is granted there.
 fn limits(who: &Trying) -> Vec<(Key, Duration)> {
-    match who {
-        Trying::Address(address) => {
-            let address = address.to_canonical();
-            let one = (Key::One(Trying::Address(address)), REFILL);
-            match network(address) {
-                network if network == address => vec![one],
-                network => vec![one, (Key::Network(network), REFILL / HOSTS)],
-            }
-        }
-        node @ Trying::Node(_) => vec![(Key::One(node.clone()), REFILL)],
+    let mut limits = vec![(Key::one(who), REFILL)];
+    if let Trying::Address(address) = who
+        && address.to_canonical().is_ipv6()
+    {
+        limits.push((Key::Network(network(*address)), REFILL / HOSTS));
     }
+    limits
 }
 
 fn make_room(full_again: &mut HashMap<Key, Instant>, key: &Key, now: Instant) {

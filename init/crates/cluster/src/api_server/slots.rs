@@ -2,7 +2,7 @@
 //!
 //! Anybody can open connections and keep them. So whoever has shown no certificate of the cluster's has no lasting claim: when all slots are
 //! taken, the address with the most such connections gives up its oldest one to the newcomer. Whoever has shown one stays, and if all have,
-//! newcomers wait. An address counts as the limiter counts it: what one host has.
+//! newcomers wait. An address counts by its network: what one host commonly has.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;

@@ -30,9 +30,7 @@ use tonic::{Code, Status};
 use tower::Service as _;
 
 use super::callers::Caller;
-
-/// In front of each message (gRPC over HTTP/2, "Length-Prefixed-Message"): a flag and a length.
-const FRAME_HEADER: usize = 5;
+use super::unfinished::HEADER_LEN;
 
 /// Paths below `/v3/`, and which methods they stand for: those of the definitions' HTTP annotations.
 const METHODS: [(&str, &str); 51] = [
@@ -105,8 +103,9 @@ impl Gateway {
     pub(super) fn new() -> Result<Self, GatewayError> {
         let pool = DescriptorPool::decode(DEFINITIONS)?;
         let found = METHODS.into_iter().map(|(path, name)| {
-            let mut methods = pool.services().flat_map(|service| service.methods().collect::<Vec<_>>());
-            let method = methods.find(|method| method.full_name() == name).ok_or(GatewayError::NoMethod(name))?;
+            let service = name.rsplit_once('.').and_then(|(service, _)| pool.get_service_by_name(service));
+            let method = service.and_then(|service| service.methods().find(|method| method.full_name() == name));
+            let method = method.ok_or(GatewayError::NoMethod(name))?;
             Ok((format!("/v3/{path}"), method))
         });
         Ok(Self(found.collect::<Result<_, GatewayError>>()?))
@@ -206,7 +205,7 @@ fn message_of(value: Value, input: MessageDescriptor) -> Result<DynamicMessage, 
 
 fn frame(message: &DynamicMessage) -> Bytes {
     let len = message.encoded_len();
-    let mut frame = BytesMut::with_capacity(FRAME_HEADER + len);
+    let mut frame = BytesMut::with_capacity(HEADER_LEN + len);
     frame.put_u8(0);
     frame.put_u32(u32::try_from(len).unwrap_or(u32::MAX));
     frame.put(message.encode_to_vec().as_slice());
@@ -215,12 +214,12 @@ fn frame(message: &DynamicMessage) -> Bytes {
 
 /// The first whole message of what has arrived.
 fn unframe(buffer: &mut BytesMut) -> Option<Bytes> {
-    let [_, len @ ..] = *buffer.first_chunk::<FRAME_HEADER>()?;
+    let [_, len @ ..] = *buffer.first_chunk::<HEADER_LEN>()?;
     let len = usize::try_from(u32::from_be_bytes(len)).ok()?;
-    if buffer.len() < FRAME_HEADER + len {
+    if buffer.len() < HEADER_LEN + len {
         return None;
     }
-    buffer.advance(FRAME_HEADER);
+    buffer.advance(HEADER_LEN);
     Some(buffer.split_to(len).freeze())
 }
 

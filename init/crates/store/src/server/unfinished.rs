@@ -24,7 +24,7 @@ pub(super) const MOST_BYTES: usize = 128 << 20;
 /// than of clients that mean it, whose first message comes right behind the headers.
 const STREAM_BYTES: usize = 16 << 10;
 /// In front of each message (gRPC over HTTP/2, "Length-Prefixed-Message"): a flag and a length.
-const HEADER_LEN: usize = 5;
+pub(super) const HEADER_LEN: usize = 5;
 
 /// What is held, and may be.
 #[derive(Debug)]
