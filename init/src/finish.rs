@@ -13,10 +13,10 @@ use std::thread;
 use std::time::Duration;
 
 use keelson_control::ShutdownKind;
-use keelson_job::{BootEnd, Request};
+use keelson_job::BootEnd;
 use keelson_sys::{clock, power, process};
 
-use crate::boot::{Action, Verdict, job};
+use crate::boot::{Action, Verdict};
 use crate::console::Console;
 use crate::vitals::Vitals;
 use crate::{recovery, signals};
@@ -61,7 +61,13 @@ pub(crate) fn end(console: &mut Console, vitals: &mut Vitals, verdict: &Verdict)
     // An update of the record may be under way; it must not write after the end.
     kill_everything(console);
     vitals.feed();
-    record(console, vitals, verdict);
+    let end = BootEnd {
+        at: clock::wall().as_secs(),
+        action: verdict.action.words().to_owned(),
+        reason: verdict.reason.clone(),
+        cause: verdict.cause,
+    };
+    recovery::record_end(console, SUBJECT, vitals, end);
     vitals.feed();
     unmount::everything(console);
     vitals.feed();
@@ -74,23 +80,6 @@ pub(crate) fn end(console: &mut Console, vitals: &mut Vitals, verdict: &Verdict)
     // The enforcer's thread goes on asking.
     loop {
         thread::park();
-    }
-}
-
-/// If this boot has a record.
-fn record(console: &mut Console, vitals: &mut Vitals, verdict: &Verdict) {
-    if !recovery::has_state() {
-        return;
-    }
-    let end = BootEnd {
-        at: clock::wall().as_secs(),
-        action: verdict.action.words().to_owned(),
-        reason: verdict.reason.clone(),
-        cause: verdict.cause,
-    };
-    let request = Request::CloseState { progress: vitals.progress_now(), end };
-    if let Err(error) = job::run::<()>(console, &request) {
-        console.warn(SUBJECT, format_args!("the boot's record was not kept: {}", recovery::chain(&error)));
     }
 }
 

@@ -14,10 +14,9 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use keelson_init::supervisor::short;
-use keelson_job::{BootEnd, Cause};
+use keelson_job::{BootEnd, Cause, Request};
 use keelson_sys::clock;
 use keelson_sys::power::{self, End};
-use keelson_sys::watchdog::Watchdog;
 
 use crate::boot::history::FAILED_BOOTS_MAX;
 use crate::boot::job;
@@ -59,11 +58,6 @@ static FAILED_BEFORE: OnceLock<u32> = OnceLock::new();
 pub(crate) fn state_is_open(failed_before: u32) {
     // A boot opens it once.
     let _ = FAILED_BEFORE.set(failed_before);
-}
-
-/// Whether this boot has a record on STATE.
-pub(crate) fn has_state() -> bool {
-    FAILED_BEFORE.get().is_some()
 }
 
 pub(crate) fn failed_before() -> u32 {
@@ -113,7 +107,7 @@ pub(crate) fn recover(console: &mut Console, failure: &Failure, vitals: &mut Vit
     console.leave_screen();
     report(console, failure);
     let patience = patience(failure.rule, kernel_panic_seconds(), failed_before());
-    keep(console, failure, vitals, patience.is_some());
+    record_end(console, SUBJECT, vitals, end_of(failure, patience.is_some()));
     sync_bounded(console);
     if let Some(delay) = patience {
         console.error(SUBJECT, format_args!("rebooting in {} s", delay.as_secs()));
@@ -126,17 +120,21 @@ pub(crate) fn recover(console: &mut Console, failure: &Failure, vitals: &mut Vit
     hold(console, failure, vitals)
 }
 
-/// Keeps the reason for the next boot, if there is a STATE to keep it on.
-fn keep(console: &mut Console, failure: &Failure, vitals: &mut Vitals, reboots: bool) {
-    if !has_state() {
-        return;
-    }
+/// How the boot ended, as the next one is told it.
+fn end_of(failure: &Failure, reboots: bool) -> BootEnd {
     let action = if reboots { "reboot" } else { "hold" }.to_owned();
     let reason = short(format!("{}: {}", failure.phase, chain(&*failure.error)).replace('\n', "; "));
-    let end = BootEnd { at: clock::wall().as_secs(), action, reason, cause: Cause::Failure };
-    let request = keelson_job::Request::CloseState { progress: vitals.progress_now(), end };
+    BootEnd { at: clock::wall().as_secs(), action, reason, cause: Cause::Failure }
+}
+
+/// Completes the boot's record, if there is a STATE to keep it on.
+pub(crate) fn record_end(console: &mut Console, subject: &str, vitals: &mut Vitals, end: BootEnd) {
+    if FAILED_BEFORE.get().is_none() {
+        return;
+    }
+    let request = Request::CloseState { progress: vitals.progress_now(), end };
     if let Err(error) = job::run::<()>(console, &request) {
-        console.warn(SUBJECT, format_args!("the boot's record was not kept: {}", chain(&error)));
+        console.warn(subject, format_args!("the boot's record was not kept: {}", chain(&error)));
     }
 }
 
@@ -158,7 +156,7 @@ fn hold(console: &mut Console, failure: &Failure, vitals: &mut Vitals) -> ! {
 /// Reaps for so long, unless ctrl-alt-del, the power button or the like says to end sooner, or has said so in the boot.
 fn wait_for_person(vitals: &mut Vitals, limit: Duration) {
     let deadline = Instant::now() + limit;
-    let interval = vitals.watchdog.as_ref().map_or(limit, Watchdog::interval);
+    let interval = vitals.feeding_interval();
     loop {
         vitals.feed();
         let left = deadline.saturating_duration_since(Instant::now());

@@ -11,7 +11,6 @@ use keelson_init::services;
 use keelson_init::supervisor::{self, Cgroups, Host, Note, Overview, Paths, Setup, Severity, SupervisorError};
 use keelson_job::Cause;
 use keelson_sys::clock;
-use keelson_sys::watchdog::Watchdog;
 use rustix::fs::{Mode, OFlags};
 use thiserror::Error;
 
@@ -132,8 +131,7 @@ impl Host for Machine<'_> {
             self.console.warn("state", format_args!("the boot's record was not kept: {}", recovery::chain(&error)));
         }
         // A dead man's switch: who does not do what is due is not alive, whatever else still turns.
-        let interval = self.vitals.watchdog.as_ref().map(Watchdog::interval).unwrap_or_default();
-        if keeps_time && now.saturating_sub(self.fed_at) >= interval {
+        if keeps_time && now.saturating_sub(self.fed_at) >= self.vitals.feeding_interval() {
             self.fed_at = now;
             self.vitals.feed();
         }

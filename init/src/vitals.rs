@@ -2,6 +2,7 @@
 //! the watchdog is fed, and the end finds what it needs. `main` keeps it, outside of all that may panic.
 
 use std::io;
+use std::time::Duration;
 
 use keelson_control::ShutdownKind;
 use keelson_init::shutdown::Enforcer;
@@ -45,6 +46,11 @@ impl Vitals {
             // A device that does not take it resets the machine, which is its business.
             let _ = watchdog.feed();
         }
+    }
+
+    /// How often whoever waits feeds the watchdog. Without one nobody has to.
+    pub(crate) fn feeding_interval(&self) -> Duration {
+        self.watchdog.as_ref().map_or(Duration::MAX, Watchdog::interval)
     }
 
     /// The boot has come so far.

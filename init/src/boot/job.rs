@@ -190,7 +190,7 @@ fn wait_attentively(
     if let Some(request) = vitals.requests.pending() {
         return Err(JobError::Asked(request));
     }
-    let at_most = vitals.watchdog.as_ref().map_or(at_most, |watchdog| at_most.min(watchdog.interval()));
+    let at_most = at_most.min(vitals.feeding_interval());
     child.wait_beside(at_most, vitals.requests.descriptors()).map_err(|source| JobError::Wait { job, source })
 }
 
