@@ -11,8 +11,9 @@
 //! A worker answers for itself, and passes connections for a control plane on ([`passage`]).
 //!
 //! Everything is bounded: connections, the size of headers and bodies, the time for a handshake, a header, a body and an
-//! answer. Nobody who shows no certificate keeps others out by connections ([`slots`]) or attempts ([`limiter`]). Only a log that is followed may last, and a peer that stops taking it is cut off by TCP's user timeout.
-//! HTTP/1.1 is all that is spoken: answers are small and few.
+//! answer. Nobody who shows no certificate keeps others out by connections ([`slots`]) or attempts ([`limiter`]). Only a log that is
+//! followed may last, and a peer that stops taking it is cut off by TCP's user timeout. HTTP/1.1 is all that is spoken: answers are small
+//! and few.
 
 pub mod caller;
 mod certificates;

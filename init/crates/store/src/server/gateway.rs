@@ -153,7 +153,7 @@ impl Call {
         }
         let Ok(answer) = self.services.call(request).await;
         // A refusal comes in the headers, without a body.
-        let refused = Status::from_header_map(answer.headers()).filter(|status| status.code() != Code::Ok);
+        let refused = failed(answer.headers());
         match (self.method.is_server_streaming(), refused) {
             (false, Some(status)) => refusal(&status),
             (true, Some(status)) => {
@@ -318,8 +318,9 @@ fn lines(body: tonic::body::Body, output: MessageDescriptor) -> impl Stream<Item
     })
 }
 
-fn failed(trailers: &HeaderMap) -> Option<Status> {
-    Status::from_header_map(trailers).filter(|status| status.code() != Code::Ok)
+/// What a call is refused for, if headers or trailers say that it is.
+fn failed(headers: &HeaderMap) -> Option<Status> {
+    Status::from_header_map(headers).filter(|status| status.code() != Code::Ok)
 }
 
 fn line(kind: &str, json: &str) -> String {

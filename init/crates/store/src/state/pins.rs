@@ -147,6 +147,11 @@ mod tests {
         state.public().read(|_, _| state.public().pin(revision))
     }
 
+    fn remove_garbage(state: &State) -> tokio::task::JoinHandle<()> {
+        let space = state.public().clone();
+        tokio::spawn(async move { space.remove_garbage().await })
+    }
+
     fn rows(state: &State) -> usize {
         state.public().read(|mvcc, _| mvcc.rows())
     }
@@ -163,8 +168,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_that_sleeps_is_let_down_and_one_that_reads_is_not() {
         let state = ten_revisions();
-        let space = state.public().clone();
-        let removing = tokio::spawn(async move { space.remove_garbage().await });
+        let removing = remove_garbage(&state);
         let (sleeping, reading) = (pin(&state, 4), pin(&state, 7));
         compact(&state, 9);
         for round in 0..30 {
@@ -182,8 +186,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_reader_whose_revision_is_not_compacted_may_sleep() {
         let state = ten_revisions();
-        let space = state.public().clone();
-        let removing = tokio::spawn(async move { space.remove_garbage().await });
+        let removing = remove_garbage(&state);
         let (lower, higher) = (pin(&state, 4), pin(&state, 9));
         compact(&state, 5);
         tokio::time::sleep(Duration::from_mins(10)).await;
