@@ -82,22 +82,12 @@ pub(crate) async fn stream(
         None => builder.with_no_client_auth(),
     };
     let connecting = async {
-        let stream = connect(fixture).await;
+        let stream = TcpStream::connect(fixture.address).await.expect("connected");
         let name = ServerName::try_from(fixture.address.ip().to_string()).expect("an address");
         let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
         send(stream, method, path, body).await
     };
     tokio::time::timeout(DEADLINE, connecting).await.expect("an answer in time")
-}
-
-/// The server binds its port when the node has a cluster, a moment after the test has begun.
-async fn connect(fixture: &Fixture) -> TcpStream {
-    loop {
-        match TcpStream::connect(fixture.address).await {
-            Ok(stream) => return stream,
-            Err(_) => tokio::time::sleep(Duration::from_millis(20)).await,
-        }
-    }
 }
 
 /// Sends a request over the unix socket.

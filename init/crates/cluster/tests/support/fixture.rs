@@ -6,7 +6,7 @@ use std::{
     collections::BTreeSet,
     fmt, fs,
     io::{BufRead as _, BufReader, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener},
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpListener, TcpStream},
     os::unix::net::UnixListener,
     path::{Path, PathBuf},
     sync::{
@@ -14,6 +14,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread,
+    time::{Duration as StdDuration, Instant},
 };
 
 use keelson_api::{Condition, ConditionStatus, DrainStep, DrainingPod, Node as ApiNode, NodeList};
@@ -53,6 +54,9 @@ pub(crate) const BOOT_ID: &str = "11111111-2222-3333-4444-555555555555";
 
 /// The operator's name in the node's configuration.
 pub(crate) const OPERATOR: &str = "ann";
+
+/// For the API server to listen once there is a cluster.
+const START_LIMIT: StdDuration = StdDuration::from_secs(30);
 
 pub(crate) struct Fixture {
     pub(crate) node: Arc<Node>,
@@ -111,7 +115,7 @@ impl Fixture {
         Self { node, address, socket, kubernetes, registry, orders, logs, root }
     }
 
-    /// From here on the API answers over TLS.
+    /// From its return on the API answers over TLS.
     pub(crate) fn found_cluster(&self) {
         let node = &self.node;
         let decision = membership::decide(&StandardFiles, &node.paths, &node.config, node.name(), node.clock());
@@ -120,6 +124,11 @@ impl Fixture {
         let serving = serving(held.authorities.get(AuthorityKind::Api), node.clock());
         let member = Member::new(Arc::new(*founded), Arc::new(serving));
         node.set_member(Arc::new(member.with_registry(Arc::clone(&self.registry))));
+        let deadline = Instant::now() + START_LIMIT;
+        while let Err(error) = TcpStream::connect(self.address) {
+            assert!(Instant::now() < deadline, "the API does not listen on {}: {error}", self.address);
+            thread::park_timeout(StdDuration::from_millis(5));
+        }
     }
 
     /// A member as a join would have made it.
