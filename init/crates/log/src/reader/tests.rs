@@ -31,8 +31,10 @@ impl Fixture {
     }
 
     fn reader(&mut self) -> Reader<'_> {
-        Reader::new(&self.rings, name("log"), self.control.take().expect("one reader"), &self.stop_end)
-            .expect("a reader")
+        let control = self.control.take().expect("one reader");
+        let reader = Reader::new(&self.rings, name("log"), control, &self.stop_end).expect("a reader");
+        // No turn waits for ever for what does not come.
+        reader.with_heartbeat(Some(Heartbeat::every(Duration::from_millis(100))))
     }
 }
 
