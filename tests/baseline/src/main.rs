@@ -200,7 +200,9 @@ mod tests {
         let api_server = read("run/baseline/kube-apiserver");
         assert!(api_server.contains("--service-account-signing-key-file="), "{api_server}");
         assert!(!api_server.contains("--service-account-signing-endpoint="), "{api_server}");
-        assert!(read("run/keelson/store/config.json").contains("\"data-dir\": \"/state/store\""));
+        let store: serde_json::Value = serde_json::from_str(&read("run/keelson/store/config.json")).unwrap();
+        assert_eq!(store["data-dir"], "/state/store");
+        assert!(store["corrupt-check-time"].is_u64(), "etcd, which reads it here, takes no other form");
         assert!(read("etc/cni/net.d/10-keelson.conflist").contains("10.244.0.0/24"));
     }
 

@@ -29,8 +29,9 @@ pub const CLIENT_ADDRESS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCA
 pub const METRICS_URL: &str = "http://127.0.0.1:2381";
 /// Whom this process is to the store, which keeps the cluster's records for it alone.
 pub const CLIENT_NAME: &str = "keelson-cluster";
-/// How often the store's leader compares the members' states: it reads all of its own for that.
-const CORRUPT_CHECK_TIME: &str = "4h";
+/// How often the store's leader compares the members' states: it reads all of its own for that. Nanoseconds, the only form in which etcd's
+/// file has durations.
+const CORRUPT_CHECK_TIME: u64 = 4 * 60 * 60 * 1_000_000_000;
 const SERVICE: &str = "store";
 
 pub mod peers;
