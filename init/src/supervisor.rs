@@ -13,7 +13,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
-use keelson_control::{BootRecord, ServiceName, ServiceSpec, ServiceStatus, ShutdownKind};
+use keelson_control::{BootDetails, ServiceName, ServiceSpec, ServiceStatus, ShutdownKind};
 use thiserror::Error;
 
 use crate::buttons::Buttons;
@@ -91,7 +91,7 @@ pub struct Setup {
     /// Makes the jitter of restarts differ from machine to machine.
     pub seed: u64,
     /// The boot history, the present one last.
-    pub boots: Vec<BootRecord>,
+    pub boots: Vec<BootDetails>,
     /// Ends the machine if an ordered shutdown does not.
     pub enforcer: Option<Enforcer>,
     pub buttons: Buttons,

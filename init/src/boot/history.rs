@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use keelson_control::BootRecord as Shown;
+use keelson_control::{BootDetails, BootPhase, BootRecord as Shown};
 use keelson_init::supervisor::short;
 use keelson_job::{BootRecord, Cause, Progress, Request};
 use keelson_sys::clock;
@@ -85,13 +85,21 @@ impl Keeper {
 }
 
 /// The history for the control socket, the present boot last.
-pub(crate) fn shown(facts: &Facts, progress: &Progress) -> Vec<Shown> {
+pub(crate) fn shown(facts: &Facts, progress: &Progress) -> Vec<BootDetails> {
     let present = BootRecord { progress: progress.clone(), ..facts.present.clone() };
     let all: Vec<&BootRecord> = facts.history.iter().chain([&present]).collect();
     all.iter()
         .zip(all.iter().skip(1).map(Some).chain([None]))
-        .map(|(record, next)| show(record, next.copied()))
+        .map(|(record, next)| BootDetails {
+            boot: show(record, next.copied()),
+            image: record.image.clone(),
+            phases: record.progress.phases.iter().map(phase).collect(),
+        })
         .collect()
+}
+
+fn phase((name, start, length): &(String, u64, u64)) -> BootPhase {
+    BootPhase { name: name.clone(), start_milliseconds: *start, milliseconds: *length }
 }
 
 fn show(record: &BootRecord, next: Option<&BootRecord>) -> Shown {

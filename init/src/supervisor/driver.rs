@@ -8,7 +8,7 @@ use std::collections::VecDeque;
 use std::io;
 use std::time::Duration;
 
-use keelson_control::{BootRecord, ServiceName};
+use keelson_control::{BootDetails, ServiceName};
 use keelson_sys::clock;
 use keelson_sys::poller::{Happened, Interest, Poller};
 use keelson_sys::signals::{self, Signals};
@@ -127,7 +127,7 @@ pub(super) struct Driver<'h> {
     presses: Presses,
     console_file: ConsoleFile,
     paths: Paths,
-    boots: Vec<BootRecord>,
+    boots: Vec<BootDetails>,
     log_service: Option<ServiceName>,
     enforcer: Option<Enforcer>,
     next_housekeeping: Duration,

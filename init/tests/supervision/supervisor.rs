@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use keelson_control::{ServiceName, ServiceSpec};
+use keelson_control::{BootDetails, BootPhase, BootRecord, ServiceName, ServiceSpec};
 use keelson_init::buttons::Buttons;
 use keelson_init::supervisor::{self, Cgroups, Containment, Host, Note, Overview, Paths, Setup, Severity};
 
@@ -58,13 +58,19 @@ pub(crate) fn main(kind: &str, directory: &Path) -> ExitCode {
         owner: rustix::process::geteuid().as_raw(),
         may_reboot: true,
         seed: 1,
-        boots: Vec::new(),
+        boots: vec![boot(7), boot(8)],
         enforcer: None,
         buttons: Buttons::default(),
     };
     let verdict = supervisor::run(&mut Terminal, setup).unwrap();
     println!("verdict: {} {} {:?}", verdict.kind, verdict.reason, verdict.left);
     ExitCode::SUCCESS
+}
+
+fn boot(number: u64) -> BootDetails {
+    let phase = BootPhase { name: "disks".to_owned(), start_milliseconds: 100, milliseconds: number };
+    let boot = BootRecord { number, version: "0.1.0".to_owned(), ..BootRecord::default() };
+    BootDetails { boot, image: "ab".repeat(32), phases: vec![phase] }
 }
 
 /// What holds a service's processes together: cgroups if this machine lets us, or sessions.

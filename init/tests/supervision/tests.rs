@@ -37,6 +37,7 @@ tests! {
     a_set_adds_changes_and_removes,
     refuses_sets_and_orders_that_make_no_sense,
     refuses_packets_that_are_none_and_clients_without_a_hello,
+    tells_all_of_a_boot_that_it_knows_and_marks_the_present_one,
     an_unhealthy_service_is_restarted_with_the_reason,
     a_service_that_no_longer_says_that_it_lives_is_killed,
     subscribers_see_every_state,
@@ -322,6 +323,20 @@ fn refuses_packets_that_are_none_and_clients_without_a_hello() {
     assert_eq!(ask(br#"{"hello":{"versions":{"min":1,"max":9},"client":"us"}}"#), Ok(Response::Hello { version: 1 }));
     assert_eq!(ask(br#"{"apply-set":{}}"#), Err(ErrorKind::Malformed), "no set came with it");
     assert!(matches!(ask(br#"{"list":{}}"#), Ok(Response::Status(_))));
+}
+
+fn tells_all_of_a_boot_that_it_knows_and_marks_the_present_one() {
+    let supervised = Supervised::start(|_| Vec::new());
+    let mut client = supervised.client();
+    let details = client.boot(7).unwrap();
+    assert_eq!((details.boot.number, details.image), (7, "ab".repeat(32)));
+    assert_eq!((details.phases[0].name.as_str(), details.phases[0].milliseconds), ("disks", 7));
+    let unknown = client.boot(9).unwrap_err();
+    assert!(matches!(unknown, ClientError::Refused { kind: ErrorKind::UnknownBoot, .. }), "{unknown:?}");
+    client.mark_boot_good().unwrap();
+    let good: Vec<_> = client.boots().unwrap().into_iter().map(|boot| (boot.number, boot.good)).collect();
+    assert_eq!(good, [(7, false), (8, true)]);
+    assert!(client.boot(8).unwrap().boot.good);
 }
 
 fn an_unhealthy_service_is_restarted_with_the_reason() {

@@ -1,4 +1,4 @@
-//! The node's boots, newest first, and why each ended.
+//! The node's boots, newest first, and why each ended; and all that it knows of one.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -40,4 +40,41 @@ pub struct Boot {
     /// What the kernel saved of its last messages when it died.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub last_messages: Vec<String>,
+}
+
+/// All that the node knows of one boot.
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootDetails {
+    #[serde(flatten)]
+    pub boot: Boot,
+    /// The root hash by which the image was verified; absent where nothing was, and if it is not known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+    /// In the order in which they began.
+    pub phases: Vec<BootPhase>,
+    /// The kernel's last messages at an ordered end, the last one last; absent while the boot runs, and where it ended otherwise.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<String>,
+    /// What the kernel saved when it died, by name.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub saved: Vec<SavedFile>,
+}
+
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct BootPhase {
+    pub name: String,
+    /// Since the kernel's start.
+    pub start_milliseconds: u64,
+    /// How long it took; 0 for `services`, which last until the end.
+    pub milliseconds: u64,
+}
+
+/// A file of what the kernel saved (pstore).
+#[derive(Clone, Debug, Deserialize, Eq, JsonSchema, PartialEq, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub struct SavedFile {
+    pub name: String,
+    pub lines: Vec<String>,
 }

@@ -32,7 +32,7 @@ pub mod status;
 pub mod token;
 pub mod validation;
 
-pub use boots::{Boot, BootList};
+pub use boots::{Boot, BootDetails, BootList, BootPhase, SavedFile};
 pub use certificates::{CertificateSubject, NodeCertificate, NodeCertificateList};
 pub use configuration::{
     Configuration, ConfigurationField, NextValue, NodeScopes, ScopeConfiguration, ScopeConfigurationChange,

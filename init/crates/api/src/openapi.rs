@@ -8,12 +8,12 @@ use schemars::{JsonSchema, SchemaGenerator, generate::SchemaSettings};
 use serde_json::{Map, Value, json};
 
 use crate::{
-    BootList, Certificate, CertificateRequest, Challenge, Configuration, CreatedToken, Denial, DrainStep, ErrorBody,
-    EventList, Feature, FeatureChange, FeatureList, JoinRequest, Joined, KubeconfigMaterial, KubeconfigRequest,
-    Membership, NodeCertificateList, NodeList, NodeOrder, NodeOrdered, NodeSettings, OperatorEntry, OperatorList,
-    OperatorRequest, PowerAccepted, PowerRequest, ProxyStatus, PublicAuthority, RemovalOrder, RenewRequest, Renewed,
-    Rotation, ScopeConfiguration, ScopeConfigurationChange, ScopeConfigurationRequest, ServiceList, Status,
-    StoreMembers, TokenEntry, TokenList, TokenRequest,
+    BootDetails, BootList, Certificate, CertificateRequest, Challenge, Configuration, CreatedToken, Denial, DrainStep,
+    ErrorBody, EventList, Feature, FeatureChange, FeatureList, JoinRequest, Joined, KubeconfigMaterial,
+    KubeconfigRequest, Membership, NodeCertificateList, NodeList, NodeOrder, NodeOrdered, NodeSettings, OperatorEntry,
+    OperatorList, OperatorRequest, PowerAccepted, PowerRequest, ProxyStatus, PublicAuthority, RemovalOrder,
+    RenewRequest, Renewed, Rotation, ScopeConfiguration, ScopeConfigurationChange, ScopeConfigurationRequest,
+    ServiceList, Status, StoreMembers, TokenEntry, TokenList, TokenRequest,
     logs::{LINES_DEFAULT, LINES_MAX},
     paths,
 };
@@ -194,6 +194,11 @@ pub const OPERATIONS: &[Operation] = &[
     get(paths::SERVICE_LOGS, "A service's log on this node", Content::Text),
     get(paths::PROXY, "The API servers that this node's proxy knows, and how they are", json_of::<ProxyStatus>()),
     get(paths::BOOTS, "This node's boots, newest first", json_of::<BootList>()),
+    get(
+        paths::BOOT,
+        "All that this node knows of one of its boots: image, phases, the kernel's last messages",
+        json_of::<BootDetails>(),
+    ),
     post(paths::REBOOT, "Reboots this node in order", schema_of::<PowerRequest>, json_of::<PowerAccepted>()),
     post(paths::POWER_OFF, "Switches this node off in order", schema_of::<PowerRequest>, json_of::<PowerAccepted>()),
     post(
@@ -311,6 +316,7 @@ fn describe(operation: &Operation, error: &Value, generator: &mut SchemaGenerato
             paths::SERVICE_LOGS => drop(fields.insert("parameters".to_owned(), log_parameters())),
             paths::EVENTS => drop(fields.insert("parameters".to_owned(), event_parameters())),
             paths::NODE_SETTINGS => drop(fields.insert("parameters".to_owned(), authority_parameters())),
+            paths::BOOT => drop(fields.insert("parameters".to_owned(), boot_parameters())),
             paths::TOKEN => drop(fields.insert("parameters".to_owned(), json!([path_parameter("id")]))),
             path if path.contains("{name}") => {
                 fields.insert("parameters".to_owned(), json!([path_parameter("name")]));
@@ -348,6 +354,10 @@ fn authority_parameters() -> Value {
         { "name": "believed", "in": "query", "schema": { "type": "string" },
           "description": "The ids of those that the node believes, with commas between them" },
     ])
+}
+
+fn boot_parameters() -> Value {
+    json!([{ "name": "number", "in": "path", "required": true, "schema": { "type": "integer", "minimum": 1 } }])
 }
 
 fn path_parameter(name: &str) -> Value {

@@ -37,6 +37,8 @@ pub const SERVICE_LOGS: &str = "/v1/services/{name}/logs";
 /// How the API servers are, as the node's proxy finds.
 pub const PROXY: &str = "/v1/proxy";
 pub const BOOTS: &str = "/v1/boots";
+/// The number of the boot stands in the braces.
+pub const BOOT: &str = "/v1/boots/{number}";
 pub const REBOOT: &str = "/v1/reboot";
 pub const POWER_OFF: &str = "/v1/power-off";
 pub const TOKENS: &str = "/v1/tokens";
@@ -74,6 +76,11 @@ pub fn operator(name: &str) -> String {
 /// The path of one feature.
 pub fn feature(name: &str) -> String {
     FEATURE.replace("{name}", &escaped(name))
+}
+
+/// The path of one boot.
+pub fn boot(number: u64) -> String {
+    BOOT.replace("{number}", &number.to_string())
 }
 
 /// The path of what is done with one node: one of those above.

@@ -15,6 +15,7 @@
 //! followed may last, and a peer that stops taking it is cut off by TCP's user timeout. HTTP/1.1 is all that is spoken: answers are small
 //! and few.
 
+pub mod boots;
 pub mod caller;
 mod certificates;
 pub mod challenge;

@@ -80,6 +80,11 @@ impl Paths {
         self.at("/state/store")
     }
 
+    /// The boot history, and what tells how boots ended. keelson-exec writes it.
+    pub fn boots(&self) -> PathBuf {
+        self.at("/state/boots")
+    }
+
     // What others tell this process.
 
     pub fn node_config(&self) -> PathBuf {

@@ -14,7 +14,7 @@ use thiserror::Error;
 
 use crate::codec::{self, CodecError};
 use crate::{
-    Applied, BootRecord, ErrorKind, Event, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceSet,
+    Applied, BootDetails, BootRecord, ErrorKind, Event, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceSet,
     SupervisorStatus, VersionRange,
 };
 
@@ -100,6 +100,13 @@ impl Client {
     pub fn boots(&mut self) -> Result<Vec<BootRecord>, ClientError> {
         match self.ask(&Request::Boots {}, None)? {
             Response::Boots { boots } => Ok(boots),
+            _ => Err(ClientError::UnexpectedAnswer),
+        }
+    }
+
+    pub fn boot(&mut self, number: u64) -> Result<BootDetails, ClientError> {
+        match self.ask(&Request::Boot { number }, None)? {
+            Response::Boot(details) => Ok(details),
             _ => Err(ClientError::UnexpectedAnswer),
         }
     }

@@ -34,7 +34,9 @@ pub use spec::{
     Account, Capabilities, Capability, Condition, InvalidServiceName, Limits, PersistentFailure, Readiness,
     RestartPolicy, ServiceKind, ServiceName, ServiceSpec,
 };
-pub use status::{BootRecord, Desired, ExitReason, LastExit, ServiceState, ServiceStatus, SupervisorStatus};
+pub use status::{
+    BootDetails, BootPhase, BootRecord, Desired, ExitReason, LastExit, ServiceState, ServiceStatus, SupervisorStatus,
+};
 
 /// Where PID 1 listens.
 pub const SOCKET_PATH: &str = "/run/keelson/init.sock";

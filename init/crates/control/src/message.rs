@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootRecord, PROTOCOL_VERSION, ServiceName, ServiceState, SupervisorStatus};
+use crate::{BootDetails, BootRecord, PROTOCOL_VERSION, ServiceName, ServiceState, SupervisorStatus};
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
@@ -45,6 +45,10 @@ pub enum Request {
     },
     MarkBootGood {},
     Boots {},
+    /// All that is known of one boot. For all boots at once it would not fit a packet.
+    Boot {
+        number: u64,
+    },
     Reboot {
         reason: String,
     },
@@ -78,6 +82,7 @@ pub enum Response {
     Status(SupervisorStatus),
     Applied(Applied),
     Boots { boots: Vec<BootRecord> },
+    Boot(BootDetails),
     Error { kind: ErrorKind, message: String },
 }
 
@@ -100,6 +105,7 @@ pub enum ErrorKind {
     /// Not a packet of this protocol.
     Malformed,
     UnknownService,
+    UnknownBoot,
     /// The message lists every problem, one a line.
     InvalidSet,
     /// A set older than the applied one.
@@ -181,6 +187,7 @@ mod tests {
         assert_eq!(json(&Request::MarkBootGood {}), r#"{"mark-boot-good":{}}"#);
         let stop = Request::Stop { service: ServiceName::new("kubelet").unwrap() };
         assert_eq!(json(&stop), r#"{"stop":{"service":"kubelet"}}"#);
+        assert_eq!(json(&Request::Boot { number: 7 }), r#"{"boot":{"number":7}}"#);
     }
 
     #[test]

@@ -191,9 +191,33 @@ pub struct BootRecord {
     pub last_messages: Vec<String>,
 }
 
+/// All that PID 1 knows of one boot.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootDetails {
+    pub boot: BootRecord,
+    /// The root hash by which the image was verified; empty where nothing was, and if it is not known.
+    pub image: String,
+    /// In the order in which they began.
+    pub phases: Vec<BootPhase>,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BootPhase {
+    pub name: String,
+    /// Since the kernel's start.
+    pub start_milliseconds: u64,
+    /// How long it took; 0 for `services`, which last until the end.
+    pub milliseconds: u64,
+}
+
 #[cfg(test)]
 mod tests {
+    use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
     use super::*;
+    use crate::{PACKET_MAX, Packet, Response, codec};
 
     #[test]
     fn what_is_not_known_of_a_service_is_not_sent() {
@@ -202,6 +226,34 @@ mod tests {
         let expected = r#"{"name":"kubelet","state":"waiting","desired":"up","in_state_milliseconds":0,"restarts":0}"#;
         assert_eq!(sent, expected);
         assert_eq!(serde_json::from_str::<ServiceStatus>(&sent).unwrap(), status);
+    }
+
+    /// More phases than a boot has, and texts as long as they are kept (keelson-init, `short`; keelson-exec,
+    /// `evidence`).
+    #[test]
+    fn all_that_is_known_of_one_boot_fits_a_packet_and_arrives_as_it_was_sent() {
+        let boot = BootRecord {
+            number: u64::MAX,
+            boot_id: "3ab2f1de-9d3d-4a8a-a1c5-7b1f9e3c5d21".to_owned(),
+            version: "0.1.0".to_owned(),
+            started_unix_seconds: u64::MAX,
+            good: true,
+            ended: Some("\"".repeat(600)),
+            ended_unix_seconds: Some(u64::MAX),
+            phase: "services".to_owned(),
+            up_seconds: u64::MAX,
+            services_started_after_milliseconds: Some(u64::MAX),
+            last_messages: vec!["\"".repeat(160); 6],
+        };
+        let phase = BootPhase { name: "p".repeat(40), start_milliseconds: u64::MAX, milliseconds: u64::MAX };
+        let details = BootDetails { boot, image: "ab".repeat(32), phases: vec![phase; 64] };
+        let sent = Packet::Response(Response::Boot(details));
+        let (family, kind) = (AddressFamily::UNIX, SocketType::SEQPACKET);
+        let (ours, theirs) = rustix::net::socketpair(family, kind, SocketFlags::CLOEXEC, None).unwrap();
+        codec::send(&ours, &sent, None).unwrap();
+        let mut buffer = vec![0; PACKET_MAX];
+        let received = codec::receive(&theirs, &mut buffer).unwrap().unwrap();
+        assert_eq!(received.decode::<Packet>().unwrap(), sent);
     }
 
     #[test]

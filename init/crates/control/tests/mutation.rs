@@ -38,6 +38,7 @@ fn requests_are_understood_or_refused_whatever_their_bytes() {
         Request::ApplySet {},
         Request::Restart { service: name("kubelet"), reason: "asked".to_owned() },
         Request::Inhibit { who: "kubelet".to_owned(), why: "pods".to_owned(), delay_max_seconds: 60 },
+        Request::Boot { number: 7 },
         Request::Reboot { reason: "upgrade".to_owned() },
     ];
     let seeds = requests.map(|request| serde_json::to_vec(&request).unwrap());

@@ -49,8 +49,8 @@ pub(crate) enum Command {
     /// Switches the node off in order
     #[command(visible_alias = "power-off")]
     Poweroff(Power),
-    /// Lists the node's boots and how they ended
-    Boots(Format),
+    /// Lists the node's boots and how they ended, or shows all that the node knows of one
+    Boots(Boots),
     /// Cordons, drains and removes nodes
     #[command(subcommand)]
     Node(Node),
@@ -142,6 +142,15 @@ pub(crate) struct Power {
     /// How long to wait
     #[arg(long, value_name = "DURATION", default_value = "10m", value_parser = duration, requires = "wait")]
     pub timeout: Duration,
+}
+
+#[derive(Args, Debug)]
+pub(crate) struct Boots {
+    /// Show this boot, by its number in the list: how it began and ended, its phases, and the kernel's last messages
+    #[arg(value_parser = clap::value_parser!(u64).range(1..))]
+    pub number: Option<u64>,
+    #[command(flatten)]
+    pub format: Format,
 }
 
 #[derive(Debug, Subcommand)]

@@ -45,7 +45,7 @@ pub(crate) fn run(arguments: Arguments) -> Result<ExitStatus, Error> {
         Command::Logs(arguments) => block_on(logs::run(session()?, &arguments)),
         Command::Reboot(arguments) => block_on(power::reboot(session()?, &arguments)),
         Command::Poweroff(arguments) => block_on(power::power_off(session()?, &arguments)),
-        Command::Boots(format) => block_on(boots::run(session()?, format)),
+        Command::Boots(arguments) => block_on(boots::run(session()?, &arguments)),
         Command::Node(arguments) => block_on(node::run(session()?, &arguments)),
         Command::Store(Store::Members(format)) => block_on(store::members(session()?, format)),
         Command::Token(Token::Create(arguments)) if arguments.offline => {

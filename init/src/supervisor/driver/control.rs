@@ -80,7 +80,10 @@ impl Driver<'_> {
                 self.mark_boot_good();
                 Ok(Response::Done {})
             }
-            Request::Boots {} => Ok(Response::Boots { boots: self.boots.clone() }),
+            Request::Boots {} => {
+                Ok(Response::Boots { boots: self.boots.iter().map(|known| known.boot.clone()).collect() })
+            }
+            Request::Boot { number } => self.boot(number),
             Request::Reboot { reason } => self.end(number, ShutdownKind::Reboot, short(reason)),
             Request::PowerOff { reason } => self.end(number, ShutdownKind::PowerOff, short(reason)),
         }
@@ -112,9 +115,14 @@ impl Driver<'_> {
         Ok(Response::Done {})
     }
 
+    fn boot(&self, number: u64) -> Answer {
+        let known = self.boots.iter().find(|known| known.boot.number == number).cloned();
+        known.map(Response::Boot).ok_or_else(|| (ErrorKind::UnknownBoot, format!("there is no boot {number}")))
+    }
+
     fn mark_boot_good(&mut self) {
-        if let Some(boot) = self.boots.last_mut().filter(|boot| !boot.good) {
-            boot.good = true;
+        if let Some(present) = self.boots.last_mut().filter(|present| !present.boot.good) {
+            present.boot.good = true;
             self.host.note(Note::MarkedGood);
             self.say(Severity::Info, "boot", &"marked good");
             self.clients.broadcast(&Told::BootMarkedGood {}, &self.poller);

@@ -15,6 +15,7 @@ use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::{
+    boots::{self, EvidenceReader},
     caller::Caller,
     certificates,
     challenge::{ChallengeError, Challenges},
@@ -45,11 +46,13 @@ pub struct Context {
     pub nodes: Arc<dyn NodeSource>,
     pub challenges: Challenges,
     pub limiter: Limiter,
+    pub evidence: EvidenceReader,
 }
 
 impl Context {
     pub fn new(node: Arc<Node>, nodes: Arc<dyn NodeSource>) -> Result<Self, ChallengeError> {
-        Ok(Self { node, nodes, challenges: Challenges::new()?, limiter: Limiter::default() })
+        let (challenges, limiter, evidence) = (Challenges::new()?, Limiter::default(), EvidenceReader::default());
+        Ok(Self { node, nodes, challenges, limiter, evidence })
     }
 
     pub(super) fn member(&self) -> Result<Arc<Member>, Refusal> {
@@ -175,7 +178,8 @@ where
         paths::SERVICES => views::services(context).await.map(|services| respond::json(&services)),
         paths::SERVICE_LOGS => logs::answer(context, parameter, head.uri.query()).await,
         paths::PROXY => proxy::status(&context.node).await.map(|status| respond::json(&status)),
-        paths::BOOTS => views::boots(context).await.map(|boots| respond::json(&boots)),
+        paths::BOOTS => boots::list(context).await.map(|boots| respond::json(&boots)),
+        paths::BOOT => boots::details(context, parameter).await.map(|boot| respond::json(&boot)),
         paths::REBOOT | paths::POWER_OFF => {
             let order = if operation.path == paths::REBOOT { Order::Reboot } else { Order::PowerOff };
             let request = read(body).await?;
@@ -349,6 +353,8 @@ mod tests {
         assert_eq!(found("GET", "/v1/status"), Ok((paths::STATUS, "")));
         assert_eq!(found("GET", "/v1/services/kubelet/logs"), Ok((paths::SERVICE_LOGS, "kubelet")));
         assert_eq!(found("GET", "/v1/config/nodes/cluster"), Ok((paths::NODE_CONFIGURATION, "cluster")));
+        assert_eq!(found("GET", "/v1/boots"), Ok((paths::BOOTS, "")));
+        assert_eq!(found("GET", "/v1/boots/7"), Ok((paths::BOOT, "7")));
         assert_eq!(found("PUT", "/v1/config/cluster"), Ok((paths::CLUSTER_CONFIGURATION, "")));
         assert_eq!(found("POST", "/v1/status"), Err(ErrorCode::MethodNotAllowed));
         for path in

@@ -1,14 +1,13 @@
-//! What the node shows: its status, the cluster's nodes, PID 1's services and boots.
+//! What the node shows: its status, the cluster's nodes, PID 1's services.
 
 use std::{net::IpAddr, time::Duration};
 
 use keelson_api::{
-    Boot, BootList, Condition, ConditionStatus, ErrorCode, Membership, Node as ShownNode, NodeList, Service,
-    ServiceList, ServiceState as Shown, Status, Versions, VirtualAddress,
+    Condition, ConditionStatus, ErrorCode, Membership, Node as ShownNode, NodeList, Service, ServiceList,
+    ServiceState as Shown, Status, Versions, VirtualAddress,
 };
 use keelson_config::Role;
-use keelson_control::{BootRecord, ClientError, ServiceState, ServiceStatus};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use keelson_control::{ClientError, ServiceState, ServiceStatus};
 use tokio::time::timeout;
 
 use super::{respond::Refusal, router::Context, sources::NodeSourceError, usage};
@@ -169,36 +168,6 @@ fn service(status: &ServiceStatus, node: &Node) -> Service {
         memory_bytes: status.memory_bytes,
         usage,
     }
-}
-
-pub async fn boots(context: &Context) -> Result<BootList, Refusal> {
-    let mut records =
-        context.node.control(|mut client| client.boots()).await.map_err(|error| control_refusal(&error))?;
-    records.sort_by_key(|record| std::cmp::Reverse(record.number));
-    let current = boot_id(&context.node);
-    Ok(BootList { boots: records.into_iter().map(|record| boot(record, &current)).collect() })
-}
-
-fn boot(record: BootRecord, current: &str) -> Boot {
-    Boot {
-        number: record.number,
-        current: record.boot_id == current,
-        id: record.boot_id,
-        version: record.version,
-        started: moment(record.started_unix_seconds),
-        good: record.good,
-        ended: record.ended,
-        ended_at: record.ended_unix_seconds.map(moment),
-        phase: record.phase,
-        up_seconds: record.up_seconds,
-        services_started_after_milliseconds: record.services_started_after_milliseconds,
-        last_messages: record.last_messages,
-    }
-}
-
-fn moment(unix_seconds: u64) -> String {
-    let moment = OffsetDateTime::from_unix_timestamp(i64::try_from(unix_seconds).unwrap_or(i64::MAX));
-    moment.unwrap_or(OffsetDateTime::UNIX_EPOCH).format(&Rfc3339).unwrap_or_default()
 }
 
 /// What it means for the caller that PID 1 did not do as it was asked.

@@ -124,6 +124,64 @@ async fn boots_come_newest_first() {
 }
 
 #[tokio::test]
+async fn one_boot_is_told_with_its_image_phases_and_what_state_has_of_its_end() {
+    let fixture = start();
+    let boot = async |number: u64| get(&fixture, &paths::boot(number)).await.json();
+    let told = boot(1).await;
+    assert_eq!((told["number"].as_u64(), told["ended"].as_str()), (Some(1), Some("rebooted")), "{told}");
+    assert_eq!(told["image"], "ab".repeat(32));
+    assert_eq!(told["phases"][0], json!({ "name": "disks", "startMilliseconds": 1205, "milliseconds": 340 }));
+    assert_eq!((told.get("messages"), told.get("saved")), (None, None), "STATE has nothing of it");
+
+    fixture.keep_messages(1, "[    1.000000] a\n[    2.000000] reboot: Restarting system\n");
+    fixture.keep_saved(1, "dmesg-efi_pstore-2", b"Panic#1 Part2\n<6>[ 8.0] b\xff\n");
+    fixture.keep_saved(1, "dmesg-efi_pstore-1", b"Panic#1 Part1\n");
+    fixture.keep_messages(2, "of another boot of that number");
+    let told = boot(1).await;
+    assert_eq!(told["messages"], json!(["[    1.000000] a", "[    2.000000] reboot: Restarting system"]));
+    let saved = json!([
+        { "name": "dmesg-efi_pstore-1", "lines": ["Panic#1 Part1"] },
+        { "name": "dmesg-efi_pstore-2", "lines": ["Panic#1 Part2", "<6>[ 8.0] b\u{fffd}"] },
+    ]);
+    assert_eq!(told["saved"], saved);
+    let running = boot(2).await;
+    assert_eq!((running["current"].as_bool(), running.get("messages")), (Some(true), None), "{running}");
+    serde_json::from_value::<keelson_api::BootDetails>(told).expect("what a client reads");
+
+    fixture.keep_messages(1, &("x".repeat(100_000) + "\nthe last one\n"));
+    let told = boot(1).await;
+    let messages = told["messages"].as_array().expect("lines");
+    assert_eq!((messages.len(), messages[1].as_str()), (2, Some("the last one")));
+    assert!(messages[0].as_str().expect("text").len() < 64 * 1024);
+}
+
+#[tokio::test]
+async fn a_boot_that_is_none_is_refused_and_the_parameter_named() {
+    let fixture = start();
+    let refused = async |path: &str| {
+        let answer = get(&fixture, path).await;
+        (answer.status, answer.refusal())
+    };
+    let about_the_number = |code: &str| (code.to_owned(), "number".to_owned());
+    for unknown in ["0", "3", "18446744073709551615"] {
+        assert_eq!(refused(&format!("/v1/boots/{unknown}")).await, (404, about_the_number("notFound")), "{unknown}");
+    }
+    for word in ["latest", "-1", "1.5", "18446744073709551616", "..", "%20"] {
+        assert_eq!(refused(&format!("/v1/boots/{word}")).await, (400, about_the_number("invalid")), "{word}");
+    }
+}
+
+#[tokio::test]
+async fn what_cannot_be_read_of_a_boot_is_named() {
+    let fixture = start();
+    fixture.keep_saved(1, "dmesg-1", b"a");
+    std::fs::create_dir(fixture.node.paths.boots().join("00000001.kmsg")).expect("made");
+    let answer = get(&fixture, &paths::boot(1)).await;
+    assert_eq!((answer.status, answer.refusal().0.as_str()), (500, "internal"));
+    assert!(answer.text.contains("00000001.kmsg"), "{}", answer.text);
+}
+
+#[tokio::test]
 async fn the_nodes_proxy_says_how_api_servers_are() {
     let fixture = start();
     let status = get(&fixture, paths::PROXY).await.json();

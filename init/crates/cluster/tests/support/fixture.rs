@@ -30,8 +30,8 @@ use keelson_cluster::{
 };
 use keelson_config::{ClusterConfig, Inputs, Remembered, Role, network_state::NetworkState, pod_routes::PodRoutes};
 use keelson_control::{
-    BootRecord, ExitReason, LastExit, PACKET_MAX, Packet, Request, Response, ServiceName, ServiceState, ServiceStatus,
-    SupervisorStatus, codec,
+    BootDetails, BootPhase, BootRecord, ErrorKind, ExitReason, LastExit, PACKET_MAX, Packet, Request, Response,
+    ServiceName, ServiceState, ServiceStatus, SupervisorStatus, codec,
 };
 use keelson_log::{
     files::{Directory, ROTATION},
@@ -228,6 +228,19 @@ impl Fixture {
         self.root.path()
     }
 
+    /// STATE has the kernel's last messages at the end of a boot.
+    pub(crate) fn keep_messages(&self, number: u64, text: &str) {
+        fs::create_dir_all(self.node.paths.boots()).expect("a directory");
+        fs::write(self.node.paths.boots().join(format!("{number:08}.kmsg")), text).expect("written");
+    }
+
+    /// STATE has a file of what the kernel saved when it died.
+    pub(crate) fn keep_saved(&self, number: u64, name: &str, content: &[u8]) {
+        let directory = self.node.paths.boots().join(format!("{number:08}.pstore"));
+        fs::create_dir_all(&directory).expect("a directory");
+        fs::write(directory.join(name), content).expect("written");
+    }
+
     /// Puts a line into a service's log.
     pub(crate) fn log(&self, service: &str, text: &str) {
         let service = LogName::try_from(service.to_owned()).expect("a service's name");
@@ -339,9 +352,11 @@ fn answer(request: Request, orders: &Mutex<Vec<Request>>) -> Response {
                 },
             ],
         }),
-        Request::Boots {} => {
-            Response::Boots { boots: vec![boot(1, "earlier", 1000, Some("rebooted")), boot(2, BOOT_ID, 2000, None)] }
-        }
+        Request::Boots {} => Response::Boots { boots: boots().into() },
+        Request::Boot { number } => match boots().into_iter().find(|boot| boot.number == number) {
+            Some(boot) => Response::Boot(details(boot)),
+            None => Response::Error { kind: ErrorKind::UnknownBoot, message: format!("there is no boot {number}") },
+        },
         order => {
             orders.lock().expect("no panic before").push(order);
             Response::Done {}
@@ -358,6 +373,20 @@ fn service(name: &str, state: ServiceState) -> ServiceStatus {
     }
 }
 
+fn boots() -> [BootRecord; 2] {
+    [boot(1, "earlier", 1000, Some("rebooted")), boot(2, BOOT_ID, 2000, None)]
+}
+
+fn details(boot: BootRecord) -> BootDetails {
+    let phase = |name: &str, start_milliseconds, milliseconds| BootPhase {
+        name: name.to_owned(),
+        start_milliseconds,
+        milliseconds,
+    };
+    let phases = vec![phase("disks", 1_205, 340), phase("services", 2_071, 0)];
+    BootDetails { boot, image: "ab".repeat(32), phases }
+}
+
 fn boot(number: u64, id: &str, started: u64, ended: Option<&str>) -> BootRecord {
     BootRecord {
         number,
@@ -368,6 +397,7 @@ fn boot(number: u64, id: &str, started: u64, ended: Option<&str>) -> BootRecord 
         ended: ended.map(str::to_owned),
         ended_unix_seconds: ended.map(|_| started + 500),
         phase: "services".to_owned(),
+        up_seconds: 500,
         ..BootRecord::default()
     }
 }

@@ -101,6 +101,54 @@ fn nodes_services_api_servers_and_boots_are_tables_or_json() {
 }
 
 #[test]
+fn one_boot_is_shown_with_all_that_the_node_knows_of_it() {
+    let (workstation, fixture) = Workstation::with_node();
+    fixture.keep_messages(1, "[    1.000000] a\x1b[2J\n[    9.000000] reboot: Restarting system\n");
+    fixture.keep_saved(1, "dmesg-2", b"Panic#1 Part2\n");
+    fixture.keep_saved(1, "dmesg-1", b"Panic#1 Part1\n");
+    let shown = workstation.run(&["boots", "1"]).well().out;
+    let expected = format!(
+        "\
+BOOT      1
+ID        earlier
+STARTED   1970-01-01T00:16:40Z
+ENDED     1970-01-01T00:25:00Z
+END       rebooted
+RAN FOR   8m20s
+GOOD      yes
+VERSION   0.1.0
+IMAGE     {}
+
+PHASE      BEGAN AFTER   TOOK
+disks      1.205 s       0.340 s
+services   2.071 s       -
+
+LAST MESSAGES
+[    1.000000] a\u{fffd}[2J
+[    9.000000] reboot: Restarting system
+
+SAVED BY THE KERNEL AS IT DIED: dmesg-1
+Panic#1 Part1
+
+SAVED BY THE KERNEL AS IT DIED: dmesg-2
+Panic#1 Part2
+",
+        "ab".repeat(32)
+    );
+    assert_eq!(shown, expected);
+    let json = workstation.run(&["boots", "1", "-o", "json"]).well().json();
+    assert_eq!((json["number"].as_u64(), json["saved"][1]["name"].as_str()), (Some(1), Some("dmesg-2")), "{json}");
+    assert_eq!(json["phases"][0]["startMilliseconds"], 1205);
+    let yaml = workstation.run(&["boots", "1", "-o", "yaml"]).well().out;
+    assert_eq!(serde_saphyr::from_str::<Value>(&yaml).expect("YAML"), json);
+
+    let running = workstation.run(&["boots", "2"]).well().out;
+    assert!(running.contains("END       running\n") && !running.contains("LAST MESSAGES"), "{running}");
+    let unknown = workstation.run(&["boots", "3"]);
+    assert!(unknown.code == 6 && unknown.err.contains("no boot 3 (number)"), "{unknown:?}");
+}
+
+#[test]
 fn certificates_are_listed_with_when_they_end_and_are_renewed() {
     let (workstation, _fixture) = Workstation::with_node();
     let table = workstation.run(&["certificates"]).well().out;
@@ -198,6 +246,8 @@ fn a_name_that_nobody_can_have_is_a_mistake_in_the_arguments() {
         &["config", "show", "--node", "a b"],
         &["config", "set", "--node", "", "timeServers=[a]"],
         &["logs", ""],
+        &["boots", "latest"],
+        &["boots", "0"],
     ] {
         let refused = workstation.run(words);
         assert!(refused.code == 2 && !refused.err.is_empty(), "{words:?}: {refused:?}");
