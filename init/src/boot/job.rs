@@ -1,18 +1,21 @@
 //! Running a keelson-exec job: a child, a deadline, an answer.
 //!
 //! A child that does not end in time is killed and then left alone: if it sleeps in the kernel for a dead disk, SIGKILL does
-//! not end it, and PID 1 must not sleep with it. The reaper gets it whenever it ends.
+//! not end it, and PID 1 must not sleep with it. The reaper gets it whenever it ends. One that has answered is as good as
+//! ended: another disk than the one that matters may hold it.
 
 use std::ffi::CString;
 use std::fs::File;
 use std::io::{self, Read, Seek};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use keelson_job::{Fault, PROGRAM, PROGRAM_OF_FIRST_STAGE, REQUEST_FD, RESULT_FD, Request};
+use keelson_job::{ANSWERED_FD, Fault, PROGRAM, PROGRAM_OF_FIRST_STAGE, REQUEST_FD, RESULT_FD, Request};
 use keelson_sys::memfd;
 use keelson_sys::process::{self, Child, Command, Exit};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::pipe::{PipeFlags, pipe_with};
 use serde::de::DeserializeOwned;
 use thiserror::Error;
 
@@ -25,6 +28,9 @@ use crate::vitals::Vitals;
 const PATIENCE_INTERVAL: Duration = Duration::from_secs(10);
 /// What a killed child gets to end.
 const KILL_LIMIT: Duration = Duration::from_secs(2);
+/// From a child's answer to its end.
+const END_LIMIT: Duration = Duration::from_secs(2);
+
 /// Where jobs run, below the root of the cgroups, so that what one of them makes of foreign bytes costs neither PID 1 nor services.
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -40,7 +46,9 @@ const OTHERS: Group = Group {
     name: "jobs",
     bounds: &[("memory.max", "268435456"), ("memory.swap.max", "0"), ("memory.oom.group", "1"), ("pids.max", "32")],
 };
-pub(crate) const GROUPS: [&Group; 2] = [&DISKS, &OTHERS];
+/// It takes the processors' time that nobody else wants.
+const READ_AHEAD: Group = Group { name: "read-ahead", bounds: &[("cpu.idle", "1"), ("pids.max", "4")] };
+pub(crate) const GROUPS: [&Group; 3] = [&DISKS, &OTHERS, &READ_AHEAD];
 
 /// More than any report holds.
 const MAX_RESULT_BYTES: u64 = 4 * 1024 * 1024;
@@ -102,16 +110,35 @@ fn run_program<T: DeserializeOwned>(
     vitals: Option<&mut Vitals>,
 ) -> Result<T, JobError> {
     let job = request.name();
-    let (child, mut result) = start(program, request)?;
-    let exit = wait(console, &child, job, limit, vitals).inspect_err(|_| {
+    let mut running = start(program, request)?;
+    let exit = wait(console, &running, job, limit, vitals).inspect_err(|_| {
         // Failing to kill leaves it as it is.
-        let _ = child.kill();
-        let _ = child.wait(KILL_LIMIT);
+        let _ = running.child.kill();
+        let _ = running.child.wait(KILL_LIMIT);
     })?;
-    read_result(&mut result, job, Some(exit))
+    if exit.is_none() {
+        console.warn(job, "it has answered and does not end: a disk that does not answer may hold it");
+        let _ = running.child.kill();
+    }
+    read_result(&mut running.result, job, exit)
 }
 
-fn start(program: &str, request: &Request) -> Result<(Child, File), JobError> {
+#[derive(Debug)]
+struct Running {
+    child: Child,
+    result: File,
+    /// Whose other end the child closes behind its answer.
+    answered: OwnedFd,
+}
+
+impl Running {
+    fn has_answered(&self) -> bool {
+        let mut descriptors = [PollFd::new(&self.answered, PollFlags::IN)];
+        poll(&mut descriptors, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
+    }
+}
+
+fn start(program: &str, request: &Request) -> Result<Running, JobError> {
     let job = request.name();
     let wrong_request = |source| JobError::Request { job, source };
     let text = serde_json::to_vec(request).map_err(|error| wrong_request(error.into()))?;
@@ -122,6 +149,7 @@ fn start(program: &str, request: &Request) -> Result<(Child, File), JobError> {
     let program = words.first().ok_or_else(|| wrong_request(io::ErrorKind::InvalidInput.into()))?;
     // Standard streams: the jobs speak by their answer alone, and nothing of ours may hold a terminal.
     let null = File::options().read(true).write(true).open("/dev/null").map_err(wrong_request)?;
+    let (answered, answering) = pipe_with(PipeFlags::CLOEXEC).map_err(|error| wrong_request(error.into()))?;
     let group = group(request);
     let child = process::spawn(&Command {
         program,
@@ -133,26 +161,32 @@ fn start(program: &str, request: &Request) -> Result<(Child, File), JobError> {
             (null.as_fd(), 2),
             (result.as_fd(), RESULT_FD),
             (input.as_fd(), REQUEST_FD),
+            (answering.as_fd(), ANSWERED_FD),
         ],
         cgroup: group.as_ref().map(AsFd::as_fd),
     });
-    Ok((child.map_err(|source| JobError::Start { job, source })?, result))
+    Ok(Running { child: child.map_err(|source| JobError::Start { job, source })?, result, answered })
 }
 
 /// The job's cgroup. The first stage has none yet.
 fn group(request: &Request) -> Option<File> {
-    let group = if matches!(request, Request::Disks { .. }) { DISKS } else { OTHERS };
+    let group = match request {
+        Request::Disks { .. } => DISKS,
+        Request::ReadAhead { .. } => READ_AHEAD,
+        _ => OTHERS,
+    };
     File::open(Path::new(CGROUP_ROOT).join(group.name)).ok()
 }
 
-/// Waits, and says so when it takes long.
+/// Waits, and says so when it takes long. `None`: it has answered and does not end.
 fn wait(
     console: &mut Console,
-    child: &Child,
+    running: &Running,
     job: &'static str,
     limit: Duration,
     mut vitals: Option<&mut Vitals>,
-) -> Result<Exit, JobError> {
+) -> Result<Option<Exit>, JobError> {
+    let failed = |source| JobError::Wait { job, source };
     let start = Instant::now();
     let mut mention_at = PATIENCE_INTERVAL;
     loop {
@@ -162,11 +196,14 @@ fn wait(
         }
         let slice = left.min(PATIENCE_INTERVAL);
         let exit = match vitals.as_deref_mut() {
-            Some(vitals) => wait_attentively(child, job, slice, vitals)?,
-            None => child.wait(slice).map_err(|source| JobError::Wait { job, source })?,
+            Some(vitals) => wait_attentively(running, job, slice, vitals)?,
+            None => running.child.wait_beside(slice, [running.answered.as_fd()]).map_err(failed)?,
         };
-        if let Some(exit) = exit {
+        if exit.is_some() {
             return Ok(exit);
+        }
+        if running.has_answered() {
+            return running.child.wait(END_LIMIT).map_err(failed);
         }
         console.flush();
         if start.elapsed() >= mention_at {
@@ -181,7 +218,7 @@ fn wait(
 
 /// Waits at most so long, and no longer than until something else is to be done.
 fn wait_attentively(
-    child: &Child,
+    running: &Running,
     job: &'static str,
     at_most: Duration,
     vitals: &mut Vitals,
@@ -191,7 +228,8 @@ fn wait_attentively(
         return Err(JobError::Asked(request));
     }
     let at_most = at_most.min(vitals.feeding_interval());
-    child.wait_beside(at_most, vitals.requests.descriptors()).map_err(|source| JobError::Wait { job, source })
+    let beside = vitals.requests.descriptors().chain([running.answered.as_fd()]);
+    running.child.wait_beside(at_most, beside).map_err(|source| JobError::Wait { job, source })
 }
 
 /// A job that nobody waits for. For jobs without a report, started from the event loop.
@@ -204,7 +242,7 @@ pub(crate) struct Background {
 
 impl Background {
     pub(crate) fn start(request: &Request) -> Result<Self, JobError> {
-        let (child, result) = start(PROGRAM, request)?;
+        let Running { child, result, .. } = start(PROGRAM, request)?;
         Ok(Self { job: request.name(), child, result })
     }
 
@@ -302,6 +340,15 @@ mod tests {
         let answer =
             run_script(r#"IFS= read -r line <&4; [ "$line" = '"user-images"' ] && printf '{"Ok":"same"}' >&3"#, LIMIT);
         assert_eq!(answer.unwrap(), "same");
+    }
+
+    /// As one does of which a thread sleeps in the kernel.
+    #[test]
+    fn job_that_has_answered_and_does_not_end_is_not_waited_for() {
+        let start = Instant::now();
+        let script = r#"printf '{"Ok":"done"}' >&3; exec 5>&-; while :; do :; done"#;
+        assert_eq!(run_script(script, Duration::from_mins(10)).unwrap(), "done");
+        assert!(start.elapsed() < PATIENCE_INTERVAL);
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod disks;
 mod early_mounts;
 mod identity;
 mod memory;
+mod read_ahead;
 mod state;
 mod sysctls;
 mod user_images;
@@ -52,6 +53,8 @@ pub(crate) const PHASES: &[Phase] = &[
     Phase { name: "clock", rule: Rule::Degrade, run: clock_floor::run },
     // Services are not started outside a cgroup.
     Phase { name: "cgroups", rule: Rule::Fatal, run: cgroups::run },
+    // Saves time and nothing else.
+    Phase { name: "read-ahead", rule: Rule::Degrade, run: read_ahead::run },
     // Never guess about a disk.
     Phase { name: "disks", rule: Rule::Hold, run: disks::run },
     // STATE that cannot be read may be another release's, or damaged.
@@ -189,7 +192,9 @@ mod tests {
             ("mounts", "cgroups"),
             // What may hang is guarded.
             ("watchdog", "disks"),
-            ("cgroups", "disks"),
+            ("cgroups", "read-ahead"),
+            // While disks are waited for.
+            ("read-ahead", "disks"),
             ("disks", "state"),
             ("state", "configuration"),
             ("configuration", "sysctls"),

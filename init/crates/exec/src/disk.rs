@@ -3,6 +3,9 @@
 //! The rule above all: a disk is written to only if it is blank or ours. What is ours is said by the disk itself, by the types
 //! of its partitions; what is blank is meant strictly ([`signature`]). Everything else holds the machine with a message that names
 //! each disk and what is on it.
+//!
+//! A disk that does not answer, or answers with an error, holds up nobody whose STATE is on another one. But while there is one, nothing is
+//! made: it may be the one with STATE on it.
 
 use std::fs::File;
 use std::io;
@@ -16,6 +19,7 @@ use thiserror::Error;
 
 use crate::root::{RootError, RootHash};
 
+pub(crate) mod ask;
 mod attach;
 mod grow;
 mod install;
@@ -27,6 +31,7 @@ mod select;
 mod signature;
 pub(crate) mod wait;
 
+use ask::{Asked, SILENCE};
 use inventory::{Disk, Places, human};
 use keelson_gpt::{self as gpt, DATA_TYPE, STATE_TYPE, Table};
 use select::{Decision, NoDecision, Seen, Standing};
@@ -37,8 +42,18 @@ use signature::Content;
 /// ATA, SAS and `NVMe`; what comes later hangs on USB.
 const SETTLE: Duration = Duration::from_millis(250);
 
-/// How long a machine without any usable disk waits for one to come.
-const LATE_DISK_LIMIT: Duration = Duration::from_secs(5);
+/// How long is waited for what may still come.
+#[derive(Debug, Clone, Copy)]
+struct Patience {
+    /// For any usable disk.
+    late: Duration,
+    /// For a disk that does not answer, where STATE was found on another one.
+    silence: Duration,
+    /// The same where no STATE was found.
+    doubt: Duration,
+}
+
+const PATIENCE: Patience = Patience { late: Duration::from_secs(5), silence: SILENCE, doubt: Duration::from_mins(1) };
 
 /// The label of the user's disk of images. FAT has room for eleven characters of it.
 const IMAGES_LABEL: &str = "KEELSON-IMAGES";
@@ -100,30 +115,22 @@ pub(crate) fn run(command_line: &[u8], selection: Selection) -> Result<Disks, Di
 /// Mounts the user's images, if there are any.
 pub(crate) fn mount_user_images() -> Result<UserImages, DiskError> {
     let places = Places::default();
-    for (_, path) in every_device(&places) {
-        let Some(found) = File::open(&path).ok().and_then(|device| signature::labelled(&device).ok().flatten()) else {
-            continue;
-        };
-        if is_images(&found.label, found.file_system) {
-            attach::mount_images(&path, found.file_system)?;
-            return Ok(UserImages { device: Some(format!("{} ({})", path.display(), found.file_system)) });
-        }
-    }
-    Ok(UserImages { device: None })
+    let seen = places.clone();
+    let found = ask::all(&places, move |disk| images_on(disk, &seen)).into_iter().flatten().next();
+    let Some((path, file_system)) = found else { return Ok(UserImages { device: None }) };
+    attach::mount_images(&path, file_system)?;
+    Ok(UserImages { device: Some(format!("{} ({file_system})", path.display())) })
+}
+
+fn images_on(disk: &Disk, places: &Places) -> Option<(PathBuf, &'static str)> {
+    disk.devices(places).into_iter().find_map(|path| {
+        let found = signature::labelled(&File::open(&path).ok()?).ok()??;
+        is_images(&found.label, found.file_system).then_some((path, found.file_system))
+    })
 }
 
 fn is_images(label: &str, file_system: &str) -> bool {
     label == IMAGES_LABEL || (file_system == "vfat" && label == IMAGES_LABEL_FAT)
-}
-
-/// Whole disks and partitions, as device files, each with the name of the disk that it is on.
-fn every_device(places: &Places) -> Vec<(String, PathBuf)> {
-    let mut devices = Vec::new();
-    for disk in inventory::disks(places) {
-        let volumes = disk.volumes(places).into_iter().map(|volume| places.dev.join(volume.name));
-        devices.extend([disk.path(places)].into_iter().chain(volumes).map(|path| (disk.name.clone(), path)));
-    }
-    devices
 }
 
 /// The root that this machine was booted from, if it lies on a disk: that disk is ours, whatever else is on it.
@@ -137,15 +144,15 @@ impl Boot {
 }
 
 fn find_or_make(fault: Option<String>, places: &Places, boot: Boot) -> Result<Disks, DiskError> {
-    let (disks, decision) = decide(places, boot)?;
+    let Decided { disk, decision, mut notes } = decide(places, boot, PATIENCE)?;
+    let name = disk.name.clone();
     let install = matches!(decision, Decision::Install(_));
-    let (name, made) = match decision {
-        Decision::Use(name) => (name, None),
-        Decision::Make(name) => (name, Some("made on the blank disk")),
-        Decision::MakeAgain(name) => (name, Some("made again on the half-made disk")),
-        Decision::Install(name) => (name, Some("made behind the image on")),
+    let made = match decision {
+        Decision::Use(_) => None,
+        Decision::Make(_) => Some("made on the blank disk"),
+        Decision::MakeAgain(_) => Some("made again on the half-made disk"),
+        Decision::Install(_) => Some("made behind the image on"),
     };
-    let disk = disks.into_iter().find(|disk| disk.name == name).ok_or(NoDecision::NoDisk)?;
     if made.is_some() {
         // A node that is told nonsense must not take a disk first.
         if let Some(fault) = fault {
@@ -157,7 +164,6 @@ fn find_or_make(fault: Option<String>, places: &Places, boot: Boot) -> Result<Di
             make::make(&disk, places).map_err(|source| DiskError::Make { disk: name.clone(), source })?;
         }
     }
-    let mut notes = Vec::new();
     let (state, data) = volumes(&disk, places, boot, &mut notes)?;
     notes.extend(attach::check_and_mount(&state, make::STATE_LABEL, &data)?);
     notes.extend(grow::file_system(&data, Path::new(DATA)));
@@ -165,54 +171,85 @@ fn find_or_make(fault: Option<String>, places: &Places, boot: Boot) -> Result<Di
     Ok(Disks { summary: format!("STATE and DATA {how} {name} ({})", human(disk.bytes())), in_memory: false, notes })
 }
 
+/// The disk, and what is to be done with it.
+#[derive(Debug)]
+struct Decided {
+    disk: Disk,
+    decision: Decision,
+    notes: Vec<String>,
+}
+
 /// Looks until there is an answer that waiting would not change.
-fn decide(places: &Places, boot: Boot) -> Result<(Vec<Disk>, Decision), NoDecision> {
+fn decide(places: &Places, boot: Boot, patience: Patience) -> Result<Decided, NoDecision> {
     let start = Instant::now();
     let mut quiet_since = start;
-    let mut disks = inventory::disks(places);
-    let mut decision = judge(&disks, places, boot);
-    let settled = wait::until(LATE_DISK_LIMIT, || {
-        let now = inventory::disks(places);
+    let mut disks = Vec::new();
+    let mut asked = ask_standings(places, boot);
+    loop {
+        let now = candidates(places);
         if now != disks {
             quiet_since = Instant::now();
             disks = now;
-            decision = judge(&disks, places, boot);
         }
+        asked.ask(&disks, |(standing, _)| matches!(standing, Standing::Unknown(_)));
+        let decision = judge(&asked);
         let quiet = quiet_since.elapsed() >= SETTLE;
-        match &decision {
-            Ok(Decision::Use(_) | Decision::Install(_)) => Some(()),
-            Ok(Decision::Make(_) | Decision::MakeAgain(_))
-            | Err(NoDecision::SeveralBlank { .. } | NoDecision::SeveralOurs { .. } | NoDecision::Halved { .. }) => {
-                quiet.then_some(())
+        let settled = match &decision {
+            Ok(Decision::Use(_)) => asked.has_waited(patience.silence),
+            Ok(Decision::Install(_)) => true,
+            Ok(Decision::Make(_) | Decision::MakeAgain(_)) => quiet,
+            Err(NoDecision::SeveralBlank { .. } | NoDecision::SeveralOurs { .. } | NoDecision::Halved { .. }) => {
+                quiet && asked.has_waited(patience.silence)
             }
-            // A disk may come late.
-            Err(NoDecision::NoDisk | NoDecision::NoneUsable { .. }) => None,
+            // A disk may come late, or answer late.
+            Err(NoDecision::NoDisk | NoDecision::NoneUsable { .. } | NoDecision::Doubt { .. }) => {
+                start.elapsed() >= patience.late && asked.has_waited(patience.doubt)
+            }
+        };
+        if settled {
+            return decision.and_then(|decision| decided(disks, decision, &asked));
         }
-    });
-    debug_assert!(settled.is_some() || start.elapsed() >= LATE_DISK_LIMIT);
-    decision.map(|decision| (disks, decision))
+        wait::pause();
+    }
 }
 
-fn judge(disks: &[Disk], places: &Places, boot: Boot) -> Result<Decision, NoDecision> {
-    // What can be pulled out is not even opened: a drive without a disc takes its time to say so.
-    let seen: Vec<_> = disks
-        .iter()
-        .filter(|disk| !disk.removable)
-        .map(|disk| {
-            let (standing, boots) = standing(disk, places, boot);
+fn decided(disks: Vec<Disk>, decision: Decision, asked: &Asked<Judged>) -> Result<Decided, NoDecision> {
+    let disk = disks.into_iter().find(|disk| disk.name == decision.disk()).ok_or(NoDecision::NoDisk)?;
+    let notes = asked.silent().iter().map(|name| format!("{name} does not answer and is left out")).collect();
+    Ok(Decided { disk, decision, notes })
+}
+
+/// What can be pulled out is not even opened: a drive without a disc takes its time to say so.
+fn candidates(places: &Places) -> Vec<Disk> {
+    inventory::disks(places).into_iter().filter(|disk| !disk.removable).collect()
+}
+
+/// What a disk is, and whether this machine was booted from it.
+type Judged = (Standing, bool);
+
+fn ask_standings(places: &Places, boot: Boot) -> Asked<Judged> {
+    let places = places.clone();
+    Asked::new(move |disk| standing(disk, &places, boot))
+}
+
+fn judge(asked: &Asked<Judged>) -> Result<Decision, NoDecision> {
+    let silent = || (Standing::Unknown("does not answer".to_owned()), false);
+    let seen: Vec<_> = asked
+        .disks()
+        .map(|(disk, answer)| {
+            let (standing, boots) = answer.cloned().unwrap_or_else(silent);
             Seen { name: disk.name.clone(), size: human(disk.bytes()), standing, boots }
         })
         .collect();
     select::select(&seen, &human(make::MINIMUM_BYTES))
 }
 
-/// What the disk is, and whether this machine was booted from it.
-fn standing(disk: &Disk, places: &Places, boot: Boot) -> (Standing, bool) {
-    let unusable = |error| (Standing::Unusable(format!("cannot be read: {error}")), false);
-    read_standing(disk, places, boot).unwrap_or_else(unusable)
+fn standing(disk: &Disk, places: &Places, boot: Boot) -> Judged {
+    let unread = |error| (Standing::Unknown(format!("cannot be read: {error}")), false);
+    read_standing(disk, places, boot).unwrap_or_else(unread)
 }
 
-fn read_standing(disk: &Disk, places: &Places, boot: Boot) -> io::Result<(Standing, bool)> {
+fn read_standing(disk: &Disk, places: &Places, boot: Boot) -> io::Result<Judged> {
     let device = disk.open(places)?;
     let found = gpt::read(&device, disk.geometry)?;
     let boots = found.as_ref().is_some_and(|found| boot.is_on(&found.table));
@@ -241,7 +278,7 @@ fn standing_of_others(disk: &Disk, device: &File, found: Option<gpt::Found>) -> 
     }
     Ok(match signature::inspect(device, disk.bytes())? {
         Content::Something(found) => Standing::Foreign(found),
-        Content::Blank if disk.read_only => Standing::Unusable("read-only".to_owned()),
+        Content::Blank if disk.read_only => Standing::ReadOnly,
         Content::Blank if disk.bytes() < make::MINIMUM_BYTES => Standing::TooSmall,
         Content::Blank => Standing::Blank,
     })

@@ -7,6 +7,7 @@ mod config;
 mod disk;
 mod durable;
 mod jobs;
+mod read_ahead;
 mod root;
 mod service;
 mod state;

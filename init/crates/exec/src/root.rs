@@ -27,7 +27,8 @@ use keelson_sys::device_mapper::{self, Target};
 use keelson_sys::loopback;
 use thiserror::Error;
 
-use crate::disk::inventory::{self, Places};
+use crate::disk::ask::Asked;
+use crate::disk::inventory::{self, Disk, Places};
 use crate::disk::wait;
 
 /// How long a disk may take to appear: a controller with many disks spins them up one after the other.
@@ -122,10 +123,19 @@ pub(crate) fn run(line: &[u8]) -> Result<Root, RootError> {
 
 fn on_disk(hash: RootHash) -> Result<Root, RootError> {
     let places = Places::default();
-    let found = wait::until(DISK_LIMIT, || find(hash, &places));
+    let seen = places.clone();
+    let mut asked = Asked::new(move |disk| find(disk, hash, &seen));
+    let found = wait::until(DISK_LIMIT, || {
+        asked.ask(&inventory::disks(&places), Option::is_none);
+        asked.answers().flatten().next().cloned()
+    });
     let Some((root, hashes)) = found else {
-        let disks: Vec<String> = inventory::disks(&places).into_iter().map(|disk| disk.name).collect();
-        let disks = if disks.is_empty() { "none".to_owned() } else { disks.join(", ") };
+        let word = |(disk, answer): (&Disk, Option<_>)| match answer {
+            Some(_) => disk.name.clone(),
+            None => format!("{}, which does not answer", disk.name),
+        };
+        let disks: Vec<String> = asked.disks().map(word).collect();
+        let disks = if disks.is_empty() { "none".to_owned() } else { disks.join("; ") };
         return Err(RootError::NoRoot { root: hash.root(), hashes: hash.hashes(), disks });
     };
     let device = verified(hash, &root, &hashes)?;
@@ -167,18 +177,16 @@ fn bind(path: &Path) -> Result<loopback::LoopDevice, RootError> {
 }
 
 /// The device files of both partitions, once both are there. A disk that cannot be read is none that has them.
-fn find(hash: RootHash, places: &Places) -> Option<(PathBuf, PathBuf)> {
-    inventory::disks(places).into_iter().find_map(|disk| {
-        let table = gpt::read(&disk.open(places).ok()?, disk.geometry).ok()??.table;
-        let (root, _) = table.find_unique(hash.root())?;
-        let (hashes, _) = table.find_unique(hash.hashes())?;
-        let volumes = disk.volumes(places);
-        let path = |number| {
-            let volume = volumes.iter().find(|volume| volume.number == number)?;
-            Some(places.dev.join(&volume.name)).filter(|path| path.exists())
-        };
-        Some((path(root)?, path(hashes)?))
-    })
+fn find(disk: &Disk, hash: RootHash, places: &Places) -> Option<(PathBuf, PathBuf)> {
+    let table = gpt::read(&disk.open(places).ok()?, disk.geometry).ok()??.table;
+    let (root, _) = table.find_unique(hash.root())?;
+    let (hashes, _) = table.find_unique(hash.hashes())?;
+    let volumes = disk.volumes(places);
+    let path = |number| {
+        let volume = volumes.iter().find(|volume| volume.number == number)?;
+        Some(places.dev.join(&volume.name)).filter(|path| path.exists())
+    };
+    Some((path(root)?, path(hashes)?))
 }
 
 /// What the tree says of itself, as far as the kernel has to be told.
@@ -284,12 +292,16 @@ mod tests {
         assert_eq!(hash().hashes().to_string(), "ffeeddcc-bbaa-9988-7766-554433221100");
     }
 
+    fn find_any(machine: &Machine) -> Option<(PathBuf, PathBuf)> {
+        inventory::disks(&machine.places).iter().find_map(|disk| find(disk, hash(), &machine.places))
+    }
+
     #[test]
     fn root_is_found_by_its_identity_whatever_slot_or_disk_it_is_in() {
         let machine = Machine::new();
         machine.add("vda", 64 * MIB);
         let device = machine.add("vdb", 64 * MIB);
-        assert_eq!(find(hash(), &machine.places), None);
+        assert_eq!(find_any(&machine), None);
         let partition = |kind, unique, first| {
             Some(Partition { kind, unique, first, last: first + 2047, attributes: 0, name: String::new() })
         };
@@ -302,10 +314,10 @@ mod tests {
         ];
         let geometry = gpt::Geometry { sector: 512, sectors: 64 * MIB / 512 };
         gpt::write(&device, geometry, &Table { disk: other, partitions }).unwrap();
-        assert_eq!(find(hash(), &machine.places), None, "the kernel does not know the partitions yet");
+        assert_eq!(find_any(&machine), None, "the kernel does not know the partitions yet");
         machine.add_volume("vdb", 3);
         machine.add_volume("vdb", 4);
-        let found = find(hash(), &machine.places).unwrap();
+        let found = find_any(&machine).unwrap();
         assert_eq!(found, (machine.places.dev.join("vdb3"), machine.places.dev.join("vdb4")));
     }
 

@@ -3,7 +3,7 @@
 //! A job is work that PID 1 must not do itself: parsing bytes that strangers wrote, and anything that touches a disk and so
 //! may never return. PID 1 starts `keelson-exec JOB` with the [`Request`] as JSON in a sealed memfd ([`REQUEST_FD`]) and an
 //! empty one for the answer ([`RESULT_FD`]), and waits with the request's own deadline. The answer is `Result<T, Fault>` as
-//! JSON, where `T` is the request's report.
+//! JSON, where `T` is the request's report. It is whole when the last descriptor is closed that the job got ([`ANSWERED_FD`]).
 //!
 //! Both sides come from one image, so the form has no version.
 #![forbid(unsafe_code)]
@@ -28,6 +28,9 @@ pub const PROGRAM: &str = "/usr/bin/keelson-exec";
 pub const RESULT_FD: i32 = 3;
 /// Where the job reads its request.
 pub const REQUEST_FD: i32 = 4;
+/// The end of a pipe that the job closes behind its answer. Its own end may come later, or never: one of its threads may sleep in the
+/// kernel for a disk that does not answer.
+pub const ANSWERED_FD: i32 = 5;
 
 /// STATE is mounted here.
 pub const STATE: &str = "/state";
@@ -60,6 +63,8 @@ pub enum Request {
     CloseState { progress: Progress, end: BootEnd },
     /// Finds and mounts the user's disk of images. Answered by [`UserImages`].
     UserImages,
+    /// Reads files whole, so that whoever needs them finds them in memory. Answered by `()`.
+    ReadAhead { files: Vec<PathBuf> },
 }
 
 /// The kernel's command line as PID 1 sees it. Everybody else, the jobs included, is shown one without its secrets (a patch in
@@ -85,6 +90,7 @@ impl Request {
             Self::KeepState { .. } => "keep-state",
             Self::CloseState { .. } => "close-state",
             Self::UserImages => "user-images",
+            Self::ReadAhead { .. } => "read-ahead",
         }
     }
 
@@ -92,7 +98,11 @@ impl Request {
     /// come up; bounded, because a dead disk answers never.
     pub fn deadline(&self) -> Duration {
         Duration::from_secs(match self {
-            Self::Selection { .. } | Self::Configuration { .. } | Self::UserImages | Self::OpenState { .. } => 60,
+            Self::Selection { .. }
+            | Self::Configuration { .. }
+            | Self::UserImages
+            | Self::OpenState { .. }
+            | Self::ReadAhead { .. } => 60,
             // e2fsck of a large DATA after a crash is what takes time.
             Self::Disks { .. } => 1800,
             // A disk that spins up is waited for a minute.

@@ -1,4 +1,4 @@
-//! The cgroup v2 tree: PID 1 in a leaf of its own, services below `/keelson`, pods in kubelet's `/kubepods`, PID 1's jobs in two groups
+//! The cgroup v2 tree: PID 1 in a leaf of its own, services below `/keelson`, pods in kubelet's `/kubepods`, PID 1's jobs in groups
 //! with bounds ([`job::GROUPS`]).
 //!
 //! Controllers can be enabled for children only in a group without processes ("no internal processes", cgroups(7)), so

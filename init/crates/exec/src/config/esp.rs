@@ -6,12 +6,13 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use keelson_gpt::{self as gpt, ESP_TYPE};
 use keelson_sys::mount::{self, MountFlags, UnmountFlags};
 
-use crate::disk::inventory::{self, Places};
+use crate::disk::ask;
+use crate::disk::inventory::{Disk, Places};
 use crate::root::RootHash;
 
 /// In memory, and nobody else's.
@@ -37,14 +38,17 @@ pub(super) fn files(command_line: &[u8]) -> BTreeMap<String, Vec<u8>> {
     files
 }
 
-fn partition(hash: RootHash, places: &Places) -> Option<std::path::PathBuf> {
-    inventory::disks(places).into_iter().find_map(|disk| {
-        let table = gpt::read(&disk.open(places).ok()?, disk.geometry).ok()??.table;
-        table.find_unique(hash.root())?;
-        let (number, _) = table.find(ESP_TYPE)?;
-        let volume = disk.volumes(places).into_iter().find(|volume| volume.number == number)?;
-        Some(places.dev.join(volume.name))
-    })
+fn partition(hash: RootHash, places: &Places) -> Option<PathBuf> {
+    let seen = places.clone();
+    ask::first(places, move |disk| partition_on(disk, hash, &seen))
+}
+
+fn partition_on(disk: &Disk, hash: RootHash, places: &Places) -> Option<PathBuf> {
+    let table = gpt::read(&disk.open(places).ok()?, disk.geometry).ok()??.table;
+    table.find_unique(hash.root())?;
+    let (number, _) = table.find(ESP_TYPE)?;
+    let volume = disk.volumes(places).into_iter().find(|volume| volume.number == number)?;
+    Some(places.dev.join(volume.name))
 }
 
 fn read_folders(top: &Path) -> BTreeMap<String, Vec<u8>> {

@@ -51,6 +51,12 @@ impl Disk {
         places.dev.join(&self.name)
     }
 
+    /// Itself and its partitions, as device files.
+    pub(crate) fn devices(&self, places: &Places) -> Vec<PathBuf> {
+        let volumes = self.volumes(places).into_iter().map(|volume| places.dev.join(volume.name));
+        [self.path(places)].into_iter().chain(volumes).collect()
+    }
+
     pub(crate) fn open(&self, places: &Places) -> io::Result<File> {
         File::open(self.path(places))
     }

@@ -8,8 +8,9 @@ use std::time::Instant;
 
 use thiserror::Error;
 
-use super::inventory::Places;
-use super::{SETTLE, attach, every_device, make, wait};
+use super::ask::{Asked, SILENCE};
+use super::inventory::{self, Disk, Places};
+use super::{SETTLE, attach, make, wait};
 
 #[derive(Debug, PartialEq, Eq, Error)]
 pub(crate) enum LabelError {
@@ -54,24 +55,25 @@ fn only(found: &[Volume], label: &str) -> Result<Option<Volume>, LabelError> {
 fn seen(places: &Places, label: &str) -> [Vec<Volume>; 2] {
     let mut found = [Vec::new(), Vec::new()];
     let mut same_since = Instant::now();
+    let (seen, label) = (places.clone(), label.to_owned());
+    let mut asked = Asked::new(move |disk| [&*label, make::DATA_LABEL].map(|label| look(disk, &seen, label)));
     // Without an answer the last look counts.
     let _ = wait::until(wait::DEVICE_LIMIT, || {
-        let now = [label, make::DATA_LABEL].map(|label| look(places, label));
+        asked.ask(&inventory::disks(places), |_| true);
+        let now = [0, 1].map(|kind| asked.answers().filter_map(|found| found.get(kind)).flatten().cloned().collect());
         if now != found {
             found = now;
             same_since = Instant::now();
         }
-        (found.iter().all(|volumes| !volumes.is_empty()) && same_since.elapsed() >= SETTLE).then_some(())
+        let complete = found.iter().all(|volumes: &Vec<_>| !volumes.is_empty());
+        (complete && same_since.elapsed() >= SETTLE && asked.has_waited(SILENCE)).then_some(())
     });
     found
 }
 
-fn look(places: &Places, label: &str) -> Vec<Volume> {
-    let devices = every_device(places).into_iter();
-    devices
-        .filter(|(_, path)| attach::has_label(path, label).unwrap_or(false))
-        .map(|(disk, path)| Volume { disk, path })
-        .collect()
+fn look(disk: &Disk, places: &Places, label: &str) -> Vec<Volume> {
+    let devices = disk.devices(places).into_iter().filter(|path| attach::has_label(path, label).unwrap_or(false));
+    devices.map(|path| Volume { disk: disk.name.clone(), path }).collect()
 }
 
 #[cfg(test)]

@@ -20,8 +20,10 @@ pub(super) enum Standing {
     Foreign(String),
     /// The user's disk of images.
     Images,
-    /// It cannot be read, or must not be considered; why, in words.
-    Unusable(String),
+    /// Blank, and takes no writes.
+    ReadOnly,
+    /// It does not answer, or only with errors; in words. It may be ours.
+    Unknown(String),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +46,13 @@ pub(super) enum Decision {
     Install(String),
 }
 
+impl Decision {
+    pub(super) fn disk(&self) -> &str {
+        let (Self::Use(name) | Self::Make(name) | Self::MakeAgain(name) | Self::Install(name)) = self;
+        name
+    }
+}
+
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub(crate) enum NoDecision {
     #[error("there is no disk for STATE and DATA; attach a blank one (workers can do without: keelson.state=ram)")]
@@ -62,11 +71,25 @@ pub(crate) enum NoDecision {
         "more than one disk is blank and none holds STATE yet: {seen}. None was written to. Attach only one until it is made"
     )]
     SeveralBlank { seen: String },
+    #[error(
+        "STATE and DATA are made on no disk while there is another one that may hold STATE already and cannot be looked at: {seen}. None was written to. Mend that one or remove it"
+    )]
+    Doubt { seen: String },
 }
 
 /// Ours before the image's own disk, that before blank ones; of each, one. If several are ours, the one from which the machine
-/// was booted is meant. One that has lost a half is ours too: no other disk is taken in its place.
+/// was booted is meant. One that has lost a half is ours too: no other disk is taken in its place. Nothing is made while there is one
+/// of which nothing is known.
 pub(super) fn select(seen: &[Seen], minimum: &str) -> Result<Decision, NoDecision> {
+    let decision = select_known(seen, minimum)?;
+    let unknown: Vec<_> = seen.iter().filter(|disk| matches!(disk.standing, Standing::Unknown(_))).collect();
+    if matches!(decision, Decision::Use(_)) || unknown.is_empty() {
+        return Ok(decision);
+    }
+    Err(NoDecision::Doubt { seen: describe(&unknown) })
+}
+
+fn select_known(seen: &[Seen], minimum: &str) -> Result<Decision, NoDecision> {
     let with = |wanted: &[Standing]| seen.iter().filter(|disk| wanted.contains(&disk.standing)).collect::<Vec<_>>();
     let ours = with(&[Standing::Ours, Standing::HalfMade, Standing::Halved]);
     match ours.as_slice() {
@@ -119,7 +142,8 @@ fn describe(disks: &[&Seen]) -> String {
                 Standing::TooSmall => "blank but too small".to_owned(),
                 Standing::Foreign(found) => format!("holds {found}"),
                 Standing::Images => "the user's images".to_owned(),
-                Standing::Unusable(why) => why.clone(),
+                Standing::ReadOnly => "blank but read-only".to_owned(),
+                Standing::Unknown(why) => why.clone(),
             };
             format!("{} ({}) {standing}", disk.name, disk.size)
         })
@@ -212,10 +236,26 @@ mod tests {
         assert_eq!(select(&[disk("vdb", Standing::Images)], "2 GiB"), Err(NoDecision::NoDisk));
     }
 
+    fn unknown() -> Seen {
+        disk("vdz", Standing::Unknown("does not answer".to_owned()))
+    }
+
     #[test]
-    fn too_small_or_unreadable_disk_is_no_candidate() {
-        let seen = [disk("vda", Standing::TooSmall), disk("vdb", Standing::Unusable("cannot be read".to_owned()))];
+    fn disk_that_cannot_serve_is_no_candidate() {
+        let seen = [disk("vda", Standing::TooSmall), disk("vdb", Standing::ReadOnly), unknown()];
         let message = select(&seen, "2 GiB").unwrap_err().to_string();
-        assert!(message.contains("vda (8 GiB) blank but too small, vdb (8 GiB) cannot be read"), "{message}");
+        let named = "vda (8 GiB) blank but too small, vdb (8 GiB) blank but read-only, vdz (8 GiB) does not answer";
+        assert!(message.contains(named), "{message}");
+    }
+
+    /// It may be the one with the node's identity on it.
+    #[test]
+    fn nothing_is_made_beside_a_disk_of_which_nothing_is_known() {
+        for standing in [Standing::Blank, Standing::HalfMade, Standing::Image] {
+            let held = select(&[disk("vda", standing), unknown()], "2 GiB");
+            assert_eq!(held, Err(NoDecision::Doubt { seen: "vdz (8 GiB) does not answer".to_owned() }));
+        }
+        let used = select(&[disk("vda", Standing::Ours), unknown()], "2 GiB");
+        assert_eq!(used, Ok(Decision::Use("vda".to_owned())));
     }
 }

@@ -10,6 +10,16 @@ fn standing_of(machine: &Machine, name: &str) -> Standing {
     standing(&disk, &machine.places, NO_BOOT).0
 }
 
+/// By what all disks have said.
+fn judge_all(machine: &Machine, boot: Boot) -> Result<Decision, NoDecision> {
+    let mut asked = ask_standings(&machine.places, boot);
+    while {
+        asked.ask(&candidates(&machine.places), |_| false);
+        !asked.silent().is_empty()
+    } {}
+    judge(&asked)
+}
+
 /// Booted from elsewhere.
 const NO_BOOT: Boot = Boot(None);
 
@@ -33,7 +43,7 @@ fn blank_disk_is_blank_unless_it_cannot_serve() {
     machine.add("vda", 8 * GIB);
     assert_eq!(standing_of(&machine, "vda"), Standing::Blank);
     machine.set("vda", "ro", 1);
-    assert_eq!(standing_of(&machine, "vda"), Standing::Unusable("read-only".to_owned()));
+    assert_eq!(standing_of(&machine, "vda"), Standing::ReadOnly);
     machine.add("vdb", GIB);
     assert_eq!(standing_of(&machine, "vdb"), Standing::TooSmall);
 }
@@ -43,7 +53,7 @@ fn removable_disk_counts_as_none() {
     let machine = Machine::new();
     machine.add("sda", 8 * GIB);
     machine.set("sda", "removable", 1);
-    assert_eq!(judge(&inventory::disks(&machine.places), &machine.places, NO_BOOT), Err(NoDecision::NoDisk));
+    assert_eq!(judge_all(&machine, NO_BOOT), Err(NoDecision::NoDisk));
 }
 
 #[test]
@@ -151,7 +161,7 @@ fn finished_disk_is_never_made_again_for_what_its_table_has_lost() {
         gpt::write(&device, geometry(8 * GIB), &table).unwrap();
         let disk = inventory::disks(&machine.places).remove(0);
         assert_eq!(standing(&disk, &machine.places, boot), (Standing::Halved, boots), "{half} {deleted}");
-        let held = judge(&inventory::disks(&machine.places), &machine.places, boot);
+        let held = judge_all(&machine, boot);
         assert!(matches!(held, Err(NoDecision::Halved { .. })), "{boots} {half} {deleted}: {held:?}");
     }
 }
@@ -169,7 +179,7 @@ fn users_disk_of_images_is_no_candidate() {
 fn foreign_disk_is_decided_against_with_its_contents() {
     let machine = Machine::new();
     machine.add("vda", 8 * GIB).write_all_at(b"XFSB", 0).unwrap();
-    let error = judge(&inventory::disks(&machine.places), &machine.places, NO_BOOT).unwrap_err();
+    let error = judge_all(&machine, NO_BOOT).unwrap_err();
     assert!(error.to_string().contains("vda (8 GiB) holds an XFS file system"), "{error}");
 }
 
@@ -178,8 +188,8 @@ fn blank_disk_is_taken_once_the_list_of_disks_is_quiet() {
     let machine = Machine::new();
     machine.add("vda", 8 * GIB);
     let start = Instant::now();
-    let (_, decision) = decide(&machine.places, NO_BOOT).unwrap();
-    assert_eq!(decision, Decision::Make("vda".to_owned()));
+    let decided = decide(&machine.places, NO_BOOT, PATIENCE).unwrap();
+    assert_eq!(decided.decision, Decision::Make("vda".to_owned()));
     assert!(start.elapsed() >= SETTLE);
 }
 
@@ -192,10 +202,49 @@ fn our_disk_is_taken_at_once() {
     // Who waits takes so long each time; who does not may be kept waiting by a busy machine now and then.
     let at_once = (0..20).any(|_| {
         let start = Instant::now();
-        assert_eq!(decide(&machine.places, NO_BOOT).unwrap().1, Decision::Use("vdb".to_owned()));
+        let decided = decide(&machine.places, NO_BOOT, PATIENCE).unwrap();
+        assert_eq!((decided.decision, decided.notes.len()), (Decision::Use("vdb".to_owned()), 0));
         start.elapsed() < SETTLE
     });
     assert!(at_once);
+}
+
+/// Whoever opens a pipe that nobody writes to waits, as one does who reads a disk that does not answer.
+fn silence(machine: &Machine, name: &str) {
+    let path = machine.places.dev.join(name);
+    std::fs::remove_file(&path).unwrap();
+    let mode = rustix::fs::Mode::RUSR | rustix::fs::Mode::WUSR;
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+}
+
+/// A busy machine takes its time to read a disk that answers.
+const IMPATIENT: Patience =
+    Patience { late: Duration::ZERO, silence: Duration::from_secs(3), doubt: Duration::from_secs(6) };
+
+#[test]
+fn disk_that_does_not_answer_is_left_out_where_state_is_on_another() {
+    let machine = Machine::new();
+    machine.add("vda", 8 * GIB);
+    let device = machine.add("vdb", 8 * GIB);
+    gpt::write(&device, geometry(8 * GIB), &our_table(gpt::COMPLETE)).unwrap();
+    silence(&machine, "vda");
+    let start = Instant::now();
+    let decided = decide(&machine.places, NO_BOOT, IMPATIENT).unwrap();
+    assert_eq!((decided.disk.name.as_str(), decided.decision), ("vdb", Decision::Use("vdb".to_owned())));
+    assert_eq!(decided.notes, ["vda does not answer and is left out"]);
+    assert!(start.elapsed() >= IMPATIENT.silence);
+}
+
+#[test]
+fn nothing_is_made_while_a_disk_does_not_answer() {
+    let machine = Machine::new();
+    machine.add("vda", 8 * GIB);
+    machine.add("vdb", 8 * GIB);
+    silence(&machine, "vdb");
+    let start = Instant::now();
+    let held = decide(&machine.places, NO_BOOT, IMPATIENT).unwrap_err();
+    assert_eq!(held, NoDecision::Doubt { seen: "vdb (8 GiB) does not answer".to_owned() });
+    assert!(start.elapsed() >= IMPATIENT.doubt);
 }
 
 #[test]

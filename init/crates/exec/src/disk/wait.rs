@@ -21,7 +21,7 @@ pub(crate) fn until<T>(limit: Duration, mut ask: impl FnMut() -> Option<T>) -> O
     }
 }
 
-fn pause() {
+pub(super) fn pause() {
     // A poll without descriptors is a timer.
     let _ = Timespec::try_from(INTERVAL).map(|interval| poll(&mut [], Some(&interval)));
 }
