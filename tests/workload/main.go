@@ -14,6 +14,9 @@
 //	workload hog          takes memory until it is ended
 //	workload fill PATH    takes all room where the file is, holds it for a minute or until SIGTERM, and gives it back
 //	workload write PATH TEXT   writes a file
+//	workload stubborn     waits, and ends neither by SIGTERM nor by SIGINT
+//	workload hang PATH    the same, and cannot be killed: it mounts a FUSE file system at PATH whose server it is, and asks itself for what it
+//	                      never answers
 //	workload processes    prints the arguments of all processes it can see, one process a line
 //
 // and, on the host, where they get images from:
@@ -57,6 +60,8 @@ func run(command string, arguments []string) error {
 	case "sleep":
 		waitForEnd()
 		return nil
+	case "stubborn":
+		stubborn()
 	case "forks":
 		forks()
 	case "hog":
@@ -97,6 +102,8 @@ func run(command string, arguments []string) error {
 		return err
 	case "fill":
 		return fill(arguments[0])
+	case "hang":
+		return hang(arguments[0])
 	case "cat":
 		content, err := os.ReadFile(arguments[0])
 		os.Stdout.Write(content)
@@ -174,6 +181,13 @@ func fill(path string) error {
 	case <-time.After(time.Minute):
 	}
 	return nil
+}
+
+// Never returns.
+func stubborn() {
+	signal.Ignore(syscall.SIGTERM, syscall.SIGINT)
+	fmt.Println("waiting for SIGKILL")
+	select {}
 }
 
 func waitForEnd() {

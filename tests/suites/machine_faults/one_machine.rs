@@ -9,8 +9,10 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use keelson_gpt::STATE_TYPE;
+use keelson_vm::machine::create_disk;
 use keelson_vm::nbd::PowerCutDisk;
 use keelson_vm::node::Node;
+use keelson_vm::qemu::Disk;
 use keelson_vm::wait;
 use libtest_mimic::{Failed, Trial};
 
@@ -31,6 +33,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_disk_that_answers_nothing_does_not_stop_the_shutdown", frozen_disk),
         trial("ctrl_alt_del_restarts_a_machine_that_is_stuck_in_its_end", stuck_end),
         trial("the_power_button_ends_a_boot_that_waits_for_its_disk", stuck_boot),
+        trial("another_disk_that_answers_nothing_holds_neither_boot_nor_end_up", another_disk),
     ]
 }
 
@@ -150,7 +153,12 @@ fn panic() -> Outcome {
         let messages = boot["lastMessages"].to_string();
         let ended = boot["ended"].as_str().unwrap_or_default();
         let told = messages.contains("Kernel panic") && messages.contains("NMI") && ended.contains("the kernel died");
-        ensure(told, || format!("boots says {boot}"))
+        ensure(told, || format!("boots says {boot}"))?;
+        let whole = node.keelctl(&["boots", &number.to_string()])?;
+        let saved = whole.split("SAVED BY THE KERNEL AS IT DIED").nth(1).unwrap_or_default();
+        ensure(saved.contains("Kernel panic") && saved.contains("Call Trace"), || {
+            format!("of this boot it says {whole}")
+        })
     })
 }
 
@@ -304,6 +312,42 @@ fn stuck_boot() -> Outcome {
         // The cut of its checks costs nothing.
         ensure_up(node)
     })
+}
+
+/// The kernel has found it, and from then on it answers nothing: as one does that dies, or whose cable does.
+fn another_disk() -> Outcome {
+    with_disk(|node, _| {
+        let folder = node.machine.folder();
+        let (file, socket) = (folder.join("another.raw"), folder.join("another.sock"));
+        create_disk(&file, 1 << 10)?;
+        let other = PowerCutDisk::serve(&file, &socket)?;
+        let disk = Disk { file: other.qemu_file(), ..Disk::from_file(&file, "another") };
+        node.machine.change_hardware(|hardware| hardware.disks.push(disk))?;
+        let outcome = goes_through_its_life_beside(node, &other);
+        other.restore_power();
+        let off = node.machine.wait_until_off(SHUTDOWN_DEADLINE);
+        if off.is_err() {
+            node.machine.cut_power()?;
+        }
+        node.machine.change_hardware(|hardware| hardware.disks.truncate(1))?;
+        outcome?;
+        Ok(off?)
+    })
+}
+
+fn goes_through_its_life_beside(node: &mut Node, other: &PowerCutDisk) -> Outcome {
+    node.machine.start()?;
+    console(node, "Keelson ", 0)?;
+    other.freeze()?;
+    println!("{}", console(node, "vdb does not answer and is left out", 0)?.trim());
+    node.pin_api()?;
+    let number = present(node)?;
+    let mark = node.machine.console().mark();
+    let pressed = Instant::now();
+    node.machine.press_power_button()?;
+    let said = last_words(node, mark)?;
+    println!("off after {:.1} s beside a disk that answers nothing", pressed.elapsed().as_secs_f64());
+    ensure(number > 0 && !said.contains("abandoned"), || said)
 }
 
 /// It was to be off, and the disk that answers nothing has all that is left to do hang. That the kernel obeys shows by the machine's

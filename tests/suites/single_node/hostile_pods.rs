@@ -9,12 +9,15 @@ use keelson_vm::wait;
 use libtest_mimic::{Failed, Trial};
 use serde_json::Value;
 
+use crate::lifecycle::with_web;
 use crate::shared::{Outcome, ensure, trial, with_node};
 
 /// For things that take seconds on an idle emulated node.
 const MINUTES: Duration = Duration::from_mins(6);
 /// From the end of pressure on a node to the end of its being told of: five minutes, and kubelet's own pace.
 const PRESSURE: Duration = Duration::from_mins(9);
+/// PID 1 gives services 120 s and the rest 40 s, counted from the request. Some seconds are QEMU's own.
+const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(165);
 /// How long a fork bomb goes on while the others are looked at.
 const BOMB: Duration = Duration::from_secs(40);
 
@@ -24,16 +27,18 @@ pub(crate) fn trials() -> Vec<Trial> {
         trial("a_memory_hog_is_taken_and_no_service_of_ours", memory_hog),
         trial("full_data_fails_cleanly_and_the_node_comes_back", full_data),
         trial("hung_services_are_killed_and_no_pod_restarts", hangs),
+        trial("a_reboot_waits_for_no_pod_that_does_not_end", stubborn_pods),
         // The last: it resets the machine.
         trial("a_frozen_pid_1_is_reset_by_the_watchdog_and_the_next_boot_says_so", frozen_init),
     ]
 }
 
+/// `host` is a folder of the machine's, at `/host` in the pod. What it mounts there, the machine has too.
 fn pod(name: &str, arguments: &str, host: &str) -> String {
     let (context, volumes) = if host.is_empty() {
         (String::new(), String::new())
     } else {
-        let context = "\n    securityContext: {privileged: true, runAsUser: 0}\n    volumeMounts: [{name: host, mountPath: /host}]";
+        let context = "\n    securityContext: {privileged: true, runAsUser: 0}\n    volumeMounts: [{name: host, mountPath: /host, mountPropagation: Bidirectional}]";
         (context.to_owned(), format!("\n  volumes: [{{name: host, hostPath: {{path: {host}}}}}]"))
     };
     format!(
@@ -202,6 +207,52 @@ fn full_data() -> Outcome {
     })
 }
 
+/// One ignores SIGTERM, and has ten minutes to do so. The other sleeps in the kernel for a file system that hangs, and cannot be killed.
+fn stubborn_pods() -> Outcome {
+    with_web(|node| {
+        let patient = pod("stubborn", "stubborn", "").replace("PeriodSeconds: 5", "PeriodSeconds: 600");
+        node.kubectl().apply(&patient)?;
+        node.kubectl().apply(&pod("hung", "hang, /host/hung", "/var/lib"))?;
+        for name in ["stubborn", "hung"] {
+            wait::until(&format!("pod {name} to wait"), MINUTES, || {
+                let log = node.kubectl().run(&["logs", name]).map_err(|error| error.to_string())?;
+                if log.contains("waiting for SIGKILL") { Ok(()) } else { Err(log) }
+            })?;
+        }
+        let mark = node.machine.console().mark();
+        let began = Instant::now();
+        node.keelctl(&["reboot"])?;
+        node.machine.console().wait_for("Linux version", mark, SHUTDOWN_DEADLINE)?;
+        println!("down after {:.1} s", began.elapsed().as_secs_f64());
+        let text = node.machine.console().text();
+        let said = text.get(mark..).unwrap_or_default();
+        for line in said.lines().filter(|line| line.contains("shutdown")) {
+            println!("{}", line.trim());
+        }
+        ensure(said.contains("workload (") && said.contains("state D"), || {
+            "what cannot be killed is not named with what it waits for".to_owned()
+        })?;
+        node.wait_ready(|_| ())?;
+        wait::until("the web service to answer again", MINUTES, || web_answers(node))?;
+        ended(node, "reboot: ")?;
+        node.kubectl().run(&["delete", "pod", "stubborn", "hung", "--force", "--grace-period=0"])?;
+        Ok(())
+    })
+}
+
+/// How the boot before this one is said to have ended.
+fn ended(node: &Node, wanted: &str) -> Outcome {
+    let ended =
+        wait::until(&format!("keelctl boots to tell of {wanted:?}"), node.machine.speed().scale(MINUTES), || {
+            let text = node.keelctl(&["boots", "-o", "json"]).map_err(|error| error.to_string())?;
+            let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
+            let ended = list["boots"][1]["ended"].as_str().unwrap_or_default().to_owned();
+            if ended.contains(wanted) { Ok(ended) } else { Err(ended) }
+        })?;
+    println!("{ended}");
+    Ok(())
+}
+
 /// A stopped PID 1 takes no signal that would wake it; its own cgroup's freezer stops it all the same.
 fn frozen_init() -> Outcome {
     with_node(|node| {
@@ -211,13 +262,6 @@ fn frozen_init() -> Outcome {
         let deadline = node.machine.speed().scale(MINUTES);
         node.machine.console().wait_for("Linux version", mark, deadline)?;
         println!("reset after {:.1} s", began.elapsed().as_secs_f64());
-        let ended = wait::until("keelctl boots to tell of the reset", deadline, || {
-            let text = node.keelctl(&["boots", "-o", "json"]).map_err(|error| error.to_string())?;
-            let list: Value = serde_json::from_str(&text).map_err(|error| error.to_string())?;
-            let ended = list["boots"][1]["ended"].as_str().unwrap_or_default().to_owned();
-            if ended.contains("reset by the watchdog") { Ok(ended) } else { Err(ended) }
-        })?;
-        println!("{ended}");
-        Ok(())
+        ended(node, "reset by the watchdog")
     })
 }

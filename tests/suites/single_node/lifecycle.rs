@@ -349,8 +349,23 @@ fn reboot() -> Outcome {
         let deadline = node.machine.speed().scale(SHUTDOWN_DEADLINE);
         node.machine.console().wait_for("Linux version", mark, deadline)?;
         println!("down after {:.1} s", started.elapsed().as_secs_f64());
-        back_with_everything(node, &before, Instant::now())
+        back_with_everything(node, &before, Instant::now())?;
+        first_boot_is_told(node)
     })
+}
+
+/// All of it, now that it is over.
+fn first_boot_is_told(node: &Node) -> Outcome {
+    let boot: Value = serde_json::from_str(&node.keelctl(&["boots", "1", "-o", "json"])?)?;
+    let phases = boot["phases"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let names: Vec<_> = phases.iter().filter_map(|phase| phase["name"].as_str()).collect();
+    ensure(names.len() > 10 && names.last() == Some(&"services"), || format!("these are its phases: {names:?}"))?;
+    let image = boot["image"].as_str().unwrap_or_default();
+    ensure(image.len() == 64, || format!("its image is {image:?}"))?;
+    let ended = boot["ended"].as_str().unwrap_or_default();
+    ensure(ended.starts_with("reboot"), || format!("it is said to have ended so: {ended:?}"))?;
+    let messages = boot["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    ensure(!messages.is_empty(), || "none of the kernel's last messages was kept".to_owned())
 }
 
 fn back_with_everything(node: &Node, before: &[String], started: Instant) -> Outcome {
@@ -404,12 +419,8 @@ fn power_off(node: &mut Node) -> Outcome {
     Ok(())
 }
 
-/// Beyond every leaf's life, which is a week.
-const DAYS_OFF: u32 = 35;
-
-/// Every certificate but the authorities' has run out, the operator's two among them. From here on the disk knows the later date,
-/// and this host would take certificates that begin then for ones of the future: the machine is not started again.
-fn month_off() -> Outcome {
+/// Runs `test` with the shared machine up and the web service answering, whatever ran before.
+pub(crate) fn with_web(test: impl FnOnce(&mut Node) -> Outcome) -> Outcome {
     if shared_node().is_none() {
         boots()?;
     }
@@ -421,6 +432,17 @@ fn month_off() -> Outcome {
         node.wait_ready(|_| ())?;
         node.kubectl().apply(WEB)?;
         wait_for_web(node)?;
+        test(node)
+    })
+}
+
+/// Beyond every leaf's life, which is a week.
+const DAYS_OFF: u32 = 35;
+
+/// Every certificate but the authorities' has run out, the operator's two among them. From here on the disk knows the later date,
+/// and this host would take certificates that begin then for ones of the future: the machine is not started again.
+fn month_off() -> Outcome {
+    with_web(|node| {
         let before = objects(node)?;
         power_off(node)?;
         let expired = node.machine.folder().join("kubeconfig-of-last-month");
