@@ -66,7 +66,9 @@ fn live(node: &mut Node, disk: &Path) -> Outcome {
     node.pin_api()?;
     // None of the refused boots came as far as STATE; what the kernel saved of them is told of the last one that did.
     let boot = support::ended_boot(node, count)?;
-    ensure(boot["lastMessages"].to_string().contains("Kernel panic"), || format!("boots says {boot}"))
+    ensure(boot["lastMessages"].to_string().contains("Kernel panic"), || format!("boots says {boot}"))?;
+    let whole: Value = serde_json::from_str(&node.keelctl(&["boots", &count.to_string(), "-o", "json"])?)?;
+    ensure(whole["image"].as_str().is_some_and(|hash| hash.len() == 64), || format!("of this boot it says {whole}"))
 }
 
 /// A byte of the disk is changed while the machine is off: it runs none of what it is in, and is as it was once that is changed back.
