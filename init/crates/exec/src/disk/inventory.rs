@@ -103,6 +103,10 @@ fn disk(places: &Places, name: String) -> Option<Disk> {
         return None;
     }
     let flag = |file: &str| read_number(&directory.join(file)) == Some(1);
+    // One of the ways to an NVMe namespace: it has no device file, and the namespace is a disk of its own.
+    if flag("hidden") {
+        return None;
+    }
     Some(Disk {
         geometry: Geometry { sector, sectors: bytes / sector },
         removable: flag("removable") || name.starts_with("sr"),
@@ -184,6 +188,8 @@ pub(crate) mod tests {
         machine.add("vda", 8 * GIB);
         machine.add("mmcblk0boot0", 4 * GIB);
         machine.add("sr0", 0);
+        machine.add("nvme0c0n1", 8 * GIB);
+        machine.set("nvme0c0n1", "hidden", 1);
         fs::create_dir(machine.places.block.join("loop0")).unwrap();
         fs::write(machine.places.block.join("loop0/size"), "100").unwrap();
         let names: Vec<_> = disks(&machine.places).into_iter().map(|disk| disk.name).collect();
