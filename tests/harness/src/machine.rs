@@ -18,6 +18,9 @@ use crate::qemu::{self, Folder, Hardware, Network, Ports, QemuError, Segment, Sp
 use crate::qmp::{self, QmpError};
 use crate::wait;
 
+/// From the request to the machine's end, or to the first line of its next boot: PID 1 gives services 120 s and the rest 40 s (keelson-init,
+/// `shutdown.rs`), however slow the machine is. Some seconds are QEMU's own.
+pub const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(165);
 /// QEMU has nothing to write back when it is killed; it only has to be reaped.
 const KILL_DEADLINE: Duration = Duration::from_secs(20);
 

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use keelson_gpt::{Geometry, STATE_TYPE};
+use keelson_vm::machine::SHUTDOWN_DEADLINE;
 use keelson_vm::node::Node;
 use libtest_mimic::{Failed, Trial};
 
@@ -30,7 +31,7 @@ fn climb(node: &mut Node) -> Outcome {
     ensure_up(node)?;
     let first = present(node)?;
     node.machine.press_power_button()?;
-    node.machine.wait_until_off(support::SHUTDOWN_DEADLINE)?;
+    node.machine.wait_until_off(SHUTDOWN_DEADLINE)?;
     spoil_the_store(&node.machine.folder().join("disk.raw"))?;
     let started = Instant::now();
     node.machine.start()?;

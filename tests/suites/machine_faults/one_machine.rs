@@ -9,7 +9,7 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use keelson_gpt::STATE_TYPE;
-use keelson_vm::machine::create_disk;
+use keelson_vm::machine::{SHUTDOWN_DEADLINE, create_disk};
 use keelson_vm::nbd::PowerCutDisk;
 use keelson_vm::node::Node;
 use keelson_vm::qemu::Disk;
@@ -17,7 +17,7 @@ use keelson_vm::wait;
 use libtest_mimic::{Failed, Trial};
 
 use crate::shared::{Outcome, ensure, shared_node, trial, with_node};
-use crate::support::{self, SHUTDOWN_DEADLINE, boots, console, ensure_up, flip, present};
+use crate::support::{self, boots, console, ensure_up, flip, present};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![

@@ -10,13 +10,14 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use keelson_gpt::{DATA_TYPE, STATE_TYPE};
+use keelson_vm::machine::SHUTDOWN_DEADLINE;
 use keelson_vm::nbd::{Cut, PowerCutDisk};
 use keelson_vm::node::Node;
 use keelson_vm::wait;
 use libtest_mimic::{Failed, Trial};
 
 use crate::shared::{Outcome, ensure, trial, with_own};
-use crate::support::{self, DEADLINE, SHUTDOWN_DEADLINE, console, ensure_up, present};
+use crate::support::{self, DEADLINE, console, ensure_up, present};
 
 pub(crate) fn trials() -> Vec<Trial> {
     vec![trial("power_that_goes_while_disks_are_made_and_grow_costs_nothing", power_cuts)]

@@ -18,8 +18,6 @@ use crate::shared::{Build, Outcome, build, ensure};
 
 /// From power-on, or a reset, to an answer of the operator's API; and all else that takes seconds on an idle machine.
 pub(crate) const DEADLINE: Duration = Duration::from_mins(3);
-/// PID 1 gives services 120 s and the rest 40 s, counted from the request. Some seconds are QEMU's own.
-pub(crate) const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(165);
 
 /// Where the kernel keeps its last messages across a reset: a stretch of memory that it finds again by its name. Lockdown refuses one
 /// that is named by its address; and the kernel itself must not lie elsewhere at each boot, or the stretch does.

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use keelson_vm::killer::{self, Killer};
 use keelson_vm::kubectl::condition_holds;
+use keelson_vm::machine::SHUTDOWN_DEADLINE;
 use keelson_vm::node::Node;
 use keelson_vm::wait;
 use libtest_mimic::{Failed, Trial};
@@ -16,8 +17,6 @@ use crate::shared::{Outcome, ensure, trial, with_node};
 const MINUTES: Duration = Duration::from_mins(6);
 /// From the end of pressure on a node to the end of its being told of: five minutes, and kubelet's own pace.
 const PRESSURE: Duration = Duration::from_mins(9);
-/// PID 1 gives services 120 s and the rest 40 s, counted from the request. Some seconds are QEMU's own.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_secs(165);
 /// How long a fork bomb goes on while the others are looked at.
 const BOMB: Duration = Duration::from_secs(40);
 

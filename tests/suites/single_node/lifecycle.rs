@@ -7,7 +7,7 @@ use keelson_vm::cluster::{self, Pace};
 use keelson_vm::commands::image_disk;
 use keelson_vm::killer::{self, Killer};
 use keelson_vm::kubectl::{self, Kubectl, condition_holds};
-use keelson_vm::machine::{Machine, create_disk};
+use keelson_vm::machine::{Machine, SHUTDOWN_DEADLINE, create_disk};
 use keelson_vm::nbd::PowerCutDisk;
 use keelson_vm::node::{Forward, Node};
 use keelson_vm::qemu::{Card, Disk, Hardware, Network, Ports};
@@ -21,8 +21,6 @@ use crate::workload::{WEB, job, job_on};
 
 /// For things that take seconds on an idle emulated node.
 const MINUTES: Duration = Duration::from_mins(4);
-/// A node gives its pods 30 s and all of its shutdown 90 s.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_mins(3);
 
 /// What stands in the token that the machine is given: no such text may be found anywhere.
 const TOKEN: &str = "keelson1.dGhpcyBpcyBubyBjbHVzdGVycyB0b2tlbg";
@@ -346,8 +344,7 @@ fn reboot() -> Outcome {
         let mark = node.machine.console().mark();
         let started = Instant::now();
         node.keelctl(&["reboot"])?;
-        let deadline = node.machine.speed().scale(SHUTDOWN_DEADLINE);
-        node.machine.console().wait_for("Linux version", mark, deadline)?;
+        node.machine.console().wait_for("Linux version", mark, SHUTDOWN_DEADLINE)?;
         println!("down after {:.1} s", started.elapsed().as_secs_f64());
         back_with_everything(node, &before, Instant::now())?;
         first_boot_is_told(node)
@@ -411,8 +408,7 @@ fn power_button() -> Outcome {
 fn power_off(node: &mut Node) -> Outcome {
     let pressed = Instant::now();
     node.machine.press_power_button()?;
-    let deadline = node.machine.speed().scale(SHUTDOWN_DEADLINE);
-    node.machine.wait_until_off(deadline)?;
+    node.machine.wait_until_off(SHUTDOWN_DEADLINE)?;
     println!("off after {:.1} s", pressed.elapsed().as_secs_f64());
     Ok(())
 }

@@ -1,16 +1,12 @@
 //! `cargo vm down`.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
-use crate::machine::{self, Machine, MachineError};
+use crate::machine::{self, Machine, MachineError, SHUTDOWN_DEADLINE};
 use crate::project::{Project, ProjectError};
 use crate::report::Report;
 
 use super::Down;
-
-/// A node gives its pods 30 s, and all of its shutdown 90 s; emulated, with room.
-const SHUTDOWN_DEADLINE: Duration = Duration::from_mins(3);
 
 #[derive(Debug, thiserror::Error)]
 pub enum DownError {
@@ -45,8 +41,7 @@ fn turn_off(machine: &mut Machine, options: &Down, report: &Report) -> Result<()
     } else if machine.is_running() {
         machine.press_power_button()?;
         report.transient("the power button is pressed");
-        let deadline = machine.speed().scale(SHUTDOWN_DEADLINE);
-        machine.wait_until_off(deadline)?;
+        machine.wait_until_off(SHUTDOWN_DEADLINE)?;
     }
     report.line(&format!("machine {} is off", machine.name()));
     if options.delete {
