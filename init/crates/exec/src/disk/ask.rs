@@ -139,11 +139,12 @@ pub(crate) fn all<T: Clone + Send + 'static>(
 ) -> Vec<T> {
     let disks = inventory::disks(places);
     let mut asked = Asked::new(question);
-    while {
+    loop {
         asked.ask(&disks, |_| false);
-        !asked.has_waited(SILENCE)
-    } {}
-    asked.answers().cloned().collect()
+        if asked.has_waited(SILENCE) {
+            return asked.answers().cloned().collect();
+        }
+    }
 }
 
 #[cfg(test)]
