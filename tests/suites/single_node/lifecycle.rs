@@ -359,6 +359,8 @@ fn first_boot_is_told(node: &Node) -> Outcome {
     ensure(names.len() > 10 && names.last() == Some(&"services"), || format!("these are its phases: {names:?}"))?;
     let ended = boot["ended"].as_str().unwrap_or_default();
     ensure(ended.starts_with("reboot"), || format!("it is said to have ended so: {ended:?}"))?;
+    let image = boot["image"].as_str().unwrap_or_default();
+    ensure(image.len() == 64, || format!("its root hash is told as {image:?}"))?;
     let messages = boot["messages"].as_array().map(Vec::as_slice).unwrap_or_default();
     ensure(!messages.is_empty(), || "none of the kernel's last messages was kept".to_owned())
 }

@@ -41,6 +41,8 @@ const SECTOR: u64 = 512;
 const CARRIED: [&str; 3] = ["root.erofs", "root.hashes", "root.hash"];
 /// The name of the verified device: `/dev/mapper` is not used, but the kernel's messages have it.
 const NAME: &str = "keelson-root";
+/// Before the root hash in the verified device's uuid.
+const UUID_PREFIX: &str = "keelson-";
 
 #[derive(Debug, Error)]
 pub(crate) enum RootError {
@@ -87,6 +89,13 @@ impl RootHash {
             *place = u8::from_str_radix(std::str::from_utf8(digits).ok()?, 16).ok()?;
         }
         Some(Self(bytes))
+    }
+
+    /// Of the root that runs, wherever its hash came from: the uuid of its device has it. None in tests and on a machine of another make.
+    pub(crate) fn running(blocks: &Path) -> Option<Self> {
+        let devices = std::fs::read_dir(blocks).ok()?.flatten();
+        let uuids = devices.filter_map(|device| std::fs::read_to_string(device.path().join("dm/uuid")).ok());
+        uuids.filter_map(|uuid| Self::parse(uuid.trim().strip_prefix(UUID_PREFIX)?.as_bytes())).next()
     }
 
     /// The identity of the root's partition.
@@ -147,7 +156,7 @@ fn verified(hash: RootHash, root: &Path, hashes: &Path) -> Result<PathBuf, RootE
     let parameters = parameters(root, hashes, &superblock, hash);
     let sectors = superblock.data_blocks.saturating_mul(u64::from(BLOCK_BYTES) / SECTOR);
     let target = Target { sectors, kind: "verity", parameters: &parameters };
-    device_mapper::create_read_only(NAME, target).map_err(RootError::Map)
+    device_mapper::create_read_only(NAME, &format!("{UUID_PREFIX}{hash}"), target).map_err(RootError::Map)
 }
 
 /// A root that came with the initramfs.
@@ -284,6 +293,20 @@ mod tests {
         std::fs::write(place("root.hash"), format!("{HASH}\n")).unwrap();
         let carried = Carried { root: place("root.erofs"), hashes: place("root.hashes"), hash: hash() };
         assert_eq!(Carried::find(folder.path()).unwrap(), Some(carried));
+    }
+
+    #[test]
+    fn root_that_runs_is_told_by_its_devices_uuid() {
+        let blocks = tempfile::tempdir().unwrap();
+        assert_eq!(RootHash::running(blocks.path()), None);
+        let others = [("vda", None), ("dm-0", Some("LVM-0011\n".to_owned())), ("dm-1", Some(format!("{HASH}\n")))];
+        for (name, uuid) in others.into_iter().chain([("dm-2", Some(format!("{UUID_PREFIX}{HASH}\n")))]) {
+            std::fs::create_dir_all(blocks.path().join(name).join("dm")).unwrap();
+            if let Some(uuid) = uuid {
+                std::fs::write(blocks.path().join(name).join("dm/uuid"), uuid).unwrap();
+            }
+        }
+        assert_eq!(RootHash::running(blocks.path()), Some(hash()));
     }
 
     #[test]

@@ -32,6 +32,7 @@ use seed::Pool;
 const VERSION: &str = "/usr/share/keelson/version";
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 const PSTORE: &str = "/sys/fs/pstore";
+const BLOCKS: &str = "/sys/block";
 const KERNEL_LOG: &str = "/dev/kmsg";
 /// The body of `format` on the STATE of a member.
 const MEMBER: &[u8] = b"member\n";
@@ -101,11 +102,12 @@ fn close_in(state: &Path, progress: Progress, end: BootEnd, kernel_log: &Path) -
 struct Sources<'a> {
     pool: Pool<'a>,
     pstore: &'a Path,
+    blocks: &'a Path,
 }
 
 impl Default for Sources<'_> {
     fn default() -> Self {
-        Self { pool: Pool::default(), pstore: Path::new(PSTORE) }
+        Self { pool: Pool::default(), pstore: Path::new(PSTORE), blocks: Path::new(BLOCKS) }
     }
 }
 
@@ -117,8 +119,7 @@ fn open_in(state: &Path, booted_at: u64, progress: Progress, sources: &Sources<'
     let remembered = remembered(state, format.as_deref() == Some(MEMBER))?;
     let history = boots::history(state, &mut notes);
     let number = history.last().map_or(1, |record| record.number.saturating_add(1));
-    let command_line = fs::read("/proc/cmdline").unwrap_or_default();
-    let image = RootHash::find(&command_line).ok().flatten().map(|hash| hash.to_string()).unwrap_or_default();
+    let image = RootHash::running(sources.blocks).map(|hash| hash.to_string()).unwrap_or_default();
     let mut record = BootRecord {
         number,
         booted_at,
@@ -301,7 +302,8 @@ mod tests {
     fn open_after(state: &Path, progress: Progress) -> Result<State, StateError> {
         let device = tempfile::NamedTempFile::new().unwrap();
         let pool = Pool { device: device.path(), ..Pool::default() };
-        open_in(state, 1_767_225_600, progress, &Sources { pool, pstore: Path::new("/nonexistent") })
+        let nowhere = Path::new("/nonexistent");
+        open_in(state, 1_767_225_600, progress, &Sources { pool, pstore: nowhere, blocks: nowhere })
     }
 
     fn end(cause: Cause) -> BootEnd {
@@ -399,7 +401,7 @@ mod tests {
             .unwrap();
         let device = tempfile::NamedTempFile::new().unwrap();
         let pool = Pool { device: device.path(), ..Pool::default() };
-        let sources = Sources { pool, pstore: pstore.path() };
+        let sources = Sources { pool, pstore: pstore.path(), blocks: Path::new("/nonexistent") };
         let opened = open_in(state.path(), 0, Progress::default(), &sources).unwrap();
         assert_eq!(opened.present.before.last_messages, ["[ 9.1] Kernel panic - not syncing: x"]);
         assert!(state.path().join("boots/00000001.pstore/dmesg-efi_pstore-1").exists());

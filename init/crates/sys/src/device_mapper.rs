@@ -17,6 +17,8 @@ const VERSION: [u32; 3] = [4, 0, 0];
 const HEADER_BYTES: usize = 312;
 const NAME_AT: usize = 48;
 const NAME_BYTES: usize = 128;
+const UUID_AT: usize = NAME_AT + NAME_BYTES;
+const UUID_BYTES: usize = 129;
 const DEVICE_AT: usize = 40;
 /// `struct dm_target_spec`: start, length, status, next, type.
 const TARGET_BYTES: usize = 40;
@@ -35,10 +37,11 @@ pub struct Target<'a> {
     pub parameters: &'a str,
 }
 
-/// Makes a read-only device of one target and returns its node. A device that cannot be finished is taken away again.
-pub fn create_read_only(name: &str, target: Target<'_>) -> io::Result<PathBuf> {
+/// Makes a read-only device of one target and returns its node. Its `uuid` is any text of up to 128 bytes that begins with its maker's
+/// name; sysfs has it in `dm/uuid` for as long as the device is there. A device that cannot be finished is taken away again.
+pub fn create_read_only(name: &str, uuid: &str, target: Target<'_>) -> io::Result<PathBuf> {
     let control = OpenOptions::new().read(true).write(true).open(CONTROL)?;
-    let mut create = request(name, 0, &[])?;
+    let mut create = named(request(name, 0, &[])?, uuid)?;
     call(&control, Call::Create, &mut create)?;
     let device = device_number(&create).ok_or(io::ErrorKind::InvalidData)?;
     let made = load_and_resume(&control, name, target);
@@ -77,6 +80,17 @@ fn request(name: &str, flags: u32, targets: &[Target<'_>]) -> io::Result<Vec<u8>
     bytes.resize(HEADER_BYTES, 0);
     bytes.extend_from_slice(&data);
     Ok(bytes)
+}
+
+/// A request with the device's uuid, which only its creation says: the others find the device by its name, and the kernel takes one
+/// or the other.
+fn named(mut request: Vec<u8>, uuid: &str) -> io::Result<Vec<u8>> {
+    let place = request.get_mut(UUID_AT..UUID_AT + uuid.len());
+    match place {
+        Some(place) if uuid.len() < UUID_BYTES && !uuid.contains('\0') => place.copy_from_slice(uuid.as_bytes()),
+        _ => return Err(io::ErrorKind::InvalidInput.into()),
+    }
+    Ok(request)
 }
 
 fn encode(target: &Target<'_>) -> io::Result<Vec<u8>> {
@@ -163,6 +177,18 @@ mod tests {
         assert_eq!(u64::from_ne_bytes(target[8..16].try_into().unwrap()), 80);
         assert_eq!(word(target, 20) as usize, target.len());
         assert_eq!((&target[24..31], &target[40..]), (&b"verity\0"[..], &b"1 /dev/vda2\0\0\0\0\0"[..]));
+    }
+
+    #[test]
+    fn a_uuid_has_its_place_behind_the_name() {
+        let bytes = named(request("root", 0, &[]).unwrap(), "keelson-ab").unwrap();
+        assert_eq!(bytes.len(), HEADER_BYTES);
+        assert_eq!(&bytes[176..187], b"keelson-ab\0");
+        let longest = named(request("root", 0, &[]).unwrap(), &"x".repeat(UUID_BYTES - 1)).unwrap();
+        assert_eq!(longest[UUID_AT + UUID_BYTES - 1], 0, "its end mark");
+        for wrong in ["a\0b", &"x".repeat(UUID_BYTES)] {
+            assert!(named(request("root", 0, &[]).unwrap(), wrong).is_err());
+        }
     }
 
     #[test]
