@@ -18,6 +18,8 @@
 //	workload hang PATH    the same, and cannot be killed: it mounts a FUSE file system at PATH whose server it is, and asks itself for what it
 //	                      never answers
 //	workload processes    prints the arguments of all processes it can see, one process a line
+//	workload census       prints what there is of a node, one thing a line: processes, descriptors of PID 1, mounts, control groups, files
+//	                      of /run; needs the host's PID namespace and privileges
 //
 // and, on the host, where they get images from:
 //
@@ -75,6 +77,8 @@ func run(command string, arguments []string) error {
 			fmt.Println(strings.Join(process.arguments, " "))
 		}
 		return nil
+	case "census":
+		return census(os.Stdout)
 	case "freeze":
 		for _, name := range arguments {
 			if err := send(syscall.SIGSTOP, name); err != nil {

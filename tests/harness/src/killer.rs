@@ -13,6 +13,9 @@ const DEADLINE: Duration = Duration::from_mins(4);
 /// A minute of silence, or eight questions without an answer, 25 s each.
 const HANG_DEADLINE: Duration = Duration::from_mins(8);
 
+/// The services that are programs of this project.
+pub const OURS: [&str; 5] = ["network", "log", "store", "cluster", "proxy"];
+
 /// It sees the processes of the node and may end them; its image is the tests' workload.
 const POD: &str = r"
 apiVersion: v1
@@ -99,6 +102,21 @@ impl<'a> Killer<'a> {
         Ok(killed.elapsed())
     }
 
+    /// What there is of the node, as the workload's `census` prints it.
+    pub fn census(&self) -> Result<Vec<String>, KillError> {
+        let printed = self.through.kubectl().run(&["exec", "killer", "--", "/workload", "census"])?;
+        Ok(printed.lines().map(str::to_owned).collect())
+    }
+
+    /// Waits until there is nothing more of the node than in an earlier census: what was on its way then has its time to go.
+    pub fn nothing_left_behind(&self, before: &[String]) -> Result<(), KillError> {
+        wait::until("what the kills left behind to go", DEADLINE, || {
+            let left = more(before, self.census().map_err(|error| error.to_string())?);
+            if left.is_empty() { Ok(()) } else { Err(left.join("; ")) }
+        })?;
+        Ok(())
+    }
+
     /// Stops all processes of `services` in the same moment, as a hang does, and waits until each is another one that PID 1 calls ready.
     /// Returns how long each took, in the order in which they were back.
     pub fn freeze(&self, services: &[&str]) -> Result<Vec<(String, Duration)>, KillError> {
@@ -132,10 +150,20 @@ impl<'a> Killer<'a> {
 
 /// What the process of a service is called.
 fn program(service: &str) -> String {
-    match service {
-        "network" | "log" | "store" | "cluster" | "proxy" => format!("keelson-{service}"),
-        other => other.to_owned(),
-    }
+    if OURS.contains(&service) { format!("keelson-{service}") } else { service.to_owned() }
+}
+
+/// What is in `after` and was not in `before`, or not so often.
+fn more(before: &[String], after: Vec<String>) -> Vec<String> {
+    let mut before = before.to_vec();
+    let is_more = |line: &String| match before.iter().position(|other| other == line) {
+        Some(place) => {
+            before.swap_remove(place);
+            false
+        }
+        None => true,
+    };
+    after.into_iter().filter(is_more).collect()
 }
 
 fn text_of(value: Option<&Value>) -> String {
@@ -169,4 +197,21 @@ pub fn running_pods(node: &Node) -> Result<Vec<String>, KillError> {
         .collect();
     all.sort();
     Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_there_more_often_than_before_is_left_behind() {
+        let lines = |text: &str| text.split(' ').map(str::to_owned).collect::<Vec<_>>();
+        assert_eq!(more(&lines("a b b c"), lines("b c b")), [""; 0]);
+        assert_eq!(more(&lines("a b b c"), lines("b d b a b")), ["d", "b"]);
+    }
+
+    #[test]
+    fn programs_of_ours_have_our_name() {
+        assert_eq!((program("store"), program("kubelet")), ("keelson-store".to_owned(), "kubelet".to_owned()));
+    }
 }

@@ -13,6 +13,10 @@ use keelson_control::PersistentFailure;
 /// Ready and well for so long, a service counts as stable and its failures are forgotten.
 pub(super) const STABLE: Duration = Duration::from_mins(1);
 
+/// So much of the same forgives one failure: a service that is killed twice a minute, and does its work in between, is none that fails
+/// in a row. Not of one that hung, whose end comes late: it would be forgiven for what it did before each of its hangs.
+pub(super) const ONE_FORGIVEN: Duration = Duration::from_secs(10);
+
 /// After so long at most a service is reported that is ready and does not answer. keelson-cluster waits four minutes for its first
 /// answer, then for eight failures in a row, 25 s each.
 pub(super) const REPORT_MAX: Duration = Duration::from_secs(4 * 60 + 8 * 25);

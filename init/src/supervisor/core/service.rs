@@ -246,7 +246,8 @@ impl Service {
 
     /// Judges an end: `cause` is why it was stopped, if it was.
     pub(super) fn judge(&mut self, cause: Option<StopCause>, now: Duration) -> Verdict {
-        let was_stable = self.was_well_for(cause.as_ref(), now) >= restart::STABLE;
+        let well = self.was_well_for(cause.as_ref(), now);
+        let ended_by_itself = cause.is_none();
         let reason = match cause {
             Some(StopCause::Unhealthy { reason }) => format!("was unhealthy: {reason}"),
             Some(StopCause::StartTimeout) => {
@@ -259,8 +260,8 @@ impl Service {
             }
             None => {
                 let ended = self.last_exit.as_ref().map(|(reason, _)| reason);
-                let well = ended.is_some_and(ExitReason::is_success);
-                if well && (self.spec.kind == ServiceKind::OneShot || self.spec.restart != RestartPolicy::Always) {
+                let success = ended.is_some_and(ExitReason::is_success);
+                if success && (self.spec.kind == ServiceKind::OneShot || self.spec.restart != RestartPolicy::Always) {
                     return Verdict::Done;
                 }
                 ended.map_or_else(|| "ended".to_owned(), ToString::to_string)
@@ -269,8 +270,11 @@ impl Service {
         if self.spec.restart == RestartPolicy::Never {
             return Verdict::GiveUp { reason };
         }
-        if was_stable {
+        if well >= restart::STABLE {
             self.forgive();
+        } else if ended_by_itself {
+            let forgiven = well.as_secs() / restart::ONE_FORGIVEN.as_secs();
+            self.failures = self.failures.saturating_sub(u32::try_from(forgiven).unwrap_or(u32::MAX));
         }
         Verdict::Failure { reason }
     }

@@ -23,15 +23,18 @@ pub(super) struct Soak {
 
 #[derive(Debug, Subcommand)]
 enum Campaign {
-    /// Kill supervised processes at random; each has to come back, and no pod may restart
+    /// Kill supervised processes at random; each has to come back, no pod may restart, and nothing may be left behind
     Kill(Kills),
 }
 
 #[derive(Debug, Args)]
 struct Kills {
-    /// How many kills
-    #[arg(long, default_value_t = 1000)]
-    rounds: u32,
+    /// How often each service is killed
+    #[arg(long, default_value_t = 100)]
+    each: usize,
+    /// containerd and Kubernetes' components too, and not only Keelson's own
+    #[arg(long)]
+    all: bool,
     /// Where the random order begins; a failure prints it
     #[arg(long, default_value_t = 1)]
     seed: u64,
@@ -44,9 +47,9 @@ pub enum SoakError {
     #[error("cannot empty {path}", path = path.display())]
     Folder { path: std::path::PathBuf, source: std::io::Error },
     #[error("kill {round} of seed {seed}, of {service}")]
-    Kill { round: u32, seed: u64, service: String, source: Box<KillError> },
+    Kill { round: usize, seed: u64, service: String, source: Box<KillError> },
     #[error("after {rounds} kills of seed {seed} other pods run than before: {before:?}, now {after:?}")]
-    PodsRestarted { rounds: u32, seed: u64, before: Vec<String>, after: Vec<String> },
+    PodsRestarted { rounds: usize, seed: u64, before: Vec<String>, after: Vec<String> },
     #[error(transparent)]
     Look(#[from] KillError),
 }
@@ -97,30 +100,38 @@ fn kill(options: &Kills) -> Result<(), SoakError> {
 }
 
 fn rounds(options: &Kills, node: &Node, report: &Report) -> Result<(), SoakError> {
-    let Kills { rounds, seed } = *options;
+    let seed = options.seed;
     let killer = Killer::start(node)?;
-    let names: Vec<String> =
-        killer::services(node)?.iter().map(|service| text_at(service, "/name").to_owned()).collect();
+    let all = killer::services(node)?;
+    let names: Vec<&str> = all
+        .iter()
+        .map(|service| text_at(service, "/name"))
+        .filter(|name| options.all || killer::OURS.contains(name))
+        .collect();
+    let order = Random(seed).shuffled(names.repeat(options.each));
+    let rounds = order.len();
     let before = killer::running_pods(node)?;
-    let mut random = Random(seed);
+    let census = killer.census()?;
     let mut times: BTreeMap<&str, Vec<Duration>> = BTreeMap::new();
-    for round in 1..=rounds {
-        let Some(service) = names.get(random.below(names.len())) else { break };
-        let failed = |source| SoakError::Kill { round, seed, service: service.clone(), source: Box::new(source) };
+    for (round, service) in (1..).zip(order) {
+        let failed = |source| SoakError::Kill { round, seed, service: service.to_owned(), source: Box::new(source) };
         let took = killer.kill(service).map_err(failed)?;
         report.transient(&format!("{round} of {rounds}: {service} was back in {:.1} s", took.as_secs_f64()));
         times.entry(service).or_default().push(took);
     }
-    for (service, times) in times {
-        let longest = times.iter().max().copied().unwrap_or_default();
+    for (service, mut times) in times {
+        times.sort_unstable();
+        let at = |place: usize| times.get(place).copied().unwrap_or_default().as_secs_f64();
         let count = times.len();
-        report.line(&format!("{service}: killed {count} times, back in at most {:.1} s", longest.as_secs_f64()));
+        let (median, longest) = (at(count / 2), at(count.saturating_sub(1)));
+        report.line(&format!("{service}: killed {count} times, back in {median:.1} s, at most {longest:.1} s"));
     }
     let after = killer::running_pods(node)?;
     if after != before {
         return Err(SoakError::PodsRestarted { rounds, seed, before, after });
     }
-    report.line(&format!("{rounds} kills, and every pod runs on"));
+    killer.nothing_left_behind(&census)?;
+    report.line(&format!("{rounds} kills: every pod runs on, and nothing is left behind"));
     Ok(killer.end()?)
 }
 
@@ -136,6 +147,14 @@ impl Random {
         let value = self.0.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 33;
         usize::try_from(value).unwrap_or_default() % bound.max(1)
     }
+
+    /// Fisher and Yates' shuffle.
+    fn shuffled<T>(mut self, mut items: Vec<T>) -> Vec<T> {
+        for last in (1..items.len()).rev() {
+            items.swap(last, self.below(last + 1));
+        }
+        items
+    }
 }
 
 #[cfg(test)]
@@ -143,13 +162,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_order_repeats_with_its_seed_and_reaches_everything() {
-        let draw = |seed| {
-            let mut random = Random(seed);
-            (0..200).map(|_| random.below(11)).collect::<Vec<_>>()
-        };
-        assert_eq!(draw(7), draw(7));
-        assert_ne!(draw(7), draw(8));
-        assert!((0..11).all(|number| draw(0).contains(&number)));
+    fn the_order_repeats_with_its_seed_and_has_everything() {
+        let order = |seed| Random(seed).shuffled((0..50).collect::<Vec<_>>());
+        assert_eq!(order(7), order(7));
+        assert_ne!(order(7), order(8));
+        let mut sorted = order(0);
+        sorted.sort_unstable();
+        assert_eq!(sorted, (0..50).collect::<Vec<_>>());
     }
 }

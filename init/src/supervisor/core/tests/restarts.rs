@@ -56,6 +56,34 @@ fn a_stable_run_forgives_earlier_failures() {
 }
 
 #[test]
+fn what_is_killed_a_hundred_times_in_an_hour_comes_back_at_once_each_time() {
+    let mut machine = Machine::ready(vital("a"));
+    for run in 1..=100 {
+        let Change::Backoff { delay, .. } = crash(&mut machine, run, 1) else { panic!("run {run}") };
+        assert!(delay < Duration::from_millis(150), "run {run}: {delay:?}");
+        machine.pass(delay);
+        machine.handle(executed("a", run + 1));
+        machine.now += seconds(36);
+    }
+}
+
+#[test]
+fn ten_seconds_of_readiness_forgive_one_failure() {
+    let mut machine = Machine::ready(daemon("a"));
+    let mut fail_after = |run, ready| {
+        machine.handle(executed("a", run));
+        machine.now += ready;
+        let Change::Backoff { delay, .. } = crash(&mut machine, run, 1) else { panic!("run {run}") };
+        machine.pass(delay);
+        machine.core.services[&name("a")].failures
+    };
+    for run in 1..=6 {
+        assert_eq!(u64::from(fail_after(run, seconds(0))), run);
+    }
+    assert_eq!((fail_after(7, seconds(10)), fail_after(8, seconds(31)), fail_after(9, seconds(9))), (6, 4, 5));
+}
+
+#[test]
 fn a_daemon_that_ends_well_is_restarted_under_always() {
     let mut machine = Machine::ready(daemon("a"));
     assert!(matches!(crash(&mut machine, 1, 0), Change::Backoff { .. }));
