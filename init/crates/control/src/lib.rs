@@ -18,6 +18,8 @@
 //! the range only has to bridge the moment when one of them is restarted from a newer one.
 #![forbid(unsafe_code)]
 
+use std::time::Duration;
+
 pub mod child;
 pub mod client;
 pub mod codec;
@@ -49,6 +51,9 @@ pub const PACKET_MAX: usize = 64 * 1024;
 
 /// The largest service set as JSON: forty services of a few KiB each, with room.
 pub const SET_MAX: usize = 1024 * 1024;
+
+/// Within so long a service is reported unhealthy that is ready and does not answer: what PID 1 knows of its health then is older.
+pub const UNHEALTHY_REPORT_MAX: Duration = Duration::from_secs(4 * 60 + 8 * 25);
 
 /// The most services in one set. Their status has to fit one packet ([`PACKET_MAX`]) with 1 KiB for each.
 pub const SERVICES_MAX: usize = 48;

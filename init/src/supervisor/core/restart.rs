@@ -17,10 +17,6 @@ pub(super) const STABLE: Duration = Duration::from_mins(1);
 /// in a row. Not of one that hung, whose end comes late: it would be forgiven for what it did before each of its hangs.
 pub(super) const ONE_FORGIVEN: Duration = Duration::from_secs(10);
 
-/// After so long at most a service is reported that is ready and does not answer. keelson-cluster waits four minutes for its first
-/// answer, then for eight failures in a row, 25 s each.
-pub(super) const REPORT_MAX: Duration = Duration::from_secs(4 * 60 + 8 * 25);
-
 /// The first delay is short, so that a single crash costs nobody a timeout.
 const DELAY_FIRST: Duration = Duration::from_millis(100);
 const DELAY_MAX: Duration = Duration::from_secs(30);

@@ -285,7 +285,7 @@ impl Service {
         let Some(ready) = self.ready_at else { return Duration::ZERO };
         let well_until = match cause {
             Some(StopCause::Silent) => self.watchdog.map_or(ready, |watchdog| watchdog.spoke_at),
-            Some(StopCause::Unhealthy { .. }) => now.saturating_sub(restart::REPORT_MAX),
+            Some(StopCause::Unhealthy { .. }) => now.saturating_sub(keelson_control::UNHEALTHY_REPORT_MAX),
             _ => now,
         };
         well_until.saturating_sub(ready)

@@ -28,6 +28,12 @@ const INTERVAL: Duration = Duration::from_secs(10);
 const UNHEALTHY_FAILURES: u32 = 8;
 /// kubeadm's startup probes give as long.
 const START_MAX: Duration = Duration::from_mins(4);
+// PID 1 goes by this.
+const _: () = {
+    let asked_in_vain = INTERVAL.saturating_add(PROBE_DEADLINE).saturating_mul(UNHEALTHY_FAILURES);
+    let report = START_MAX.saturating_add(asked_in_vain).as_secs();
+    assert!(report <= keelson_control::UNHEALTHY_REPORT_MAX.as_secs(), "a report comes later than PID 1 takes it to");
+};
 /// Health paths answer a few words, or a line for each of their checks.
 const ANSWER_MAX: usize = 64 << 10;
 

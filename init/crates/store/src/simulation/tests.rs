@@ -1,5 +1,5 @@
-//! The histories of many seeds. `KEELSON_SIMULATION_SEEDS=10000` makes it many more (with `CARGO_PROFILE_DEV_OPT_LEVEL=2`, for then it is the
-//! history that takes the time and not its checks); a failure prints its seed, and `KEELSON_SIMULATION_FIRST` begins there.
+//! The histories of many seeds. `KEELSON_SIMULATION_SEEDS=10000` makes it many more (with `--release`, or it takes hours); a failure
+//! prints its seed, and `KEELSON_SIMULATION_FIRST` begins there.
 
 use super::Bug;
 use super::faults::Fault;
