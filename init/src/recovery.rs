@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 use keelson_init::supervisor::short;
 use keelson_job::{BootEnd, Cause, Request};
 use keelson_sys::clock;
-use keelson_sys::power::{self, End};
+use keelson_sys::power;
 
+use crate::boot::Action;
 use crate::boot::history::FAILED_BOOTS_MAX;
 use crate::boot::job;
 use crate::bounded;
@@ -112,7 +113,7 @@ pub(crate) fn recover(console: &mut Console, failure: &Failure, vitals: &mut Vit
     if let Some(delay) = patience {
         console.error(SUBJECT, format_args!("rebooting in {} s", delay.as_secs()));
         wait_for_person(vitals, delay);
-        power::end(End::Reboot);
+        end(vitals, Action::Reboot);
         // Only a kernel that cannot reboot comes here: hold.
     } else if failed_before() + 1 >= FAILED_BOOTS_MAX {
         console.error(SUBJECT, format_args!("this is failed boot {} in a row", failed_before() + 1));
@@ -161,11 +162,21 @@ fn wait_for_person(vitals: &mut Vitals, limit: Duration) {
         vitals.feed();
         let left = deadline.saturating_duration_since(Instant::now());
         match vitals.requests.wait(left.min(interval)) {
-            Some(request) => drop(power::end(request.action.into())),
+            Some(request) => end(vitals, request.action),
             None if left <= interval => return,
             None => {}
         }
     }
+}
+
+/// Ends the machine. What failed may be a disk in whose driver reboot(2) hangs, and then somebody else restarts it.
+fn end(vitals: &Vitals, action: Action) {
+    // A machine that is about to end says no more about it.
+    let _ = power::ctrl_alt_del_restarts();
+    if let Some(enforcer) = &vitals.enforcer {
+        enforcer.hasten(action.into(), clock::since_boot());
+    }
+    power::end(action.into());
 }
 
 /// How long to wait before a reboot; `None` is for ever.

@@ -45,6 +45,8 @@ pub const CIPHER_SUITES: [&str; 6] = [
 pub const TLS_MIN_VERSION: &str = "VersionTLS12";
 /// The API server's and the controllers' watches, and a file for each.
 const OPEN_FILES: u64 = 1 << 20;
+/// Their threads, and what kubelet starts to mount volumes: more than any of them was seen to have, and no pod's processes are among them.
+const PIDS_MAX: u32 = 4096;
 
 /// On a machine that emulates its processor and has others beside it, an API server was seen to take five minutes.
 const START_SECONDS: u32 = 900;
@@ -239,6 +241,7 @@ fn service(component: Component, files: &[ComponentFile], flags: Flags) -> Resul
     spec.arguments = flags.into_arguments();
     spec.environment.insert("PATH".to_owned(), "/usr/bin".to_owned());
     spec.limits.nofile = Some(OPEN_FILES);
+    spec.limits.pids_max = Some(PIDS_MAX);
     spec.timeout_start_seconds = START_SECONDS;
     spec.revision = revision(files);
     Ok(spec)

@@ -94,8 +94,8 @@ impl RootHash {
     /// Of the root that runs, wherever its hash came from: the uuid of its device has it. None in tests and on a machine of another make.
     pub(crate) fn running(blocks: &Path) -> Option<Self> {
         let devices = std::fs::read_dir(blocks).ok()?.flatten();
-        let uuids = devices.filter_map(|device| std::fs::read_to_string(device.path().join("dm/uuid")).ok());
-        uuids.filter_map(|uuid| Self::parse(uuid.trim().strip_prefix(UUID_PREFIX)?.as_bytes())).next()
+        let mut uuids = devices.filter_map(|device| std::fs::read_to_string(device.path().join("dm/uuid")).ok());
+        uuids.find_map(|uuid| Self::parse(uuid.trim().strip_prefix(UUID_PREFIX)?.as_bytes()))
     }
 
     /// The identity of the root's partition.

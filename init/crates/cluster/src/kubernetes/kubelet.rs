@@ -85,6 +85,10 @@ fn configuration(settings: Settings<'_>) -> Value {
         "tlsMinVersion": TLS_MIN_VERSION,
         "tlsCipherSuites": CIPHER_SUITES,
         "readOnlyPort": 0,
+        // Whoever may reach a node through the API server's proxy is not to have profiles of kubelet, its flags, and all of /var/log.
+        "enableProfilingHandler": false,
+        "enableDebugFlagsHandler": false,
+        "enableSystemLogHandler": false,
         "healthzBindAddress": "127.0.0.1",
         "containerRuntimeEndpoint": format!("unix://{}", settings.paths.containerd_socket().display()),
         "cgroupDriver": "cgroupfs",

@@ -213,6 +213,13 @@ fn loopback_is_where_everything_listens_that_is_not_for_others() {
     let kubelet = fixture.json("/run/keelson/kubelet/config.json");
     assert_eq!(kubelet["readOnlyPort"], 0);
     assert_eq!(kubelet["healthzBindAddress"], "127.0.0.1");
+    for handler in ["enableProfilingHandler", "enableDebugFlagsHandler", "enableSystemLogHandler"] {
+        assert_eq!(kubelet[handler], false, "{handler}");
+    }
+    for component in [Component::KubeApiserver, Component::Kubelet, Component::KubeProxy, Component::KubeScheduler] {
+        let spec = spec(&services, component.as_str());
+        assert_eq!(spec.limits.pids_max, Some(PIDS_MAX), "{component}");
+    }
     let proxy = fixture.json("/run/keelson/kube-proxy/config.json");
     assert_eq!(proxy["healthzBindAddress"], "127.0.0.1:10256");
     assert_eq!(proxy["metricsBindAddress"], "127.0.0.1:10249");
