@@ -4,10 +4,10 @@
 //! granted. So every control plane has keelson-network cut the connections that such a node's addresses have to its API server, for as
 //! long as one may have been made before all API servers knew.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use keelson_config::departed::Departed;
 use keelson_pki::validity::LEAF_LIFE;
@@ -20,7 +20,8 @@ use crate::report;
 
 /// A certificate that was issued just before the removal lives for a week; clocks differ.
 pub(crate) const DENIED_FOR: time::Duration = time::Duration::days(LEAF_LIFE.whole_days() + 1);
-/// From the removal on. Far longer than a change of the registry takes to every API server.
+/// From when this process heard of the removal, however late: a control plane that was paused or cut off has its streams still. Far
+/// longer than a change of the registry takes to every API server.
 const PERIOD: Duration = Duration::from_mins(1);
 /// How often the end of the period is looked for.
 const LOOK: Duration = Duration::from_secs(10);
@@ -29,10 +30,15 @@ const LOOK: Duration = Duration::from_secs(10);
 pub async fn keep(node: Arc<Node>, files: Arc<dyn Files>, registry: Arc<Registry>) {
     let mut views = registry.view();
     let mut written = Departed::default();
+    let mut heard = Heard::default();
     let mut complaint = report::Complaint::default();
     loop {
         let view = views.borrow_and_update().clone();
-        let wanted = view.map_or_else(Departed::default, |view| departed(&view, node.clock().now.unix_timestamp()));
+        let wanted = view.map_or_else(Departed::default, |view| {
+            let now = Instant::now();
+            heard.note(&view, node.clock().now.unix_timestamp(), now);
+            departed(&view, &heard, now)
+        });
         if wanted != written {
             match write(&node, &files, &wanted).await {
                 Ok(()) => {
@@ -52,11 +58,26 @@ pub async fn keep(node: Arc<Node>, files: Arc<dyn Files>, registry: Arc<Registry
     }
 }
 
-/// `now` is in seconds since the epoch, by this node's clock; another one's has named the time of the removal.
-fn departed(view: &View, now: i64) -> Departed {
-    let period = i64::try_from(PERIOD.as_secs()).unwrap_or(i64::MAX);
+/// When this process heard of each removal, by the uid of the node.
+#[derive(Debug, Default)]
+struct Heard(BTreeMap<String, Instant>);
+
+impl Heard {
+    /// `clock` is in seconds since the epoch, by this node's clock; another one's has named the time of the removal. Who was removed longer ago
+    /// than a certificate lives holds none, and is not heard of by a process that begins.
+    fn note(&mut self, view: &View, clock: i64, now: Instant) {
+        self.0.retain(|uid, _| view.removed.contains_key(uid));
+        let denied = DENIED_FOR.whole_seconds();
+        for (uid, _) in view.removed.iter().filter(|(_, removed)| clock.saturating_sub(removed.removed) < denied) {
+            self.0.entry(uid.clone()).or_insert(now);
+        }
+    }
+}
+
+fn departed(view: &View, heard: &Heard, now: Instant) -> Departed {
     let members: BTreeSet<&String> = view.nodes.values().flat_map(|record| &record.addresses).collect();
-    let recent = view.removed.values().filter(|removed| now.saturating_sub(removed.removed) < period);
+    let is_recent = |uid: &String| heard.0.get(uid).is_some_and(|at| now.saturating_duration_since(*at) < PERIOD);
+    let recent = view.removed.iter().filter(|(uid, _)| is_recent(uid)).map(|(_, removed)| removed);
     let addresses: BTreeSet<IpAddr> = recent
         .flat_map(|removed| &removed.addresses)
         .filter(|address| !members.contains(address))
@@ -111,10 +132,17 @@ pub(crate) mod tests {
                 .into(),
             ..View::default()
         };
-        let named = departed(&view, 1059);
-        assert_eq!((named.addresses, named.ports), (vec!["192.0.2.1".parse().unwrap()], vec![6443]));
-        assert_eq!(departed(&view, 1060), Departed::default());
-        // A clock that is behind the remover's.
-        assert_eq!(departed(&view, 0).addresses.len(), 2);
+        let (mut heard, start) = (Heard::default(), Instant::now());
+        // Whatever the remover's clock said, and however long ago it was.
+        heard.note(&view, 5000, start);
+        let late = start + Duration::from_secs(30);
+        heard.note(&view, 5030, late);
+        let named = departed(&view, &heard, start + Duration::from_secs(59));
+        assert_eq!(named.addresses, ["192.0.2.1", "192.0.2.2"].map(|address| address.parse::<IpAddr>().unwrap()));
+        assert_eq!(named.ports, [6443]);
+        assert_eq!(departed(&view, &heard, start + PERIOD), Departed::default());
+        let mut later = Heard::default();
+        later.note(&view, 1000 + DENIED_FOR.whole_seconds(), start);
+        assert_eq!(departed(&view, &later, start), Departed::default(), "no certificate of theirs lives");
     }
 }

@@ -61,7 +61,10 @@ pub(super) async fn serve_tls(
         // What a stranger may ask takes no longer.
         _ = timeout(STRANGERS_LIFE, serve(context, stream, caller)).await;
     } else {
-        slot.keep();
+        // A node asks shortly and again; one that is not what it was, or was removed, is to keep no operator out.
+        if let Caller::Operator { .. } = caller {
+            slot.keep();
+        }
         serve(context, stream, caller).await;
     }
 }

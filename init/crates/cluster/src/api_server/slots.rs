@@ -1,8 +1,8 @@
 //! How many connections are held, and which one goes when there are too many.
 //!
-//! Anybody can open connections and keep them. So whoever has shown no certificate of the cluster's has no lasting claim: when all slots are
-//! taken, the address with the most such connections gives up its oldest one to the newcomer. Whoever has shown one stays, and if all have,
-//! newcomers wait. An address counts by its network: what one host commonly has.
+//! Anybody can open connections and keep them, and so can a node that is not what it was. So only whoever has shown an operator's
+//! certificate has a lasting claim: when all slots are taken, the address with the most other connections gives up its oldest one to the
+//! newcomer, and if all are operators', newcomers wait. An address counts by its network: what one host commonly has.
 
 use std::cmp::Reverse;
 use std::net::IpAddr;
@@ -89,7 +89,7 @@ impl Held {
 }
 
 impl Slot {
-    /// The peer has shown a certificate of the cluster's.
+    /// The peer has shown an operator's certificate.
     pub(super) fn keep(&self) {
         let mut held = self.slots.lock();
         if let Some(own) = held.connections.iter_mut().find(|connection| connection.number == self.number) {

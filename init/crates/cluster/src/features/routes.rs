@@ -90,18 +90,25 @@ fn cluster_ranges(node: &Node, member: &Member) -> Vec<IpNet> {
     }
 }
 
+/// A node's ranges are what its own kubelet may have said: none leads out of the cluster's, where nodes are, or to what is this node's.
 fn wish(
     own: &str,
     cluster: Vec<IpNet>,
     ranges: &BTreeMap<String, Vec<IpNet>>,
     addresses: &BTreeMap<String, Vec<IpAddr>>,
 ) -> PodRoutes {
-    let others = ranges.iter().filter(|(name, ranges)| *name != own && !ranges.is_empty());
-    let nodes = others.filter_map(|(name, ranges)| {
+    let own_ranges = ranges.get(own).cloned().unwrap_or_default();
+    let overlaps = |one: &IpNet, other: &IpNet| one.contains(other) || other.contains(one);
+    let may_lead = |range: &&IpNet| {
+        cluster.iter().any(|whole| whole.contains(*range)) && !own_ranges.iter().any(|ours| overlaps(ours, range))
+    };
+    let nodes = ranges.iter().filter(|(name, _)| *name != own).filter_map(|(name, ranges)| {
         let addresses = addresses.get(name).filter(|addresses| !addresses.is_empty())?;
-        Some(PodNode { name: name.clone(), addresses: addresses.clone(), ranges: ranges.clone() })
+        let ranges: Vec<IpNet> = ranges.iter().filter(may_lead).copied().collect();
+        (!ranges.is_empty()).then(|| PodNode { name: name.clone(), addresses: addresses.clone(), ranges })
     });
-    PodRoutes { cluster, own: ranges.get(own).cloned().unwrap_or_default(), nodes: nodes.collect() }
+    let nodes = nodes.collect();
+    PodRoutes { cluster, own: own_ranges, nodes }
 }
 
 async fn write(node: &Node, files: &Arc<dyn Files>, wish: PodRoutes) -> Result<(), RoutesError> {
@@ -115,6 +122,22 @@ async fn write(node: &Node, files: &Arc<dyn Files>, wish: PodRoutes) -> Result<(
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn no_range_leads_out_of_the_clusters_or_to_this_nodes_own_pods() {
+        let ranges = |text: &str| text.split(' ').map(|range| range.parse::<IpNet>().unwrap()).collect::<Vec<_>>();
+        let said = BTreeMap::from([
+            ("a".to_owned(), ranges("10.244.0.0/24")),
+            ("b".to_owned(), ranges("192.0.2.1/32 10.244.1.0/24 fd00::/64")),
+            ("c".to_owned(), ranges("10.244.0.0/25")),
+            ("d".to_owned(), ranges("10.0.0.0/8")),
+            ("e".to_owned(), ranges("0.0.0.0/1")),
+        ]);
+        let addresses = said.keys().map(|name| (name.clone(), vec!["192.0.2.2".parse().unwrap()])).collect();
+        let wish = wish("a", ranges("10.244.0.0/16"), &said, &addresses);
+        let led: Vec<_> = wish.nodes.iter().map(|node| (node.name.as_str(), node.ranges.clone())).collect();
+        assert_eq!(led, [("b", ranges("10.244.1.0/24"))]);
+    }
 
     #[test]
     fn only_members_with_pods_and_a_verified_address_are_led_to() {

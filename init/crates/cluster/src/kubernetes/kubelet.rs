@@ -79,7 +79,11 @@ fn configuration(settings: Settings<'_>) -> Value {
             "webhook": { "enabled": true },
             "x509": { "clientCAFile": file("client-ca.crt") },
         },
-        "authorization": { "mode": "Webhook" },
+        // Whoever was removed is obeyed no longer than at the API servers.
+        "authorization": {
+            "mode": "Webhook",
+            "webhook": { "cacheAuthorizedTTL": "5s", "cacheUnauthorizedTTL": "5s" },
+        },
         "tlsCertFile": file("serving.pem"),
         "tlsPrivateKeyFile": file("serving.pem"),
         "tlsMinVersion": TLS_MIN_VERSION,

@@ -3,14 +3,14 @@
 use std::{sync::atomic::Ordering, time::Duration};
 
 use http_body_util::BodyExt;
-use keelson_api::{EventKind, paths};
+use keelson_api::{EventKind, NODES, paths};
 use keelson_control::Request;
 use keelson_pki::{AuthorityKind, Pair, Profile, StandardFiles, Subject};
 use rustls::version::TLS13;
 use serde_json::{Value, json};
 
 use super::{
-    caller::{Answer, DEADLINE, Identity, ask, ask_locally, identity, stream},
+    caller::{Answer, DEADLINE, Identity, ask, ask_locally, connect, identity, stream},
     credentials::Operator,
     fixture::{BOOT_ID, Fixture, OPERATOR},
 };
@@ -374,16 +374,13 @@ async fn logs_are_the_newest_lines_and_mistakes_are_told() {
 }
 
 fn operator_identity(fixture: &Fixture) -> Identity {
+    identity_of(fixture, Subject::named(OPERATOR).organization(keelson_api::OPERATORS).uid("00000000000000aa"))
+}
+
+fn identity_of(fixture: &Fixture, subject: Subject) -> Identity {
     let member = fixture.member();
-    let profile =
-        Profile::client(Subject::named(OPERATOR).organization(keelson_api::OPERATORS).uid("00000000000000aa"));
-    identity(
-        &member
-            .authority(AuthorityKind::Api)
-            .expect("a control plane")
-            .issue(&profile, fixture.node.clock())
-            .expect("a certificate"),
-    )
+    let authority = member.authority(AuthorityKind::Api).expect("a control plane");
+    identity(&authority.issue(&Profile::client(subject), fixture.node.clock()).expect("a certificate"))
 }
 
 #[tokio::test]
@@ -425,6 +422,25 @@ async fn connections_that_say_nothing_keep_nobody_out() {
     for _ in 0..300 {
         silent.push(tokio::net::TcpStream::connect(fixture.address).await.expect("connected"));
     }
+    let asking = ask(&fixture, Some(operator_identity(&fixture)), "GET", paths::STATUS, "");
+    let answer = tokio::time::timeout(PATIENCE, asking).await.expect("in time").expect("an answer");
+    assert_eq!(answer.status, 200);
+}
+
+#[tokio::test]
+async fn connections_with_a_nodes_certificate_keep_nobody_out() {
+    let fixture = start();
+    ask(&fixture, None, "GET", paths::AUTHORITY, "").await.expect("it serves");
+    let node = || {
+        let subject = Subject::named("keelson:node:w1").organization(NODES).uid("00000000000000bb");
+        identity_of(&fixture, subject)
+    };
+    let mut held = Vec::new();
+    for _ in 0..150 {
+        let connecting = async { connect(&fixture, Some(node()), &[&TLS13]).await };
+        held.extend(tokio::time::timeout(PATIENCE, connecting).await.expect("in time"));
+    }
+    assert!(held.len() > 100, "{} connections are not many", held.len());
     let asking = ask(&fixture, Some(operator_identity(&fixture)), "GET", paths::STATUS, "");
     let answer = tokio::time::timeout(PATIENCE, asking).await.expect("in time").expect("an answer");
     assert_eq!(answer.status, 200);

@@ -14,7 +14,7 @@ use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpStream, UnixStream},
 };
-use tokio_rustls::TlsConnector;
+use tokio_rustls::{TlsConnector, client::TlsStream};
 
 use super::fixture::Fixture;
 
@@ -69,6 +69,16 @@ pub(crate) async fn stream(
     path: &str,
     body: &str,
 ) -> Option<Response<Incoming>> {
+    let asking = async { send(connect(fixture, identity, versions).await?, method, path, body).await };
+    tokio::time::timeout(DEADLINE, asking).await.expect("an answer in time")
+}
+
+/// A connection on which nothing was asked yet.
+pub(crate) async fn connect(
+    fixture: &Fixture,
+    identity: Option<Identity>,
+    versions: &[&'static SupportedProtocolVersion],
+) -> Option<TlsStream<TcpStream>> {
     let authority = fixture.member();
     let authority: &Authority = authority.authority(keelson_pki::AuthorityKind::Api).expect("a control plane");
     let mut roots = RootCertStore::empty();
@@ -81,13 +91,9 @@ pub(crate) async fn stream(
         Some((chain, key)) => builder.with_client_auth_cert(chain, key).expect("a client's certificate"),
         None => builder.with_no_client_auth(),
     };
-    let connecting = async {
-        let stream = TcpStream::connect(fixture.address).await.expect("connected");
-        let name = ServerName::try_from(fixture.address.ip().to_string()).expect("an address");
-        let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()?;
-        send(stream, method, path, body).await
-    };
-    tokio::time::timeout(DEADLINE, connecting).await.expect("an answer in time")
+    let stream = TcpStream::connect(fixture.address).await.expect("connected");
+    let name = ServerName::try_from(fixture.address.ip().to_string()).expect("an address");
+    TlsConnector::from(Arc::new(config)).connect(name, stream).await.ok()
 }
 
 /// Sends a request over the unix socket.

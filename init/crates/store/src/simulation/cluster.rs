@@ -288,6 +288,13 @@ impl Cluster {
         }
     }
 
+    /// Once nobody changes anything any more: a removal that was asked for and never answered has been made, or will not be.
+    pub(crate) async fn note_members(&self) -> Result<(), String> {
+        let ids = self.voters_and_learners().await?;
+        self.slots().iter().for_each(|slot| slot.leaving.set(!ids.contains(&slot.id)));
+        Ok(())
+    }
+
     /// Whether all who are members have applied the same, and have the same hash of it.
     async fn agree(&self) -> Result<(), String> {
         let mut states = Vec::new();

@@ -89,6 +89,7 @@ async fn history(plan: Plan) -> Result<Report, String> {
     cluster.settle().await?;
     tokio::time::sleep(LEASES_END).await;
     cluster.settle().await?;
+    cluster.note_members().await?;
     watchers.last_revision.set(clients.say_goodbye(&cluster).await?);
     watchers.stopping.set(true);
     own.stopping.set(true);
